@@ -1,0 +1,38 @@
+"""Coded concepts that more than one wing names: a value, its scheme and its meaning (PS3.16, PS3.3 8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PRIVATE_SCHEME = "99HILUM"
+PRIVATE_SCHEME_NAME = "Hilum private codes"
+
+
+@dataclass(frozen=True)
+class Code:
+    """A coded concept: Code Value, Coding Scheme Designator, Code Meaning."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+# Measured quantities
+VOLUME = Code("118565006", "SCT", "Volume")
+ATTENUATION = Code("112031", "DCM", "Attenuation Coefficient")
+LAA_950 = Code("LAA950", PRIVATE_SCHEME, "Percent of lung voxels below -950 HU (LAA-950)")
+PERCENTILE_15 = Code("PERC15", PRIVATE_SCHEME, "15th percentile of lung attenuation (Perc15)")
+
+# Derivations
+MEAN = Code("373098007", "SCT", "Mean")
+
+# Units, in UCUM
+MILLILITRE = Code("mL", "UCUM", "milliliter")
+HOUNSFIELD_UNIT = Code("[hnsf'U]", "UCUM", "Hounsfield unit")
+PERCENT = Code("%", "UCUM", "percent")
+
+# Anatomy and categories
+ANATOMICAL_STRUCTURE = Code("123037004", "SCT", "Anatomical Structure")
+RIGHT_LUNG = Code("3341006", "SCT", "Right lung")
+LEFT_LUNG = Code("44029006", "SCT", "Left lung")
+BOTH_LUNGS = Code("74101002", "SCT", "Both lungs")

@@ -1,0 +1,199 @@
+"""The node's records as frozen values: what the database keeps and the roles pass on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from study.errors import Reason
+from study.headers import InstanceHeader
+from study.states import DeliveryState, JobState, StudyState
+
+
+@dataclass(frozen=True)
+class StoredInstance:
+    """One version of a SOP Instance whose bytes are durable.
+
+    Parameters
+    ----------
+    digest
+        SHA-256 of the encoded data set without file meta, hexadecimal; with the SOP Instance UID it is the key.
+    path
+        Where the file belongs, relative to the store.
+    inbox_path
+        Where the file is until it is moved, relative to the store; both places are valid.
+    size
+        Of the file [bytes].
+    calling_ae_title
+        Who sent it.
+    received_at
+        When its bytes were durable, UTC.
+    """
+
+    header: InstanceHeader
+    digest: str
+    path: str
+    inbox_path: str
+    size: int
+    calling_ae_title: str
+    received_at: datetime
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """One model's work on a revision, decided when a study is complete and not yet in the database.
+
+    Parameters
+    ----------
+    instances_digest
+        SHA-256 over the sorted (SOP Instance UID, digest) of the accepted series: the set the job belongs to.
+    parameters
+        Every setting that changes what the model or the writer makes of the same images.
+    parameters_digest
+        SHA-256 of `parameters`.
+    refusal
+        Why the model can not run; None where it can.
+    """
+
+    model_name: str
+    model_digest: str
+    series_instance_uid: str
+    instances_digest: str
+    parameters: dict[str, Any]
+    parameters_digest: str
+    sop_instance_uids: tuple[str, ...]
+    deadline_seconds: float
+    refusal: Reason | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model's work on one revision of a study.
+
+    Parameters
+    ----------
+    attempt
+        Counts every lease; every write of a worker is conditional on it (the fencing token).
+    crashes
+        Attempts that a living keeper saw fail; three are the limit.
+    interruptions
+        Attempts that ended from outside (the node was stopped or killed).
+    not_before
+        Earliest next lease, UTC.
+    """
+
+    id: int
+    study_instance_uid: str
+    revision: int
+    model_name: str
+    model_digest: str
+    series_instance_uid: str
+    instances_digest: str
+    parameters: dict[str, Any]
+    parameters_digest: str
+    deadline_seconds: float
+    state: JobState
+    current: bool
+    attempt: int
+    crashes: int
+    interruptions: int
+    created_at: datetime
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    not_before: datetime | None = None
+    reason: Reason | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ResultObject:
+    """One encoded result object on disk.
+
+    Parameters
+    ----------
+    form
+        The word of the configuration: "seg", "sr".
+    path
+        Relative to the store.
+    digest
+        SHA-256 of the file, hexadecimal.
+    """
+
+    form: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    path: str
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One result object on its way to one peer.
+
+    Parameters
+    ----------
+    position
+        Order within the study and peer: a lower one goes first (SEG before SR).
+    problem
+        Whether the last refusal looks as if a person must act.
+    status
+        The last C-STORE response status; None before the first.
+    """
+
+    id: int
+    job_id: int
+    study_instance_uid: str
+    peer: str
+    position: int
+    result: ResultObject
+    state: DeliveryState
+    attempts: int
+    problem: bool
+    next_attempt_at: datetime
+    delivered_at: datetime | None = None
+    status: int | None = None
+    reason: Reason | None = None
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a study, with its time (UTC)."""
+
+    at: datetime
+    kind: str
+    words: str
+    numbers: dict[str, Any] = field(default_factory=dict)
+    job_id: int | None = None
+
+
+@dataclass(frozen=True)
+class StudySummary:
+    """A study as a list shows it."""
+
+    study_instance_uid: str
+    state: StudyState
+    patient_id: str
+    accession_number: str
+    study_description: str
+    series: int
+    instances: int
+    first_received_at: datetime
+    last_received_at: datetime
+    reason: Reason | None = None
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """Everything the node knows of a study."""
+
+    summary: StudySummary
+    revision: int
+    series: tuple[dict[str, Any], ...]
+    jobs: tuple[Job, ...]
+    deliveries: tuple[Delivery, ...]
+    results: tuple[tuple[int, ResultObject], ...]  # (job id, object)
+    events: tuple[Event, ...]
+    other_versions: tuple[StoredInstance, ...] = ()  # replaced by newer bytes under the same UID, and kept

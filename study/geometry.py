@@ -1,0 +1,336 @@
+"""Is a series a volume? Headers in, the grid or a refusal with its numbers out.
+
+A model reads a series as a box: parallel slices of one size, at equal distances along their common normal. Whatever is
+not such a box is refused with every rule that it breaks, since a model that is fed a bent box gives wrong numbers
+without noticing. Positions, not InstanceNumber or file names, decide the order (PS3.3 C.7.6.2.1.1).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from study.errors import Reason, StudyRefused
+from study.headers import InstanceHeader
+from study.imaging import Affine
+
+Vector = NDArray[np.float64]
+
+_COSINE_TOLERANCE = 1e-3  # of a direction cosine; headers round to 6 digits, scanners wobble in the 5th
+_TILT_TOLERANCE_DEGREES = 0.2  # 1 mm of shear over a 30 cm scan
+_SPACING_TOLERANCE = 0.02  # share of the slice spacing ...
+_SPACING_TOLERANCE_MM = 0.01  # ... or this, whichever is more; positions are often rounded to 0.01 mm
+_SAME_POSITION_MM = 1e-3
+_FEWEST_SLICES = 2
+
+
+class FrameOfReferencePolicy(StrEnum):
+    """What to do with a series whose images carry several Frames of Reference."""
+
+    STRICT = "strict"  # refuse: positions in different Frames of Reference need not be comparable (PS3.3 C.7.4.1)
+    BY_POSITION = "by_position"  # trust the positions where everything else agrees; on record in the results
+
+
+@dataclass(frozen=True, eq=False)
+class VolumeGeometry:
+    """The grid of a series.
+
+    Parameters
+    ----------
+    order
+        Indices into the given headers, in the direction of the slices' normal.
+    affine
+        (4, 4), (slice, row, column, 1) to LPS [mm].
+    spacing
+        Along (slice, row, column) [mm].
+    frame_of_reference_uid
+        Of the results; the first slice's, where the policy accepted several.
+    notes
+        What a reader of the results must know of the geometry, in words.
+    """
+
+    order: tuple[int, ...]
+    affine: Affine
+    spacing: tuple[float, float, float]
+    frame_of_reference_uid: str
+    notes: tuple[str, ...] = ()
+
+
+def assess(
+    headers: Sequence[InstanceHeader], policy: FrameOfReferencePolicy = FrameOfReferencePolicy.STRICT
+) -> VolumeGeometry:
+    """Return the grid that the slices of one series form.
+
+    Raises
+    ------
+    StudyRefused
+        With one reason for each rule that the series breaks: TooFewSlices, MissingGeometry, MixedMatrix,
+        MixedOrientation, InvalidOrientation, DuplicateSlices, GantryTilt, MissingSlices, NonUniformSpacing,
+        InconsistentFrameOfReference, MissingFrameOfReference, MixedAcquisitions.
+    """
+    if len(headers) < _FEWEST_SLICES:
+        raise StudyRefused(
+            [
+                _reason(
+                    "TooFewSlices",
+                    f"The series has {len(headers)} slice(s); a volume needs {_FEWEST_SLICES}.",
+                    slices=len(headers),
+                )
+            ]
+        )
+    _demand_plane_attributes(headers)
+    reasons = [*_matrix_reasons(headers), *_orientation_reasons(headers)]
+    frames, notes = _frame_of_reference_reasons(headers, policy)
+    reasons += frames
+    column_direction, row_direction = _in_plane_directions(headers[0])
+    normal = np.cross(column_direction, row_direction)
+    positions = np.array([header.image_position_patient for header in headers], dtype=np.float64)
+    along = positions @ normal
+    order = np.argsort(along, kind="stable")
+    if not any(reason.code in {"MixedOrientation", "InvalidOrientation"} for reason in reasons):
+        reasons += _spacing_reasons(along[order])
+        reasons += _tilt_reasons(positions[order], normal)
+    if reasons:
+        raise StudyRefused(reasons)
+    step = (positions[order[-1]] - positions[order[0]]) / (len(headers) - 1)
+    # The slices' step is projected on the normal: what is left of it sideways is under the tilt's tolerance.
+    slice_spacing = float(step @ normal)
+    row_spacing, column_spacing = headers[0].pixel_spacing or (0.0, 0.0)
+    affine = np.eye(4)
+    affine[:3, 0] = normal * slice_spacing
+    affine[:3, 1] = row_direction * row_spacing
+    affine[:3, 2] = column_direction * column_spacing
+    affine[:3, 3] = positions[order[0]]
+    return VolumeGeometry(
+        order=tuple(int(index) for index in order),
+        affine=affine,
+        spacing=(slice_spacing, row_spacing, column_spacing),
+        frame_of_reference_uid=headers[int(order[0])].frame_of_reference_uid,
+        notes=tuple(notes),
+    )
+
+
+def _reason(code: str, words: str, **numbers: float | int | str) -> Reason:
+    return Reason(code, words, numbers)
+
+
+def _demand_plane_attributes(headers: Sequence[InstanceHeader]) -> None:
+    lacking = Counter(
+        name
+        for header in headers
+        for name, value, count in (
+            ("ImagePositionPatient", header.image_position_patient, 3),
+            ("ImageOrientationPatient", header.image_orientation_patient, 6),
+            ("PixelSpacing", header.pixel_spacing, 2),
+            ("Rows", header.rows and (header.rows,), 1),
+            ("Columns", header.columns and (header.columns,), 1),
+        )
+        if not value or len(value) != count or (name == "PixelSpacing" and min(value) <= 0)
+    )
+    if lacking:
+        raise StudyRefused(
+            [
+                _reason(
+                    "MissingGeometry",
+                    f"{count} of {len(headers)} images have no usable {name}.",
+                    attribute=name,
+                    images=count,
+                )
+                for name, count in lacking.items()
+            ]
+        )
+
+
+def _matrix_reasons(headers: Sequence[InstanceHeader]) -> list[Reason]:
+    sizes = Counter((header.rows, header.columns) for header in headers)
+    reference = headers[0].pixel_spacing or (0.0, 0.0)
+    reasons = []
+    if len(sizes) > 1:
+        listed = ", ".join(f"{rows}x{columns} ({count})" for (rows, columns), count in sizes.most_common())
+        reasons.append(_reason("MixedMatrix", f"The images have several sizes: {listed}.", sizes=len(sizes)))
+    spacings = [header.pixel_spacing or (0.0, 0.0) for header in headers]
+    if not np.allclose(spacings, reference, rtol=1e-3, atol=1e-4):
+        low, high = float(np.min(spacings)), float(np.max(spacings))
+        reasons.append(
+            _reason(
+                "MixedMatrix",
+                f"The images have several pixel spacings, from {low:.3f} to {high:.3f} mm.",
+                smallest_mm=low,
+                largest_mm=high,
+            )
+        )
+    return reasons
+
+
+def _in_plane_directions(header: InstanceHeader) -> tuple[Vector, Vector]:
+    cosines = np.array(header.image_orientation_patient, dtype=np.float64)
+    lengths = np.maximum(np.linalg.norm(cosines.reshape(2, 3), axis=1), 1e-12)
+    return cosines[:3] / lengths[0], cosines[3:] / lengths[1]
+
+
+def _orientation_reasons(headers: Sequence[InstanceHeader]) -> list[Reason]:
+    orientations = np.array([header.image_orientation_patient for header in headers], dtype=np.float64)
+    reasons = []
+    rows, columns = orientations[:, :3], orientations[:, 3:]
+    skew = float(np.abs(np.einsum("ij,ij->i", rows, columns)).max())
+    stretch = float(np.abs(np.linalg.norm(np.stack([rows, columns]), axis=2) - 1).max())
+    if max(skew, stretch) > _COSINE_TOLERANCE * 10:
+        reasons.append(
+            _reason(
+                "InvalidOrientation",
+                f"ImageOrientationPatient is not two orthogonal unit vectors (off by {max(skew, stretch):.3f}).",
+                off_by=round(max(skew, stretch), 4),
+            )
+        )
+    apart = np.abs(orientations - orientations[0]).max(axis=1)
+    if apart.max() > _COSINE_TOLERANCE:
+        normals = np.cross(rows, columns)
+        angle = float(np.degrees(np.arccos(np.clip(normals @ normals[0], -1, 1)).max()))
+        count = len({tuple(np.round(orientation, 2)) for orientation in orientations})
+        reasons.append(
+            _reason(
+                "MixedOrientation",
+                f"The images have {max(count, 2)} orientations, up to {angle:.1f} degrees apart.",
+                orientations=max(count, 2),
+                degrees=round(angle, 2),
+            )
+        )
+    return reasons
+
+
+def _spacing_reasons(along: Vector) -> list[Reason]:
+    gaps = np.diff(along)
+    same = gaps < _SAME_POSITION_MM
+    reasons = []
+    if same.any():
+        where = float(along[:-1][same][0])
+        reasons.append(
+            _reason(
+                "DuplicateSlices",
+                f"{int(same.sum())} slice position(s) occur more than once, the first at "
+                f"{where:.2f} mm: several acquisitions, phases or reconstructions in one series.",
+                positions=int(same.sum()),
+                first_at_mm=round(where, 2),
+            )
+        )
+    gaps, starts = gaps[~same], along[:-1][~same]
+    if not len(gaps):
+        return reasons
+    usual = float(np.median(gaps))
+    tolerance = max(_SPACING_TOLERANCE * usual, _SPACING_TOLERANCE_MM)
+    uneven = np.abs(gaps - usual) > tolerance
+    if not uneven.any():
+        return reasons
+    multiples = np.maximum(np.round(gaps / usual), 1)
+    if np.all(np.abs(gaps - multiples * usual) <= tolerance * multiples):
+        widest = int(np.argmax(gaps))
+        missing = int((multiples - 1).sum())
+        reasons.append(
+            _reason(
+                "MissingSlices",
+                f"{missing} slice(s) are missing: the widest gap is {gaps[widest]:.2f} mm, after "
+                f"{starts[widest]:.2f} mm, where slices are {usual:.2f} mm apart.",
+                missing=missing,
+                gap_mm=round(float(gaps[widest]), 3),
+                spacing_mm=round(usual, 3),
+                after_mm=round(float(starts[widest]), 2),
+            )
+        )
+    else:
+        low, high = float(gaps.min()), float(gaps.max())
+        reasons.append(
+            _reason(
+                "NonUniformSpacing",
+                f"The slices are unevenly spaced, from {low:.2f} to {high:.2f} mm.",
+                smallest_mm=round(low, 3),
+                largest_mm=round(high, 3),
+                spacing_mm=round(usual, 3),
+            )
+        )
+    return reasons
+
+
+def _tilt_reasons(positions: NDArray[np.float64], normal: Vector) -> list[Reason]:
+    steps = np.diff(positions, axis=0)
+    steps = steps[np.linalg.norm(steps, axis=1) > _SAME_POSITION_MM]
+    if not len(steps):
+        return []
+    # The direction from the first slice to the last, and the worst sideways step, which a wobbling table shows.
+    travel = positions[-1] - positions[0]
+    tilt = _angle_to(travel, normal)
+    if tilt > _TILT_TOLERANCE_DEGREES:
+        return [
+            _reason(
+                "GantryTilt",
+                f"The slices are tilted by {tilt:.1f} degrees against the direction of the scan.",
+                degrees=round(tilt, 2),
+            )
+        ]
+    sideways = steps - np.outer(steps @ normal, normal)
+    worst = float(np.linalg.norm(sideways, axis=1).max())
+    if worst > max(_SPACING_TOLERANCE_MM, np.tan(np.radians(1.0)) * float(np.median(steps @ normal))):
+        return [
+            _reason(
+                "ShiftedSlices",
+                f"Neighbouring slices are shifted sideways by up to {worst:.2f} mm.",
+                shift_mm=round(worst, 3),
+            )
+        ]
+    return []
+
+
+def _angle_to(vector: Vector, normal: Vector) -> float:
+    length = float(np.linalg.norm(vector))
+    if length == 0.0:
+        return 0.0
+    sine = float(np.linalg.norm(vector - (vector @ normal) * normal)) / length
+    return float(np.degrees(np.arcsin(min(sine, 1.0))))
+
+
+def _frame_of_reference_reasons(
+    headers: Sequence[InstanceHeader], policy: FrameOfReferencePolicy
+) -> tuple[list[Reason], list[str]]:
+    frames = {header.frame_of_reference_uid for header in headers}
+    if "" in frames:
+        lacking = sum(not header.frame_of_reference_uid for header in headers)
+        return [
+            _reason(
+                "MissingFrameOfReference",
+                f"{lacking} of {len(headers)} images have no Frame of Reference UID.",
+                images=lacking,
+            )
+        ], []
+    if len(frames) == 1:
+        return [], []
+    if policy is FrameOfReferencePolicy.STRICT:
+        return [
+            _reason(
+                "InconsistentFrameOfReference",
+                f"The {len(headers)} images of the series carry {len(frames)} "
+                "Frames of Reference, so their positions need not agree; geometry.frame_of_reference = "
+                '"by_position" accepts such a series.',
+                frames_of_reference=len(frames),
+                images=len(headers),
+            )
+        ], []
+    acquisitions = {header.acquisition_number for header in headers}
+    if len(acquisitions) > 1:
+        return [
+            _reason(
+                "MixedAcquisitions",
+                f"The images carry {len(frames)} Frames of Reference and {len(acquisitions)} "
+                "acquisitions, so their positions need not agree.",
+                frames_of_reference=len(frames),
+                acquisitions=len(acquisitions),
+            )
+        ], []
+    note = (
+        f"The {len(headers)} source images carry {len(frames)} Frames of Reference. They were taken as one volume by "
+        "their positions, and the results carry the Frame of Reference of the first slice."
+    )
+    return [], [note]
