@@ -1,0 +1,231 @@
+"""The ``hilum`` command line. Only what a command needs is imported, inside it: ``hilum studies`` starts in a blink."""
+# ruff: noqa: PLC0415 - see above
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hilum.terminal import complain, say, show_table
+from study.errors import ArchiveError
+
+if TYPE_CHECKING:
+    from db.engine import Database
+    from hilum.config import Settings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A DICOM node that brings AI results into the radiologist's normal viewer.",
+)
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="The configuration; config.toml here by default.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting, e.g. node.port=11113; repeatable.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, as docs/json.md describes it.")]
+
+
+@app.command()
+def serve(
+    role: Annotated[str | None, typer.Option(help="Run one role alone: receiver, indexer, keeper or sender.")] = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+) -> None:
+    """Run the node: receive studies, analyse them, send the results. Ends on SIGTERM or Ctrl-C, losing nothing."""
+    from hilum.serving import serve_all, serve_role
+
+    settings = _settings(config, assignments)
+    if role is None:
+        serve_all(settings)
+    else:
+        serve_role(settings, role)
+
+
+@app.command()
+def demo(
+    study: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A study to send; a generated phantom by default.", exists=True)
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where results and pictures go.")] = Path("hilum-demo"),
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+) -> None:
+    """Show the whole way in one command: a study, the node, a small archive, and the results in it."""
+    from hilum.config import load
+    from hilum.demo import run_demo
+
+    settings = load(config, assignments or (), file_is_optional=True)
+    raise typer.Exit(run_demo(settings, study, out))
+
+
+@app.command()
+def send(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files, or folders of them.", exists=True)],
+    to: Annotated[str, typer.Option("--to", metavar="PEER", help="The name of a peer in the configuration.")],
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+) -> None:
+    """Send DICOM files to a peer."""
+    from hilum.network import send_paths
+
+    raise typer.Exit(send_paths(_settings(config, assignments), to, paths))
+
+
+@app.command()
+def echo(
+    peer: Annotated[str, typer.Argument(metavar="PEER", help="The name of a peer in the configuration.")],
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+) -> None:
+    """Ask a peer whether it answers (C-ECHO)."""
+    from hilum.network import echo_peer
+
+    say(echo_peer(_settings(config, assignments), peer))
+
+
+@app.command()
+def studies(
+    as_json: JsonOption = False,
+    limit: Annotated[int, typer.Option(min=1, help="How many, the latest first.")] = 100,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+) -> None:
+    """List the studies that the node holds, and what became of each."""
+    from db.queries import list_studies
+    from hilum.presenting import local, summary_json
+
+    with _database(_settings(config, assignments)).reading() as uow:
+        summaries = list_studies(uow, limit)
+    if as_json:
+        say(json.dumps([summary_json(summary) for summary in summaries], indent=1))
+        return
+    show_table(
+        "Studies",
+        ("Study Instance UID", "State", "Accession", "Description", "Series", "Instances", "Last received", "Reason"),
+        [
+            (
+                summary.study_instance_uid,
+                summary.state.value,
+                summary.accession_number,
+                summary.study_description,
+                str(summary.series),
+                str(summary.instances),
+                local(summary.last_received_at),
+                f"{summary.reason.code}: {summary.reason.words}" if summary.reason else "",
+            )
+            for summary in summaries
+        ],
+    )
+
+
+@app.command()
+def show(
+    study: Annotated[
+        str, typer.Argument(metavar="STUDY", help="A Study Instance UID, its beginning, or an accession number.")
+    ],
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+) -> None:
+    """Tell everything about one study: events, jobs, results and where they are."""
+    from db.queries import study_record
+    from hilum.presenting import record_json, show_record
+
+    database = _database(_settings(config, assignments))
+    with database.reading() as uow:
+        record = study_record(uow, _study_uid(database, study))
+    if record is None:
+        raise ArchiveError(f"No study {study}; hilum studies lists them.")
+    if as_json:
+        say(json.dumps(record_json(record), indent=1))
+    else:
+        show_record(record)
+
+
+@app.command()
+def retry(
+    study: Annotated[
+        str, typer.Argument(metavar="STUDY", help="A Study Instance UID, its beginning, or an accession number.")
+    ],
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+) -> None:
+    """Try again what failed: analyses, deliveries, and refusals that other settings may lift."""
+    from db.queries import retry_study
+
+    database = _database(_settings(config, assignments))
+    uid = _study_uid(database, study)
+    with database.writing() as uow:
+        retry_study(uow, uid)
+        uow.commit()
+    say(f"{uid}: queued again; hilum show {uid} tells how it goes")
+
+
+@app.command()
+def models(config: ConfigOption = None, assignments: SetOption = None) -> None:
+    """List the models that the node runs."""
+    from hilum.planning import read_cards
+
+    cards = read_cards(_settings(config, assignments))
+    show_table(
+        "Models",
+        ("Name", "Version", "Modality", "Segments", "Digest (SHA-256)"),
+        [
+            (
+                card.name,
+                card.version,
+                card.rule.modality,
+                ", ".join(segment.label for segment in card.segments),
+                card.digest,
+            )
+            for card in cards.values()
+        ],
+    )
+
+
+@app.command()
+def doctor(config: ConfigOption = None, assignments: SetOption = None) -> None:
+    """Check configuration, packages, disk, database, ports, peers and devices; exit 1 where something is wrong."""
+    from hilum.doctor import examine
+
+    findings = examine(_settings(config, assignments))
+    for finding in findings:
+        say(f"{'ok  ' if finding.good else 'FAIL'} {finding.subject}: {finding.words}")
+    if not all(finding.good for finding in findings):
+        complain("hilum: something above needs mending")
+        raise typer.Exit(1)
+
+
+def _settings(config: Path | None, assignments: list[str] | None) -> Settings:
+    from hilum.config import load
+
+    return load(config, assignments or ())
+
+
+def _database(settings: Settings) -> Database:
+    from db.engine import Database
+
+    if settings.database.url == "sqlite" and not (settings.data_dir / "hilum.db").exists():
+        raise ArchiveError(f"There is no database in {settings.data_dir} yet; hilum serve makes it.")
+    database = Database.open(settings.database_url)
+    database.check_schema()
+    return database
+
+
+def _study_uid(database: Database, text: str) -> str:
+    from db.queries import find_studies
+
+    with database.reading() as uow:
+        found = find_studies(uow, text)
+    if not found:
+        raise ArchiveError(f"No study {text}; hilum studies lists them.")
+    if len(found) > 1:
+        raise ArchiveError(f"{text} fits {len(found)} studies: {', '.join(found[:5])}; give more of the UID.")
+    return found[0]

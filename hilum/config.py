@@ -1,0 +1,367 @@
+"""config.toml, HILUM_* variables and --set flags become one frozen `Settings`; what is wrong is one clear line.
+
+A flag wins over the environment, the environment over the file. Lists of tables (``[[peers]]``, ``[[models]]``) are
+addressed by their ``name`` everywhere: ``peers.pacs.port``, ``HILUM_PEERS__PACS__PORT``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from study.errors import ConfigError
+from study.geometry import FrameOfReferencePolicy
+from study.uids import ae_title
+
+DEFAULT_FILE = Path("config.toml")
+_PREFIX = "HILUM_"
+_NAMED_LISTS = ("peers", "models")
+
+AETitleText = Annotated[str, AfterValidator(ae_title)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+Port = Annotated[int, Field(ge=0, le=65535)]
+ResultForm = Literal["seg", "sr"]
+
+
+class Section(BaseModel):
+    """A table of the configuration: frozen, and an unknown key in it is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NodeSettings(Section):
+    """The node on the network, and where it keeps what lasts."""
+
+    ae_title: AETitleText = "HILUM"
+    bind: str = "0.0.0.0"  # noqa: S104 - a DICOM node listens to the hospital's network
+    port: Port = 11112
+    data_dir: Path = Path("var")
+    accept: Literal["known", "any"] = "known"
+    unknown_sop_classes: bool = True
+    receivers: int = Field(default=2, ge=1, le=32)
+    max_associations: int = Field(default=64, ge=1, le=500)
+    disk_reserve_mb: int = Field(default=1024, ge=0)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class DatabaseSettings(Section):
+    """Where the index and the ledger are."""
+
+    url: str = Field(default="sqlite", pattern=r"^(sqlite|postgresql\+psycopg://.+)$")
+
+
+class StudySettings(Section):
+    """When a study is complete."""
+
+    quiet_seconds: float = Field(default=60, gt=0, le=86_400)
+
+
+class GeometrySettings(Section):
+    """What may pass as a volume."""
+
+    frame_of_reference: FrameOfReferencePolicy = FrameOfReferencePolicy.STRICT
+
+
+class InferenceSettings(Section):
+    """Where and how long models run."""
+
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")
+    threads: int = Field(default=0, ge=0, le=256)
+    deadline_seconds: float = Field(default=900, gt=0)
+
+
+class ResultSettings(Section):
+    """What is written into every result."""
+
+    disclaimer: str = Field(default="not for diagnostic use", max_length=40)
+    allow_empty_patient_id: bool = False
+    first_series_number: int = Field(default=9000, ge=1, le=2_000_000_000)
+
+
+class DeliverySettings(Section):
+    """How a result that was not taken is tried again."""
+
+    retry_seconds: float = Field(default=5, gt=0)
+    retry_max_seconds: float = Field(default=300, gt=0)
+    problem_retry_seconds: float = Field(default=900, gt=0)
+
+
+class PeerSettings(Section):
+    """Another DICOM node: one that may send to us, and, with host and port, one that takes results."""
+
+    name: Name
+    ae_title: AETitleText
+    host: str = ""
+    port: Port = 0
+    results: tuple[ResultForm, ...] = ()
+
+    @model_validator(mode="after")
+    def _reachable(self) -> PeerSettings:
+        if bool(self.host) != bool(self.port):
+            raise ValueError("host and port belong together: give both, or neither for a peer that only sends")
+        if self.results and not self.host:
+            raise ValueError("results need a host and a port to go to")
+        if len(set(self.results)) != len(self.results):
+            raise ValueError("results names a form twice")
+        return self
+
+
+class ModelSettings(Section):
+    """A model that the node runs."""
+
+    name: Name
+    bundle: str = Field(min_length=1)
+    deadline_seconds: float | None = Field(default=None, gt=0)
+
+
+class Settings(BaseSettings):
+    """The whole configuration, validated; `base_dir` is what relative paths count from."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+
+    node: NodeSettings = NodeSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    study: StudySettings = StudySettings()
+    geometry: GeometrySettings = GeometrySettings()
+    inference: InferenceSettings = InferenceSettings()
+    results: ResultSettings = ResultSettings()
+    delivery: DeliverySettings = DeliverySettings()
+    peers: dict[Name, PeerSettings] = {}
+    models: dict[Name, ModelSettings] = {}
+    base_dir: Path = Path()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic-settings' own
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take values from the caller alone; `load` adds the layers."""
+        return (init_settings,)
+
+    @property
+    def data_dir(self) -> Path:
+        """Return the absolute data directory."""
+        return (self.base_dir / self.node.data_dir).resolve()
+
+    @property
+    def database_url(self) -> str:
+        """Return the URL that SQLAlchemy opens."""
+        return f"sqlite:///{self.data_dir / 'hilum.db'}" if self.database.url == "sqlite" else self.database.url
+
+    @property
+    def destinations(self) -> tuple[PeerSettings, ...]:
+        """Return the peers that are sent results."""
+        return tuple(peer for peer in self.peers.values() if peer.results)
+
+    @property
+    def known_calling_ae_titles(self) -> frozenset[str] | None:
+        """Return the AE titles that may call; None: any."""
+        return None if self.node.accept == "any" else frozenset(peer.ae_title for peer in self.peers.values())
+
+    def bundle_location(self, model: ModelSettings) -> str:
+        """Return a model's bundle as an absolute path, or as it is where it names a built-in one."""
+        if model.bundle.startswith("builtin:"):
+            return model.bundle
+        return str((self.base_dir / model.bundle).resolve())
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One source of values, and how its keys are named to a person."""
+
+    values: dict[str, Any]
+    names: dict[tuple[str, ...], str]
+
+
+class _LayerSource(PydanticBaseSettingsSource):
+    def __init__(self, settings_cls: type[BaseSettings], layer: _Layer) -> None:
+        super().__init__(settings_cls)
+        self._layer = layer
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Return one top-level value."""
+        del field
+        return self._layer.values.get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """Return the layer's values."""
+        return self._layer.values
+
+
+def load(
+    file: Path | None = None,
+    assignments: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    *,
+    file_is_optional: bool = False,
+) -> Settings:
+    """Return the settings of a configuration file, the environment and ``--set`` assignments.
+
+    Parameters
+    ----------
+    file
+        The configuration; ``config.toml`` in the current directory by default.
+    assignments
+        ``key.key=value``, as given to ``--set``.
+    environment
+        ``HILUM_*`` variables; the process's own by default.
+    file_is_optional
+        Whether to go on with the defaults where no file was named.
+
+    Raises
+    ------
+    ConfigError
+        One line for each mistake, naming the source, the key and the remedy.
+    """
+    path = file or DEFAULT_FILE
+    from_file = _Layer({}, {}) if file is None and file_is_optional else _file_layer(path)
+    layers = (
+        _flag_layer(assignments, from_file.values),
+        _environment_layer(os.environ if environment is None else environment, from_file.values),
+        from_file,
+    )
+
+    class Loaded(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], *args: object, **kwargs: object
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            del args
+            own = cast("PydanticBaseSettingsSource", kwargs["init_settings"])
+            return (own, *(_LayerSource(settings_cls, layer) for layer in layers))
+
+    base_dir = Path.cwd() if file is None and file_is_optional else path.resolve().parent
+    try:
+        loaded = Loaded(base_dir=base_dir)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(entry, layers, path) for entry in _entries(error))) from None
+    return Settings(**{name: getattr(loaded, name) for name in Settings.model_fields})
+
+
+def _file_layer(path: Path) -> _Layer:
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: the configuration file is missing; create it (the README shows one) or name it with --config FILE"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{path}: can not be read: {error.strerror}") from None
+    try:
+        values = tomllib.loads(text.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not valid TOML: {error}") from None
+    if "base_dir" in values:
+        raise ConfigError(f"{path}: base_dir: unknown key; remove it")
+    for key in _NAMED_LISTS:
+        if key in values:
+            values[key] = _by_name(values[key], key, path)
+    return _Layer(values, {})
+
+
+def _by_name(entries: object, key: str, path: Path) -> dict[str, Any]:
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ConfigError(f"{path}: {key}: must be a list of tables; write [[{key}]] above each entry")
+    named: dict[str, Any] = {}
+    for index, entry in enumerate(entries, start=1):
+        name = entry.get("name")
+        if not isinstance(name, str):
+            raise ConfigError(f'{path}: {key}: entry {index} has no name; add name = "..."')
+        if name in named:
+            raise ConfigError(f"{path}: {key}.{name}: the name occurs twice; give each entry its own")
+        named[name] = entry
+    return named
+
+
+def _flag_layer(assignments: Sequence[str], below: Mapping[str, Any]) -> _Layer:
+    layer = _Layer({}, {})
+    for assignment in assignments:
+        key, separator, value = assignment.partition("=")
+        if not separator or not key.strip():
+            raise ConfigError(f"--set {assignment}: write it as --set section.key=value")
+        _put(layer, key.strip().split("."), value.strip(), f"--set {key.strip()}", below)
+    return layer
+
+
+def _environment_layer(environment: Mapping[str, str], below: Mapping[str, Any]) -> _Layer:
+    layer = _Layer({}, {})
+    for variable, value in sorted(environment.items()):
+        if variable.startswith(_PREFIX):
+            keys = variable.removeprefix(_PREFIX).lower().split("__")
+            _put(layer, keys, value, variable, below)
+    return layer
+
+
+def _put(layer: _Layer, keys: list[str], text: str, source: str, below: Mapping[str, Any]) -> None:
+    if keys[0] not in Settings.model_fields or keys[0] == "base_dir" or len(keys) < 2:
+        raise ConfigError(f"{source}: unknown key; {_nearest(keys[0], [*Settings.model_fields])}")
+    if keys[0] in _NAMED_LISTS:
+        if len(keys) != 3:
+            raise ConfigError(f"{source}: write it as {keys[0]}.NAME.key")
+        known = {str(name).lower(): str(name) for name in below.get(keys[0], {})}
+        keys = [keys[0], known.get(keys[1].lower(), keys[1]), keys[2]]
+    table = layer.values
+    for key in keys[:-1]:
+        table = table.setdefault(key, {})
+    if keys[0] in _NAMED_LISTS:
+        table.setdefault("name", keys[1])
+    table[keys[-1]] = _value(text, source)
+    layer.names[tuple(keys)] = source
+
+
+def _value(text: str, source: str) -> object:
+    """Read lists as TOML; everything else is text that pydantic turns into the key's type."""
+    if not text.startswith("["):
+        return text
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: is not a valid list: {error}") from None
+
+
+def _entries(error: ValidationError) -> list[dict[str, Any]]:
+    return cast("list[dict[str, Any]]", error.errors(include_url=False, include_input=True))
+
+
+def _explain(entry: dict[str, Any], layers: Sequence[_Layer], path: Path) -> str:
+    """Return one line: where the value came from, its key, what is wrong, and the remedy."""
+    location = tuple(str(part) for part in entry["loc"] if part != "[key]")
+    prefixes = [location[:length] for length in range(len(location), 0, -1)]
+    named = [layer.names[prefix] for prefix in prefixes for layer in layers if prefix in layer.names]
+    where = named[0] if named else f"{path}: {'.'.join(location)}"
+    if entry["type"] == "extra_forbidden":
+        return f"{where}: unknown key; {_nearest(location[-1], _siblings(location))}"
+    if entry["type"] == "missing":
+        return f"{where}: is missing; add it"
+    message = str(entry["msg"]).removeprefix("Value error, ")
+    if isinstance(entry["input"], (dict, BaseModel)):
+        return f"{where}: {message}"
+    return f"{where}: {message[:1].lower()}{message[1:]} (given: {entry['input']!r})"
+
+
+def _siblings(location: tuple[str, ...]) -> list[str]:
+    if len(location) < 2:
+        return [name for name in Settings.model_fields if name != "base_dir"]
+    entries: dict[str, type[Section]] = {"peers": PeerSettings, "models": ModelSettings}
+    section = entries.get(location[0]) or cast("type[Section]", Settings.model_fields[location[0]].annotation)
+    return [*section.model_fields]
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"known here: {', '.join(sorted(name for name in known if name != 'base_dir'))}"

@@ -1,0 +1,56 @@
+"""Logs in JSON lines: one event name each, a file per process, never a patient's name or ID."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import sys
+from pathlib import Path
+
+import structlog
+
+_LARGEST_FILE = 10_000_000  # [bytes]
+_KEPT_FILES = 5
+
+
+def open_journal(folder: Path, process: str, level: str) -> None:
+    """Send this process's log to ``folder/process.jsonl``, and warnings to standard error as well.
+
+    Libraries that use the standard logging module (pynetdicom, sqlalchemy, alembic) end there too, from WARNING on:
+    below it pynetdicom prints data sets, and with them patients.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    steps: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        structlog.processors.format_exc_info,
+    ]
+    to_json = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=steps,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.JSONRenderer(default=str),
+        ],
+    )
+    file = logging.handlers.RotatingFileHandler(
+        folder / f"{process}.jsonl", maxBytes=_LARGEST_FILE, backupCount=_KEPT_FILES, encoding="utf-8"
+    )
+    terminal = logging.StreamHandler(sys.stderr)
+    terminal.setLevel(logging.WARNING)
+    root = logging.getLogger()
+    root.handlers.clear()
+    for handler in (file, terminal):
+        handler.setFormatter(to_json)
+        root.addHandler(handler)
+    root.setLevel(level.upper())
+    for library in ("pynetdicom", "pydicom", "sqlalchemy", "alembic", "PIL"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    structlog.configure(
+        processors=[*steps[:4], structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(process=process)

@@ -1,0 +1,126 @@
+"""What should run on a study: the models of the configuration, asked about the series that are here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from inference.catalog import ModelCard, read_card
+from sr_writer.version import WRITER_VERSION
+
+from hilum.config import ModelSettings, Settings
+from study.entities import PlannedJob, StoredInstance
+from study.errors import Reason
+from study.identity import identity_conflicts
+from study.selection import Selection, select
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs that a study calls for.
+
+    Parameters
+    ----------
+    words
+        Why there is no job, where there is none: per model and series, what did not fit.
+    """
+
+    jobs: tuple[PlannedJob, ...]
+    words: str
+
+
+def read_cards(settings: Settings) -> dict[str, ModelCard]:
+    """Return the cards of the configured models, by name.
+
+    Raises
+    ------
+    BundleInvalid
+        If a bundle can not be read.
+    """
+    return {model.name: read_card(model.name, settings.bundle_location(model)) for model in settings.models.values()}
+
+
+def plan_study(
+    settings: Settings, cards: Mapping[str, ModelCard], series: Mapping[str, Sequence[StoredInstance]]
+) -> Plan:
+    """Decide which models run on which series of a study, and which are refused.
+
+    Parameters
+    ----------
+    series
+        The current instances of each series, by Series Instance UID.
+    """
+    headers = {uid: [instance.header for instance in instances] for uid, instances in series.items()}
+    conflicts = identity_conflicts(header for group in headers.values() for header in group)
+    jobs, words = [], []
+    for model in settings.models.values():
+        card = cards[model.name]
+        selection = select(headers, card.rule, settings.geometry.frame_of_reference)
+        job = _job(settings, model, card, selection, series, conflicts)
+        if job is None:
+            words.append(f"{model.name}: {_why_not(selection)}")
+        else:
+            jobs.append(job)
+    return Plan(tuple(jobs), " ".join(words) or "No model is configured.")
+
+
+def result_parameters(settings: Settings) -> dict[str, Any]:
+    """Return every setting that changes what is made of the same images by the same model."""
+    forms = sorted({form for peer in settings.destinations for form in peer.results}) or ["seg", "sr"]
+    return {
+        "frame_of_reference": settings.geometry.frame_of_reference.value,
+        "disclaimer": settings.results.disclaimer,
+        "allow_empty_patient_id": settings.results.allow_empty_patient_id,
+        "first_series_number": settings.results.first_series_number,
+        "forms": forms,
+        "writer_version": WRITER_VERSION,
+    }
+
+
+def digest_of(value: object) -> str:
+    """Return the SHA-256, hexadecimal, of `value` as canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _job(
+    settings: Settings,
+    model: ModelSettings,
+    card: ModelCard,
+    selection: Selection,
+    series: Mapping[str, Sequence[StoredInstance]],
+    conflicts: tuple[Reason, ...],
+) -> PlannedJob | None:
+    verdict = selection.chosen or selection.refused
+    if verdict is None:
+        return None
+    reasons = conflicts or selection.refusal
+    digests = {instance.header.sop_instance_uid: instance.digest for instance in series[verdict.series_instance_uid]}
+    parameters = result_parameters(settings)
+    return PlannedJob(
+        model_name=model.name,
+        model_digest=card.digest,
+        series_instance_uid=verdict.series_instance_uid,
+        instances_digest=digest_of(sorted(digests.items())),
+        parameters=parameters,
+        parameters_digest=digest_of(parameters),
+        sop_instance_uids=tuple(header.sop_instance_uid for header in verdict.headers),
+        deadline_seconds=model.deadline_seconds or settings.inference.deadline_seconds,
+        refusal=_joined(reasons) if reasons else None,
+    )
+
+
+def _joined(reasons: Sequence[Reason]) -> Reason:
+    numbers: dict[str, float | int | str] = {}
+    for reason in reasons:
+        numbers.update(reason.numbers)
+    return Reason(reasons[0].code, " ".join(reason.words for reason in reasons), numbers)
+
+
+def _why_not(selection: Selection) -> str:
+    if not selection.verdicts:
+        return "The study holds no series."
+    words = {reason.words for verdict in selection.verdicts for reason in verdict.reasons}
+    return f"none of {len(selection.verdicts)} series is wanted. {' '.join(sorted(words))}"

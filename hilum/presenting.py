@@ -1,0 +1,192 @@
+"""What the node knows, as tables for a person and as JSON for a program; the JSON is described in docs/json.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from study.entities import Delivery, Event, Job, ResultObject, StudyRecord, StudySummary
+from hilum.terminal import say, show_table
+from study.errors import Reason
+from study.states import DeliveryState
+
+
+def moment(time: datetime | None) -> str | None:
+    """Return a time as ISO 8601 in UTC with milliseconds."""
+    return None if time is None else time.isoformat(timespec="milliseconds")
+
+
+def reason_json(reason: Reason | None) -> dict[str, Any] | None:
+    """Return a refusal or failure: its stable code, words, numbers."""
+    return None if reason is None else {"code": reason.code, "words": reason.words, "numbers": dict(reason.numbers)}
+
+
+def summary_json(summary: StudySummary) -> dict[str, Any]:
+    """Return one entry of ``hilum studies --json``."""
+    return {
+        "study_instance_uid": summary.study_instance_uid,
+        "state": summary.state.value,
+        "patient_id": summary.patient_id,
+        "accession_number": summary.accession_number,
+        "study_description": summary.study_description,
+        "series": summary.series,
+        "instances": summary.instances,
+        "first_received_at": moment(summary.first_received_at),
+        "last_received_at": moment(summary.last_received_at),
+        "reason": reason_json(summary.reason),
+    }
+
+
+def record_json(record: StudyRecord) -> dict[str, Any]:
+    """Return what ``hilum show STUDY --json`` prints."""
+    return summary_json(record.summary) | {
+        "revision": record.revision,
+        "series_list": list(record.series),
+        "jobs": [_job_json(job) for job in record.jobs],
+        "results": [_result_json(job_id, result, record.deliveries) for job_id, result in record.results],
+        "other_versions": [
+            {
+                "sop_instance_uid": version.header.sop_instance_uid,
+                "digest": version.digest,
+                "path": version.path,
+                "received_at": moment(version.received_at),
+            }
+            for version in record.other_versions
+        ],
+        "events": [_event_json(event) for event in record.events],
+    }
+
+
+def _job_json(job: Job) -> dict[str, Any]:
+    return {
+        "job": job.id,
+        "model": job.model_name,
+        "model_digest": job.model_digest,
+        "revision": job.revision,
+        "series_instance_uid": job.series_instance_uid,
+        "state": job.state.value,
+        "current": job.current,
+        "attempt": job.attempt,
+        "crashes": job.crashes,
+        "interruptions": job.interruptions,
+        "created_at": moment(job.created_at),
+        "started_at": moment(job.started_at),
+        "ended_at": moment(job.ended_at),
+        "reason": reason_json(job.reason),
+        "details": job.details,
+    }
+
+
+def _result_json(job_id: int, result: ResultObject, deliveries: Sequence[Delivery]) -> dict[str, Any]:
+    return {
+        "job": job_id,
+        "form": result.form,
+        "sop_class_uid": result.sop_class_uid,
+        "sop_instance_uid": result.sop_instance_uid,
+        "series_instance_uid": result.series_instance_uid,
+        "path": result.path,
+        "size": result.size,
+        "deliveries": [
+            _delivery_json(delivery)
+            for delivery in deliveries
+            if delivery.job_id == job_id and delivery.result.sop_instance_uid == result.sop_instance_uid
+        ],
+    }
+
+
+def _delivery_json(delivery: Delivery) -> dict[str, Any]:
+    return {
+        "peer": delivery.peer,
+        "state": delivery.state.value,
+        "attempts": delivery.attempts,
+        "problem": delivery.problem,
+        "status": None if delivery.status is None else f"{delivery.status:04X}",
+        "next_attempt_at": moment(delivery.next_attempt_at) if delivery.state is DeliveryState.PENDING else None,
+        "delivered_at": moment(delivery.delivered_at),
+        "reason": reason_json(delivery.reason),
+    }
+
+
+def _event_json(event: Event) -> dict[str, Any]:
+    return {
+        "at": moment(event.at),
+        "event": event.kind,
+        "words": event.words,
+        "numbers": event.numbers,
+        "job": event.job_id,
+    }
+
+
+def local(time: datetime | None) -> str:
+    """Return a time as a person at this machine reads it, to the millisecond."""
+    return "" if time is None else time.astimezone().isoformat(sep=" ", timespec="milliseconds")[:23]
+
+
+def reason_words(reason: Reason | None) -> str:
+    """Return a refusal or failure on one line."""
+    return f"{reason.code}: {reason.words}" if reason else ""
+
+
+def show_record(record: StudyRecord) -> None:
+    """Print everything about a study for a person."""
+    summary = record.summary
+    say(f"Study {summary.study_instance_uid}")
+    say(
+        f"  state {summary.state.value}, revision {record.revision}, {summary.instances} instances, "
+        f"{summary.series} series, accession {summary.accession_number or 'none'}"
+    )
+    if summary.reason:
+        say(f"  {reason_words(summary.reason)}")
+    show_table(
+        "Series",
+        ("Series Instance UID", "Modality", "Number", "Description", "Instances"),
+        [
+            [
+                str(series.get(key, ""))
+                for key in ("series_instance_uid", "modality", "series_number", "series_description", "instances")
+            ]
+            for series in record.series
+        ],
+    )
+    show_table(
+        "Jobs",
+        ("Job", "Model", "State", "Attempt", "Started", "Ended", "Reason"),
+        [
+            (
+                str(job.id),
+                job.model_name,
+                job.state.value if job.current else f"{job.state.value} (older revision)",
+                str(job.attempt),
+                local(job.started_at),
+                local(job.ended_at),
+                reason_words(job.reason),
+            )
+            for job in record.jobs
+        ],
+    )
+    show_table(
+        "Results",
+        ("Job", "Form", "SOP Instance UID", "File", "Peer", "State", "Attempts", "Next try", "Reason"),
+        [row for job_id, result in record.results for row in _result_rows(job_id, result, record.deliveries)],
+    )
+    show_table(
+        "Events", ("Time", "Event", "Words"), [(local(event.at), event.kind, event.words) for event in record.events]
+    )
+
+
+def _result_rows(job_id: int, result: ResultObject, deliveries: Sequence[Delivery]) -> list[tuple[str, ...]]:
+    head = (str(job_id), result.form, result.sop_instance_uid, result.path)
+    rows = [
+        (
+            *head,
+            delivery.peer,
+            f"{delivery.state.value}{' (problem)' if delivery.problem else ''}",
+            str(delivery.attempts),
+            local(delivery.next_attempt_at) if delivery.state is DeliveryState.PENDING else "",
+            reason_words(delivery.reason),
+        )
+        for delivery in deliveries
+        if delivery.job_id == job_id and delivery.result.sop_instance_uid == result.sop_instance_uid
+    ]
+    return rows or [(*head, "", "kept here", "", "", "")]

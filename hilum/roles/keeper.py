@@ -1,0 +1,252 @@
+"""Keeper: leases jobs, hands them to its runner, watches lease and deadline, and commits. Loads no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import socket
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import structlog
+from db.engine import Database
+from db.filestore import FileStore
+
+from db import index, jobs
+from hilum.config import Settings
+from hilum.processes import Child, Station, StopSignal, spawn
+from hilum.recovery import owner_prefix
+from hilum.wire import Answer, Request, endpoint
+from study.entities import Job, ResultObject
+from study.errors import DeadlineExceeded, HilumError, LeaseLost, NonconformantObject, RunnerDied
+from study.states import JobState
+
+log = structlog.get_logger()
+
+_PAUSE_SECONDS = 0.05
+_LEASE_SECONDS = 30.0
+_HEARTBEAT_SECONDS = 10.0
+_CRASH_LIMIT = 3
+
+
+def run(station: Station) -> None:
+    """Work through the queue until told to stop; a job that is under way then goes back to it."""
+    database = Database.open(station.settings.database_url)
+    database.check_schema()
+    keeper = Keeper(station.settings, database, FileStore(station.settings.data_dir), station.stop)
+    keeper.start_runner()
+    station.announce({})
+    try:
+        while not station.stop.wait(_PAUSE_SECONDS):
+            while not station.stop.is_set() and keeper.turn():
+                pass
+    finally:
+        keeper.stop_runner()
+        database.close()
+
+
+class Interrupted(Exception):
+    """The node stops while a job is under way."""
+
+
+class Keeper:
+    """Takes one job at a time through its runner and commits what comes of it."""
+
+    def __init__(self, settings: Settings, database: Database, store: FileStore, stop: StopSignal) -> None:
+        self._settings = settings
+        self._database = database
+        self._store = store
+        self._stop = stop
+        self._owner = f"{owner_prefix(store)}keeper/{os.getpid()}"
+        self._runner: Child | None = None
+        self._line: Connection | None = None
+
+    def turn(self) -> bool:
+        """Do the next job that is due; tell whether there was one."""
+        with self._database.writing() as uow:
+            job = jobs.lease_job(uow, self._owner, _LEASE_SECONDS)
+            uow.commit()
+        if job is None:
+            return False
+        with structlog.contextvars.bound_contextvars(
+            study=job.study_instance_uid, job=job.id, attempt=job.attempt, model=job.model_name
+        ):
+            self._keep(job)
+        return True
+
+    def start_runner(self) -> None:
+        """Make sure that a runner is alive; it loads its models at once."""
+        if self._runner is not None and self._runner.process.poll() is None:
+            return
+        self.stop_runner()
+        ours, theirs = socket.socketpair()
+        self._runner = spawn("runner", self._settings, descriptors={"line": theirs.fileno()})
+        theirs.close()
+        self._line = endpoint(ours.detach())
+
+    def stop_runner(self) -> None:
+        """End the runner, whatever it does."""
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+        if self._runner is not None:
+            self._runner.kill()
+            self._runner.reap()
+            self._runner = None
+
+    def _keep(self, job: Job) -> None:
+        log.info("job.started")
+        try:
+            answer = self._ask(job)
+            self._commit(job, answer)
+        except LeaseLost:
+            log.warning("job.lease_lost")
+            self.stop_runner()
+        except Interrupted:
+            self.stop_runner()
+            with self._database.writing() as uow:
+                jobs.interrupt_job(uow, job.id, job.attempt)
+                uow.commit()
+            log.info("job.interrupted")
+        except HilumError as error:
+            self.stop_runner()
+            self._fail(job, error)
+        self.start_runner()
+
+    def _ask(self, job: Job) -> Answer:
+        """Give the job to the runner and wait for its answer, renewing the lease meanwhile.
+
+        Raises
+        ------
+        DeadlineExceeded, RunnerDied
+            If the runner took too long or ended; count as an attempt.
+        LeaseLost
+            If another worker took the job over.
+        Interrupted
+            If the node stops.
+        """
+        self.start_runner()
+        line = self._line
+        if line is None:  # pragma: no cover - start_runner set it
+            raise RunnerDied
+        deadline = time.monotonic() + job.deadline_seconds
+        heartbeat = time.monotonic() + _HEARTBEAT_SECONDS
+        try:
+            line.send_bytes(self._request(job).to_bytes())
+            while not line.poll(_PAUSE_SECONDS):
+                if self._stop.is_set():
+                    raise Interrupted
+                if time.monotonic() > deadline:
+                    raise DeadlineExceeded(
+                        f"The analysis took longer than {job.deadline_seconds:g} s and was stopped.",
+                        {"deadline_seconds": job.deadline_seconds},
+                    )
+                if time.monotonic() > heartbeat:
+                    self._renew(job)
+                    heartbeat = time.monotonic() + _HEARTBEAT_SECONDS
+            return Answer.from_bytes(line.recv_bytes())
+        except (EOFError, ConnectionError):
+            raise RunnerDied(self._epitaph()) from None
+
+    def _epitaph(self) -> str:
+        status = self._runner.reap() if self._runner is not None else None
+        how = f"by signal {-status}" if status is not None and status < 0 else f"with status {status}"
+        return f"The process that ran the model ended {how}."
+
+    def _request(self, job: Job) -> Request:
+        with self._database.reading() as uow:
+            instances = index.instances_of_job(uow, job.id)
+        return Request(
+            job_id=job.id,
+            attempt=job.attempt,
+            model_name=job.model_name,
+            model_digest=job.model_digest,
+            instances=tuple((str(self._store.locate(instance)), instance.header) for instance in instances),
+            instances_digest=job.instances_digest,
+            parameters=job.parameters,
+            parameters_digest=job.parameters_digest,
+            created_at=job.created_at.isoformat(),
+            folder=str(self._fresh_folder(job)),
+        )
+
+    def _fresh_folder(self, job: Job) -> Path:
+        """Return an empty folder for this attempt; what uncommitted attempts left behind goes."""
+        parent = self._store.results_folder(job.study_instance_uid)
+        parent.mkdir(parents=True, exist_ok=True)
+        for stale in parent.glob(f"{job.id}-*"):
+            shutil.rmtree(stale)
+        folder = parent / f"{job.id}-{job.attempt}"
+        folder.mkdir()
+        return folder
+
+    def _renew(self, job: Job) -> None:
+        with self._database.writing() as uow:
+            jobs.renew_lease(uow, job.id, job.attempt, self._owner, _LEASE_SECONDS)
+            uow.commit()
+
+    def _commit(self, job: Job, answer: Answer) -> None:
+        if (answer.job_id, answer.attempt) != (job.id, job.attempt):
+            raise RunnerDied("The runner answered for another job.")
+        if answer.outcome == "done":
+            self._finish(job, answer)
+        elif answer.outcome == "refused":
+            with self._database.writing() as uow:
+                jobs.refuse_job(uow, job.id, job.attempt, answer.reason, answer.details)
+                uow.commit()
+            log.info("job.refused", code=answer.code)
+        else:
+            with self._database.writing() as uow:
+                state = jobs.fail_attempt(uow, job.id, job.attempt, answer.reason, answer.transient, _CRASH_LIMIT)
+                uow.commit()
+            log.warning("job.attempt_failed", code=answer.code, state=state)
+
+    def _finish(self, job: Job, answer: Answer) -> None:
+        results = tuple(self._verified(result) for result in answer.results)
+        deliveries = [
+            (peer.name, position, result)
+            for peer in self._settings.destinations
+            for position, result in enumerate(results)
+            if result.form in peer.results
+        ]
+        # The ledger beside the files is written first: a rebuild may find a result that was never committed, and
+        # drops it by job and attempt; the other way round it would lose one.
+        self._store.append_manifest(
+            job.study_instance_uid,
+            {
+                "record": "results",
+                "job": job.id,
+                "attempt": job.attempt,
+                "model": job.model_name,
+                "model_digest": job.model_digest,
+                "parameters_digest": job.parameters_digest,
+                "instances_digest": job.instances_digest,
+                "objects": [
+                    {"sop_instance_uid": r.sop_instance_uid, "path": r.path, "digest": r.digest} for r in results
+                ],
+                "owed_to": [(peer, result.sop_instance_uid) for peer, _, result in deliveries],
+            },
+        )
+        with self._database.writing() as uow:
+            jobs.finish_job(uow, job.id, job.attempt, results, deliveries, answer.details)
+            uow.commit()
+        log.info("job.done", results=len(results), deliveries=len(deliveries))
+
+    def _verified(self, result: ResultObject) -> ResultObject:
+        """Return `result` once the file on disk is proven to be the one that the runner described."""
+        path = self._store.root / result.path
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if digest != result.digest:
+            raise NonconformantObject(f"The {result.form.upper()} on disk is not the one that was written.")
+        return result
+
+    def _fail(self, job: Job, error: HilumError) -> None:
+        try:
+            with self._database.writing() as uow:
+                state = jobs.fail_attempt(uow, job.id, job.attempt, error.reason, error.transient, _CRASH_LIMIT)
+                uow.commit()
+        except LeaseLost:
+            log.warning("job.lease_lost")
+            return
+        log.warning("job.attempt_failed", code=error.code, state=state, final=state is JobState.FAILED)

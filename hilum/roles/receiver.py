@@ -1,0 +1,47 @@
+"""Receiver: takes associations on the node's socket and makes what arrives durable. Touches no database."""
+
+from __future__ import annotations
+
+import socket
+
+import structlog
+from scp.inbox import Inbox
+from scp.listening import open_listening_socket
+from scp.receiver import Receiver
+
+from hilum.processes import Station
+
+log = structlog.get_logger()
+
+_GRACE_SECONDS = 10.0  # for a C-STORE that is under way when the node stops
+
+
+def run(station: Station) -> None:
+    """Receive until told to stop."""
+    node = station.settings.node
+    inbox = Inbox(
+        station.settings.data_dir / "inbox" / station.named("receiver"), reserve_bytes=node.disk_reserve_mb * 1_000_000
+    )
+    with _listening_socket(station) as listening:
+        receiver = Receiver(
+            listening,
+            node.ae_title,
+            inbox,
+            known_calling_ae_titles=station.settings.known_calling_ae_titles,
+            max_associations=node.max_associations,
+            accept_unknown_sop_classes=node.unknown_sop_classes,
+            on_event=lambda name, facts: log.info(name, **facts),
+        )
+        receiver.start()
+        host, port = listening.getsockname()[:2]
+        station.announce({"host": host, "port": port})
+        log.info("receiver.listening", host=host, port=port, ae_title=node.ae_title)
+        station.stop.wait()
+        receiver.stop(_GRACE_SECONDS)
+
+
+def _listening_socket(station: Station) -> socket.socket:
+    inherited = station.descriptors.get("listen")
+    if inherited is not None:
+        return socket.socket(fileno=inherited)
+    return open_listening_socket(station.settings.node.bind, station.settings.node.port)

@@ -1,0 +1,76 @@
+"""``hilum serve``: the whole node, or one role of it, in the foreground."""
+
+from __future__ import annotations
+
+import importlib
+import socket
+
+from db.engine import Database
+from hilum.config import Settings
+from hilum.journal import open_journal
+from hilum.planning import read_cards
+from hilum.processes import Station, StopSignal
+from hilum.supervisor import ROLES, Supervisor
+from hilum.terminal import say
+from study.errors import ConfigError
+
+
+def serve_all(settings: Settings) -> None:
+    """Run all roles until SIGTERM or SIGINT; print where the node listens and what it serves.
+
+    Raises
+    ------
+    StoreBusy
+        If another node uses the data directory.
+    ConfigError
+        If the address can not be listened on.
+    BundleInvalid
+        If a model's bundle can not be read.
+    """
+    cards = read_cards(settings)
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    open_journal(settings.data_dir / "logs", "supervisor", settings.node.log_level)
+    stop = StopSignal()
+    stop.install()
+
+    def tell(host: str, port: int) -> None:
+        say(f"{settings.node.ae_title} listens on {host}:{port}; store in {settings.data_dir}")
+        say(f"models: {', '.join(f'{card.name} {card.version}' for card in cards.values()) or 'none'}")
+        for peer in settings.destinations:
+            say(f"results ({', '.join(peer.results)}) go to {peer.name}: {peer.ae_title} at {peer.host}:{peer.port}")
+        accepted = settings.known_calling_ae_titles
+        say(f"accepts: {'any calling AE title' if accepted is None else ', '.join(sorted(accepted)) or 'nobody'}")
+
+    try:
+        Supervisor(settings, tell).run(stop)
+    except OSError as error:
+        node = settings.node
+        raise ConfigError(
+            f"node.bind, node.port: can not listen on {node.bind}:{node.port}: {error.strerror}; "
+            "is another program there? Choose another port"
+        ) from None
+    say("stopped")
+
+
+def serve_role(settings: Settings, role: str) -> None:
+    """Run one role until SIGTERM or SIGINT, beside a supervisor elsewhere that migrates the database.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such role, or the database is not one that several machines can share.
+    """
+    if role not in ROLES:
+        raise ConfigError(f"--role {role}: unknown; the roles are {', '.join(ROLES)}")
+    if role != "receiver":
+        Database.open(settings.database_url).check_schema()
+    open_journal(settings.data_dir / "logs", f"{role}-alone", settings.node.log_level)
+    stop = StopSignal()
+    stop.install()
+    station = Station(
+        settings,
+        stop,
+        announce=lambda facts: say(f"{role} is at work {facts or ''}".rstrip()),
+        host=socket.gethostname(),
+    )
+    importlib.import_module(f"hilum.roles.{role}").run(station)

@@ -1,0 +1,167 @@
+"""Owns the listening socket; starts, watches, restarts and stops the roles."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from db.engine import Database
+from db.filestore import FileStore
+from scp.listening import open_listening_socket
+
+from hilum.config import Settings
+from hilum.processes import Child, StopSignal, spawn
+from hilum.recovery import release_what_died
+
+log = structlog.get_logger()
+
+ROLES = ("receiver", "indexer", "keeper", "sender")
+
+_SHORTEST_BACK_OFF = 0.5  # [s]
+_LONGEST_BACK_OFF = 30.0  # [s]
+_STEADY_SECONDS = 60.0  # a role that lived so long starts again at the shortest back-off
+_GRACE_SECONDS = 20.0  # for what was acknowledged; then the rest is killed, which loses nothing
+
+
+@dataclass
+class _Post:
+    """One role's process and its restarts."""
+
+    role: str
+    index: int
+    child: Child | None = None
+    started: float = 0.0
+    back_off: float = _SHORTEST_BACK_OFF
+    restart_at: float | None = None
+    ready: bool = False
+
+
+@dataclass(frozen=True)
+class _Happening:
+    kind: str
+    post: _Post | None = None
+    child: Child | None = None
+    facts: dict[str, Any] | None = field(default=None)
+
+
+class Supervisor:
+    """Runs the whole node on this machine.
+
+    Parameters
+    ----------
+    on_ready
+        Called once, with the address that listens, when every role is at work.
+    """
+
+    def __init__(self, settings: Settings, on_ready: Callable[[str, int], None]) -> None:
+        self._settings = settings
+        self._on_ready = on_ready
+        self._happenings: queue.SimpleQueue[_Happening] = queue.SimpleQueue()
+        self._posts = [_Post("receiver", index) for index in range(settings.node.receivers)]
+        self._posts += [_Post(role, 0) for role in ROLES if role != "receiver"]
+        self._announced = False
+
+    def run(self, stop: StopSignal) -> None:
+        """Serve until `stop` is set; every role has ended when this returns.
+
+        Raises
+        ------
+        StoreBusy
+            If another node uses the data directory.
+        OSError
+            If the address can not be bound.
+        """
+        stop.call_when_set(lambda: self._happenings.put(_Happening("stop")))
+        store = FileStore(self._settings.data_dir)
+        with store.lock():
+            database = Database.open(self._settings.database_url)
+            database.migrate()
+            release_what_died(database, store)
+            database.close()
+            node = self._settings.node
+            with open_listening_socket(node.bind, node.port) as listening:
+                self._listening = listening
+                try:
+                    self._watch(stop)
+                finally:
+                    self._stop_all()
+
+    def _watch(self, stop: StopSignal) -> None:
+        for post in self._posts:
+            self._start(post)
+        while not stop.is_set():
+            try:
+                happening = self._happenings.get(timeout=self._next_restart_in())
+            except queue.Empty:
+                happening = _Happening("restart")
+            if happening.kind == "stop":
+                return
+            if happening.kind == "ended" and happening.post and happening.child is happening.post.child:
+                self._plan_restart(happening.post)
+            if happening.kind == "ready" and happening.post:
+                happening.post.ready = True
+                self._announce_once()
+            self._restart_due()
+
+    def _announce_once(self) -> None:
+        if not self._announced and all(post.ready for post in self._posts):
+            self._announced = True
+            host, port = self._listening.getsockname()[:2]
+            self._on_ready(host, port)
+
+    def _start(self, post: _Post) -> None:
+        descriptors = {"listen": self._listening.fileno()} if post.role == "receiver" else {}
+        child = spawn(post.role, self._settings, index=post.index, descriptors=descriptors)
+        post.child, post.started, post.restart_at = child, time.monotonic(), None
+        for watcher in (self._await_ready, self._await_end):
+            threading.Thread(target=watcher, args=(post, child), daemon=True).start()
+
+    def _await_ready(self, post: _Post, child: Child) -> None:
+        facts = child.wait_until_ready()
+        if facts is not None:
+            self._happenings.put(_Happening("ready", post, child, facts))
+
+    def _await_end(self, post: _Post, child: Child) -> None:
+        child.reap()
+        self._happenings.put(_Happening("ended", post, child))
+
+    def _plan_restart(self, post: _Post) -> None:
+        lived = time.monotonic() - post.started
+        if lived > _STEADY_SECONDS:
+            post.back_off = _SHORTEST_BACK_OFF
+        status = post.child.process.returncode if post.child else None
+        log.warning("role.ended", role=post.role, index=post.index, status=status, restart_in=post.back_off)
+        post.restart_at = time.monotonic() + post.back_off
+        post.back_off = min(post.back_off * 2, _LONGEST_BACK_OFF)
+
+    def _next_restart_in(self) -> float | None:
+        due = [post.restart_at for post in self._posts if post.restart_at is not None]
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    def _restart_due(self) -> None:
+        for post in self._posts:
+            if post.restart_at is not None and post.restart_at <= time.monotonic():
+                self._start(post)
+
+    def _stop_all(self) -> None:
+        children = [post.child for post in self._posts if post.child is not None]
+        for child in children:
+            child.terminate()
+        deadline = time.monotonic() + _GRACE_SECONDS
+        for child in children:
+            while child.process.poll() is None and time.monotonic() < deadline:
+                self._pause_for_an_end(deadline)
+            if child.process.poll() is None:
+                log.warning("role.killed", role=child.role, index=child.index, after=_GRACE_SECONDS)
+                child.kill()
+
+    def _pause_for_an_end(self, deadline: float) -> None:
+        try:
+            self._happenings.get(timeout=max(0.01, min(0.2, deadline - time.monotonic())))
+        except queue.Empty:
+            return
