@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hilum.config import ModelSettings, Settings
 from inference.catalog import ModelCard, read_card
 from sr_writer.version import WRITER_VERSION
-
-from hilum.config import ModelSettings, Settings
 from study.entities import PlannedJob, StoredInstance
 from study.errors import Reason
 from study.identity import identity_conflicts

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from study.entities import Delivery, Event, Job, ResultObject, StudyRecord, StudySummary
 from hilum.terminal import say, show_table
+from study.entities import Delivery, Event, Job, ResultObject, StudyRecord, StudySummary
 from study.errors import Reason
 from study.states import DeliveryState
 

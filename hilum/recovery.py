@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from db import jobs, outbox
 from db.engine import Database
 from db.filestore import FileStore
-
-from db import jobs, outbox
 
 
 def release_what_died(database: Database, store: FileStore) -> None:

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
+
 from db.engine import Database
 from db.filestore import FileStore
-from scp.listening import open_listening_socket
-
 from hilum.config import Settings
 from hilum.processes import Child, StopSignal, spawn
 from hilum.recovery import release_what_died
+from scp.listening import open_listening_socket
 
 log = structlog.get_logger()
 

@@ -87,6 +87,14 @@ class StoreBusy(ArchiveError):
     default_words = "Another hilum serve uses this data directory."
 
 
+class DatabaseUnavailable(ArchiveError):
+    """The database can not be reached or written at the moment."""
+
+    code = "DatabaseUnavailable"
+    default_words = "The database can not be reached or written at the moment."
+    transient = True
+
+
 class SchemaMismatch(ArchiveError):
     """The database has another revision of the schema than this program."""
 
@@ -120,7 +128,7 @@ class StudyRefused(HilumError):
             return
         merged: dict[str, float | int | str] = {}
         for reason in reasons:
-            merged.update(reason.numbers)
+            merged = {**reason.numbers, **merged}  # where two reasons name a number alike, the first one's stands
         super().__init__(" ".join(reason.words for reason in reasons), merged)
         self.reasons = tuple(reasons)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -24,9 +24,12 @@ Vector = NDArray[np.float64]
 _COSINE_TOLERANCE = 1e-3  # of a direction cosine; headers round to 6 digits, scanners wobble in the 5th
 _TILT_TOLERANCE_DEGREES = 0.2  # 1 mm of shear over a 30 cm scan
 _SPACING_TOLERANCE = 0.02  # share of the slice spacing ...
-_SPACING_TOLERANCE_MM = 0.01  # ... or this, whichever is more; positions are often rounded to 0.01 mm
+_SPACING_TOLERANCE_MM = 0.02  # ... or this, whichever is more; positions rounded to 0.01 mm differ by up to 0.0173
+_LARGEST_OFFSET = 0.5  # of a voxel's edge, between where a slice is and where the grid has it
 _SAME_POSITION_MM = 1e-3
 _FEWEST_SLICES = 2
+_LARGEST_VALUE = 1e5  # [mm]; no scanner reaches 100 m, and larger numbers overflow further on
+_SMALLEST_PIXEL_MM = 1e-4
 
 
 class FrameOfReferencePolicy(StrEnum):
@@ -66,20 +69,29 @@ def assess(
 ) -> VolumeGeometry:
     """Return the grid that the slices of one series form.
 
+    The grid does not depend on the order of `headers`, and has every slice within half a voxel of its place.
+
     Raises
     ------
     StudyRefused
         With one reason for each rule that the series breaks: TooFewSlices, MissingGeometry, MixedMatrix,
-        MixedOrientation, InvalidOrientation, DuplicateSlices, GantryTilt, MissingSlices, NonUniformSpacing,
-        InconsistentFrameOfReference, MissingFrameOfReference, MixedAcquisitions.
+        MixedOrientation, InvalidOrientation, DuplicateSlices, GantryTilt, ShiftedSlices, MissingSlices,
+        NonUniformSpacing, InconsistentFrameOfReference, MissingFrameOfReference, MixedAcquisitions.
     """
+    arrival = sorted(range(len(headers)), key=lambda index: headers[index].sop_instance_uid)
+    geometry = _assess([headers[index] for index in arrival], policy)
+    return replace(geometry, order=tuple(arrival[index] for index in geometry.order))
+
+
+def _assess(headers: Sequence[InstanceHeader], policy: FrameOfReferencePolicy) -> VolumeGeometry:
     if len(headers) < _FEWEST_SLICES:
         raise StudyRefused(
             [
                 _reason(
                     "TooFewSlices",
-                    f"The series has {len(headers)} slice(s); a volume needs {_FEWEST_SLICES}.",
+                    f"The series has {len(headers)} slice(s), a volume needs {_FEWEST_SLICES}.",
                     slices=len(headers),
+                    fewest=_FEWEST_SLICES,
                 )
             ]
         )
@@ -94,11 +106,11 @@ def assess(
     order = np.argsort(along, kind="stable")
     if not any(reason.code in {"MixedOrientation", "InvalidOrientation"} for reason in reasons):
         reasons += _spacing_reasons(along[order])
-        reasons += _tilt_reasons(positions[order], normal)
+        reasons += _tilt_reasons(positions[order], normal, min(headers[0].pixel_spacing or (0.0,)))
     if reasons:
         raise StudyRefused(reasons)
     step = (positions[order[-1]] - positions[order[0]]) / (len(headers) - 1)
-    # The slices' step is projected on the normal: what is left of it sideways is under the tilt's tolerance.
+    # The slices' step is projected on the normal: what is left of it sideways is under half a pixel at the last slice.
     slice_spacing = float(step @ normal)
     row_spacing, column_spacing = headers[0].pixel_spacing or (0.0, 0.0)
     affine = np.eye(4)
@@ -123,14 +135,14 @@ def _demand_plane_attributes(headers: Sequence[InstanceHeader]) -> None:
     lacking = Counter(
         name
         for header in headers
-        for name, value, count in (
-            ("ImagePositionPatient", header.image_position_patient, 3),
-            ("ImageOrientationPatient", header.image_orientation_patient, 6),
-            ("PixelSpacing", header.pixel_spacing, 2),
-            ("Rows", header.rows and (header.rows,), 1),
-            ("Columns", header.columns and (header.columns,), 1),
+        for name, value, count, smallest in (
+            ("ImagePositionPatient", header.image_position_patient, 3, -_LARGEST_VALUE),
+            ("ImageOrientationPatient", header.image_orientation_patient, 6, -_LARGEST_VALUE),
+            ("PixelSpacing", header.pixel_spacing, 2, _SMALLEST_PIXEL_MM),
+            ("Rows", None if header.rows is None else (header.rows,), 1, 1),
+            ("Columns", None if header.columns is None else (header.columns,), 1, 1),
         )
-        if not value or len(value) != count or (name == "PixelSpacing" and min(value) <= 0)
+        if value is None or len(value) != count or not smallest <= min(value) <= max(value) <= _LARGEST_VALUE
     )
     if lacking:
         raise StudyRefused(
@@ -160,8 +172,8 @@ def _matrix_reasons(headers: Sequence[InstanceHeader]) -> list[Reason]:
             _reason(
                 "MixedMatrix",
                 f"The images have several pixel spacings, from {low:.3f} to {high:.3f} mm.",
-                smallest_mm=low,
-                largest_mm=high,
+                smallest_mm=round(low, 4),
+                largest_mm=round(high, 4),
             )
         )
     return reasons
@@ -189,8 +201,11 @@ def _orientation_reasons(headers: Sequence[InstanceHeader]) -> list[Reason]:
         )
     apart = np.abs(orientations - orientations[0]).max(axis=1)
     if apart.max() > _COSINE_TOLERANCE:
-        normals = np.cross(rows, columns)
-        angle = float(np.degrees(np.arccos(np.clip(normals @ normals[0], -1, 1)).max()))
+        # The angle of the rotation that takes one orientation to the other, one within the plane included: half its
+        # trace less a half is the cosine (the axes are the row's, the column's and their normal).
+        axes = np.stack([rows, columns, np.cross(rows, columns)], axis=1)
+        traces = np.einsum("nij,ij->n", axes, axes[0])
+        angle = float(np.degrees(np.arccos(np.clip((traces - 1) / 2, -1, 1)).max()))
         count = len({tuple(np.round(orientation, 2)) for orientation in orientations})
         reasons.append(
             _reason(
@@ -209,25 +224,30 @@ def _spacing_reasons(along: Vector) -> list[Reason]:
     reasons = []
     if same.any():
         where = float(along[:-1][same][0])
+        positions = int(same[0]) + int((same[1:] & ~same[:-1]).sum())  # runs of equal positions
         reasons.append(
             _reason(
                 "DuplicateSlices",
-                f"{int(same.sum())} slice position(s) occur more than once, the first at "
+                f"{positions} slice position(s) hold {int(same.sum()) + positions} images, the first at "
                 f"{where:.2f} mm: several acquisitions, phases or reconstructions in one series.",
-                positions=int(same.sum()),
+                positions=positions,
+                images=int(same.sum()) + positions,
                 first_at_mm=round(where, 2),
             )
         )
     gaps, starts = gaps[~same], along[:-1][~same]
     if not len(gaps):
         return reasons
-    usual = float(np.median(gaps))
+    usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])  # the lower median: of two gaps the wide one holds what is missing
     tolerance = max(_SPACING_TOLERANCE * usual, _SPACING_TOLERANCE_MM)
-    uneven = np.abs(gaps - usual) > tolerance
-    if not uneven.any():
+    if same.any():
+        drift = 0.0
+    else:
+        drift = float(np.abs(along - np.linspace(along[0], along[-1], len(along))).max())
+    if np.all(np.abs(gaps - usual) <= tolerance) and drift <= _LARGEST_OFFSET * usual:
         return reasons
     multiples = np.maximum(np.round(gaps / usual), 1)
-    if np.all(np.abs(gaps - multiples * usual) <= tolerance * multiples):
+    if multiples.max() > 1 and np.all(np.abs(gaps - multiples * usual) <= tolerance * multiples):
         widest = int(np.argmax(gaps))
         missing = int((multiples - 1).sum())
         reasons.append(
@@ -246,7 +266,7 @@ def _spacing_reasons(along: Vector) -> list[Reason]:
         reasons.append(
             _reason(
                 "NonUniformSpacing",
-                f"The slices are unevenly spaced, from {low:.2f} to {high:.2f} mm.",
+                f"The slices are unevenly spaced, from {low:.2f} to {high:.2f} mm apart.",
                 smallest_mm=round(low, 3),
                 largest_mm=round(high, 3),
                 spacing_mm=round(usual, 3),
@@ -255,7 +275,7 @@ def _spacing_reasons(along: Vector) -> list[Reason]:
     return reasons
 
 
-def _tilt_reasons(positions: NDArray[np.float64], normal: Vector) -> list[Reason]:
+def _tilt_reasons(positions: NDArray[np.float64], normal: Vector, pixel_mm: float) -> list[Reason]:
     steps = np.diff(positions, axis=0)
     steps = steps[np.linalg.norm(steps, axis=1) > _SAME_POSITION_MM]
     if not len(steps):
@@ -263,25 +283,35 @@ def _tilt_reasons(positions: NDArray[np.float64], normal: Vector) -> list[Reason
     # The direction from the first slice to the last, and the worst sideways step, which a wobbling table shows.
     travel = positions[-1] - positions[0]
     tilt = _angle_to(travel, normal)
-    if tilt > _TILT_TOLERANCE_DEGREES:
+    shear = float(np.linalg.norm(travel - (travel @ normal) * normal))
+    if tilt > _TILT_TOLERANCE_DEGREES or shear > _LARGEST_OFFSET * pixel_mm:
         return [
             _reason(
                 "GantryTilt",
-                f"The slices are tilted by {tilt:.1f} degrees against the direction of the scan.",
+                f"The slices are tilted by {tilt:.{1 if tilt >= 1 else 2}f} degrees against the direction of the scan, "
+                f"{shear:.2f} mm from the first to the last.",
                 degrees=round(tilt, 2),
+                shear_mm=round(shear, 3),
             )
         ]
-    sideways = steps - np.outer(steps @ normal, normal)
-    worst = float(np.linalg.norm(sideways, axis=1).max())
-    if worst > max(_SPACING_TOLERANCE_MM, np.tan(np.radians(1.0)) * float(np.median(steps @ normal))):
+    worst = float(np.linalg.norm(_sideways(steps, normal), axis=1).max())
+    off = float(np.linalg.norm(_sideways(positions - positions[0], normal), axis=1).max())
+    step_allowed = max(_SPACING_TOLERANCE_MM, np.tan(np.radians(1.0)) * float(np.median(steps @ normal)))
+    if worst > step_allowed or off > _LARGEST_OFFSET * pixel_mm:
         return [
             _reason(
                 "ShiftedSlices",
-                f"Neighbouring slices are shifted sideways by up to {worst:.2f} mm.",
-                shift_mm=round(worst, 3),
+                f"The slices are shifted sideways by up to {max(worst, off):.2f} mm.",
+                shift_mm=round(max(worst, off), 3),
             )
         ]
     return []
+
+
+def _sideways(vectors: NDArray[np.float64], normal: Vector) -> NDArray[np.float64]:
+    """Return what of each vector (n, 3) lies across the normal."""
+    across: NDArray[np.float64] = vectors - np.outer(vectors @ normal, normal)
+    return across
 
 
 def _angle_to(vector: Vector, normal: Vector) -> float:

@@ -6,11 +6,21 @@ it refuses with a reason. Nothing is guessed here.
 
 from __future__ import annotations
 
+import struct
+import warnings
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
+from pydicom.multival import MultiValue
+from pydicom.valuerep import PersonName
+
+from study.uids import is_storable_uid
+
+_INTEGERS = range(-(2**31), 2**31)  # of an IS (PS3.5 6.2), and what every database holds
 
 HEADER_KEYWORDS: tuple[str, ...] = (
     "SpecificCharacterSet",
@@ -105,21 +115,13 @@ class InstanceHeader:
         Raises
         ------
         ValueError
-            If one of the four UIDs that place an instance (SOP Class, SOP Instance, Study, Series) is absent.
+            If one of the four UIDs that place an instance (SOP Class, SOP Instance, Study, Series) is absent or can
+            not stand for a UID in the store.
         """
-        values: dict[str, Any] = {"transfer_syntax_uid": transfer_syntax_uid}
-        for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
-            uid = _text(dataset, keyword)
-            if not uid:
-                raise ValueError(f"{keyword} is absent or empty")
-            values[_snake(keyword)] = uid
-        for keyword in HEADER_KEYWORDS:
-            name = _snake(keyword)
-            if name in values or keyword == "SpecificCharacterSet":
-                continue
-            values[name] = _READERS.get(name, _text)(dataset, keyword)
-        values["number_of_frames"] = values["number_of_frames"] or 1
-        return cls(**values)
+        # pydicom's warnings on malformed values quote the values, and warnings end in logs: no patient data there.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return cls(transfer_syntax_uid=transfer_syntax_uid, **_values(dataset))
 
     def to_json(self) -> dict[str, Any]:
         """Return the header as values that JSON can hold, without those that are unset."""
@@ -133,6 +135,24 @@ class InstanceHeader:
             name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
         }
         return cls(**restored)
+
+
+def _values(dataset: Dataset) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
+        uid = _text(dataset, keyword)
+        if not uid:
+            raise ValueError(f"{keyword} is absent or empty")
+        if not is_storable_uid(uid):
+            raise ValueError(f"{keyword} is not a UID: only digits and dots, at most 64 characters (PS3.5 9.1)")
+        values[_snake(keyword)] = uid
+    for keyword in HEADER_KEYWORDS:
+        name = _snake(keyword)
+        if name in values or keyword == "SpecificCharacterSet":
+            continue
+        values[name] = _READERS.get(name, _text)(dataset, keyword)
+    values["number_of_frames"] = max(values["number_of_frames"] or 1, 1)
+    return values
 
 
 def _snake(keyword: str) -> str:
@@ -152,35 +172,62 @@ def _snake(keyword: str) -> str:
 
 def _raw(dataset: Dataset, keyword: str) -> Any:  # noqa: ANN401 - pydicom's values have no common type
     # A malformed value raises only when pydicom converts it, here: ValueError of DS and IS, OverflowError of IS,
-    # and whatever a private converter of a broken VR gives; each means "no usable value".
+    # BytesLengthException of US, and whatever a converter gives for a VR that is not the attribute's own, a sequence
+    # that ends early or never among them. Each means "no usable value".
     try:
         return dataset.get(keyword)
-    except (ValueError, TypeError, OverflowError, NotImplementedError, AttributeError, LookupError):
+    except _MALFORMED:
         return None
 
 
-def _text(dataset: Dataset, keyword: str) -> str:
+_MALFORMED = (
+    ValueError,
+    TypeError,
+    OverflowError,
+    NotImplementedError,
+    AttributeError,
+    LookupError,
+    EOFError,
+    RecursionError,
+    struct.error,
+    BytesLengthException,
+)
+
+
+def _parts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
+    """Return the values of a text attribute; bytes and sequences, which only a wrong VR gives, are no text."""
     value = _raw(dataset, keyword)
-    return "" if value is None else str(value).strip(" \0")
+    parts: Iterable[Any] = value if isinstance(value, MultiValue) else (value,)
+    return tuple(_cleaned(str(part)) for part in parts if isinstance(part, str | int | float | PersonName))
+
+
+def _cleaned(text: str) -> str:
+    # NUL pads by mistake, and no database takes it; a lone surrogate is no character and can not be encoded.
+    return text.replace("\0", "").encode(errors="replace").decode().strip(" ")
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+    # A backslash splits a value even where the attribute has one only: the whole is what the sender wrote.
+    return "\\".join(_parts(dataset, keyword))
 
 
 def _texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
-    value = _raw(dataset, keyword)
-    if value is None or value == "":
-        return ()
-    return (value,) if isinstance(value, str) else tuple(str(part) for part in value)
+    parts = _parts(dataset, keyword)
+    return parts if any(parts) else ()
 
 
-def _joined(dataset: Dataset, keyword: str) -> str:
-    return "\\".join(_texts(dataset, keyword))
+def _uid(dataset: Dataset, keyword: str) -> str:
+    uid = _text(dataset, keyword)
+    return uid if is_storable_uid(uid) else ""
 
 
 def _integer(dataset: Dataset, keyword: str) -> int | None:
     value = _raw(dataset, keyword)
     try:
-        return int(value)
-    except (TypeError, ValueError):
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
         return None
+    return number if number in _INTEGERS and (isinstance(value, str) or number == value) else None
 
 
 def _number(dataset: Dataset, keyword: str) -> float | None:
@@ -194,14 +241,14 @@ def _numbers(dataset: Dataset, keyword: str) -> tuple[float, ...] | None:
         return None
     try:
         numbers = np.atleast_1d(np.asarray(value, dtype=np.float64))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return tuple(float(number) for number in numbers) if np.isfinite(numbers).all() else None
 
 
 _READERS = {
     "image_type": _texts,
-    "convolution_kernel": _joined,
+    "frame_of_reference_uid": _uid,
     "series_number": _integer,
     "acquisition_number": _integer,
     "instance_number": _integer,

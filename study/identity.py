@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 
 from study.errors import Reason
@@ -19,28 +20,40 @@ _ATTRIBUTES = {
 def identity_conflicts(headers: Iterable[InstanceHeader]) -> tuple[Reason, ...]:
     """Return a reason for each identifying attribute that has two different values in one study.
 
-    An empty value contradicts nothing. Names are compared without case, trailing delimiters and spaces, which differ
-    between systems (PS3.5 6.2.1). The values themselves stay out of the words: they end in logs.
+    An empty value contradicts nothing, nor does a name's absent ideographic or phonetic group. Names are compared
+    without case, character width, trailing delimiters and spaces, which differ between systems (PS3.5 6.2.1). The
+    values themselves stay out of the words: they end in logs.
     """
-    seen: dict[str, set[str]] = {keyword: set() for keyword in _ATTRIBUTES}
+    seen: dict[str, list[set[str]]] = {keyword: [] for keyword in _ATTRIBUTES}
     for header in headers:
         for keyword, name in _ATTRIBUTES.items():
-            value = _comparable(keyword, getattr(header, name))
-            if value:
-                seen[keyword].add(value)
+            _note(seen[keyword], _comparable(keyword, getattr(header, name)))
+    counts = {keyword: max((len(values) for values in groups), default=0) for keyword, groups in seen.items()}
     return tuple(
         Reason(
             "ConflictingIdentity",
-            f"The study holds {len(values)} different values of {keyword}; it may mix two patients.",
-            {"attribute": keyword, "values": len(values)},
+            f"The study holds {count} different values of {keyword}; it may mix two patients. Correct it at the "
+            "archive and send it again.",
+            {"attribute": keyword, "values": count},
         )
-        for keyword, values in seen.items()
-        if len(values) > 1
+        for keyword, count in counts.items()
+        if count > 1
     )
 
 
-def _comparable(keyword: str, value: str) -> str:
+def _note(seen: list[set[str]], groups: list[str]) -> None:
+    seen.extend(set() for _ in range(len(groups) - len(seen)))
+    for values, group in zip(seen, groups, strict=False):
+        if group:
+            values.add(group)
+
+
+def _comparable(keyword: str, value: str) -> list[str]:
     if keyword != "PatientName":
-        return value.strip()
-    groups = [group.rstrip("^ ") for group in value.upper().split("=")]
-    return "=".join(" ".join(group.split()) for group in groups).rstrip("=")
+        return [value.strip()]
+    return [_comparable_group(group) for group in value.split("=")]
+
+
+def _comparable_group(group: str) -> str:
+    folded = unicodedata.normalize("NFKC", group).casefold()
+    return "^".join(" ".join(component.split()) for component in folded.split("^")).rstrip("^")

@@ -82,7 +82,8 @@ def study_state(
     """
     if receiving or not evaluated:
         return StudyState.RECEIVING
-    of_jobs, of_deliveries = set(jobs), set(deliveries)
+    # A job that was superseded and has no successor: the newest revision holds nothing that the model wants.
+    of_jobs, of_deliveries = set(jobs) - {JobState.SUPERSEDED}, set(deliveries)
     rules = (
         (not of_jobs, StudyState.NOT_SELECTED),
         (JobState.RUNNING in of_jobs, StudyState.PROCESSING),

@@ -14,8 +14,8 @@ SOPInstanceUID = NewType("SOPInstanceUID", str)
 
 _UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*")
 _SLOPPY_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
-_LONGEST_UID = 64
-_LONGEST_AE_TITLE = 16
+_LONGEST_UID = 64  # PS3.5 9.1
+_LONGEST_AE_TITLE = 16  # PS3.5 6.2
 
 
 def is_uid(text: str) -> bool:

@@ -7,15 +7,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
+
 from db.engine import Database
 from db.filestore import FileStore
 from db.index import add_instances, current_instances, last_received_at, set_aside, studies_due
 from db.revisions import close_study
-from inference.catalog import ModelCard
-
 from hilum.config import Settings
 from hilum.planning import plan_study, read_cards
 from hilum.processes import Station
+from inference.catalog import ModelCard
 from study.entities import StoredInstance
 from study.errors import ArchiveError
 

@@ -11,10 +11,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import structlog
-from db.engine import Database
-from db.filestore import FileStore
 
 from db import index, jobs
+from db.engine import Database
+from db.filestore import FileStore
 from hilum.config import Settings
 from hilum.processes import Child, Station, StopSignal, spawn
 from hilum.recovery import owner_prefix

@@ -5,11 +5,11 @@ from __future__ import annotations
 import socket
 
 import structlog
+
+from hilum.processes import Station
 from scp.inbox import Inbox
 from scp.listening import open_listening_socket
 from scp.receiver import Receiver
-
-from hilum.processes import Station
 
 log = structlog.get_logger()
 

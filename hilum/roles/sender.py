@@ -8,14 +8,14 @@ import threading
 from collections.abc import Sequence
 
 import structlog
-from db.engine import Database
-from db.filestore import FileStore
-from scp.sender import Peer, Sender
 
 from db import outbox
+from db.engine import Database
+from db.filestore import FileStore
 from hilum.config import DeliverySettings, PeerSettings, Settings
 from hilum.processes import Station, StopSignal
 from hilum.recovery import owner_prefix
+from scp.sender import Peer, Sender
 from study.entities import Delivery
 from study.errors import DeliveryError, StoreFailed
 

@@ -1,0 +1,235 @@
+"""The whole way in one command: a study, the node with its real processes, a small archive, and the results in it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pydicom
+from rich.progress import Progress
+
+from db.engine import Database
+from db.queries import list_studies, study_record
+from hilum.config import ModelSettings, NodeSettings, PeerSettings, Settings, StudySettings
+from hilum.phantom import write_phantom_study
+from hilum.planning import read_cards
+from hilum.presenting import reason_words
+from hilum.processes import Child, spawn
+from hilum.terminal import complain, console, say, show_table
+from scp.archive import Archive
+from scp.sender import Peer, send_files
+from sr_writer.pictures import picture_of_result
+from sr_writer.reading import read_measurements
+from study.entities import StudyRecord
+from study.errors import ArchiveError, HilumError
+from study.states import StudyState
+
+_SENDER = "DEMO_MODALITY"
+_ARCHIVE = "DEMO_PACS"
+_START_SECONDS = 120.0
+_LOOK_SECONDS = 0.1
+_ENDED = {StudyState.DELIVERED, StudyState.REFUSED, StudyState.FAILED, StudyState.NOT_SELECTED}
+_WRITTEN = "written-by-demo.json"
+
+
+def run_demo(settings: Settings, study: Path | None, out: Path) -> int:
+    """Send a study through a node of its own and show what reaches the archive.
+
+    Parameters
+    ----------
+    settings
+        Models, study and geometry are taken from here; the rest is the demo's own.
+    study
+        A folder of DICOM files; None makes a phantom.
+    out
+        Results and pictures go here; what an earlier demo left there is removed first.
+
+    Returns
+    -------
+    int
+        Exit status: 0 if every result that was due reached the archive.
+    """
+    read_cards(_with_models(settings))
+    out.mkdir(parents=True, exist_ok=True)
+    _clear(out)
+    home = Path(tempfile.mkdtemp(prefix="hilum-demo-"))
+    try:
+        status = _run(settings, study, out, home)
+    except HilumError as error:
+        complain(f"hilum: {error.code}: {error.words}")
+        status = 1
+    if status == 0:
+        shutil.rmtree(home)
+    else:
+        complain(f"hilum: the demo's node, with its logs, is kept in {home}")
+    return status
+
+
+def _run(settings: Settings, study: Path | None, out: Path, home: Path) -> int:
+    images = _images(study, home)
+    say(f"{len(images)} images from {study or 'a generated thorax phantom'}")
+    with Archive(home / "archive", _ARCHIVE) as archive:
+        own = _demo_settings(settings, home, archive.port)
+        with _node(own) as port:
+            say(f"{own.node.ae_title} listens on 127.0.0.1:{port}, the archive {_ARCHIVE} on 127.0.0.1:{archive.port}")
+            database = Database.open(own.database_url)
+            records = _follow(own, port, images, database)
+            database.close()
+        return _report(records, archive.folder, out)
+
+
+def _images(study: Path | None, home: Path) -> list[Path]:
+    if study is None:
+        return write_phantom_study(home / "phantom", datetime.now(UTC))
+    images = [path for path in sorted(study.rglob("*")) if path.is_file() and pydicom.misc.is_dicom(path)]
+    if not images:
+        raise ArchiveError(f"There is no DICOM file in {study}.")
+    return images
+
+
+def _with_models(settings: Settings) -> Settings:
+    models = settings.models or {"lung_ct": ModelSettings(name="lung_ct", bundle="builtin:lung_ct")}
+    return settings.model_copy(update={"models": models})
+
+
+def _demo_settings(settings: Settings, home: Path, archive_port: int) -> Settings:
+    quick = {} if "quiet_seconds" in settings.study.model_fields_set else {"quiet_seconds": 1.0}
+    peers = {
+        "modality": PeerSettings(name="modality", ae_title=_SENDER),
+        "archive": PeerSettings(
+            name="archive", ae_title=_ARCHIVE, host="127.0.0.1", port=archive_port, results=("seg", "sr")
+        ),
+    }
+    node = NodeSettings(bind="127.0.0.1", port=0, data_dir=home / "node", receivers=1, disk_reserve_mb=0)
+    study = StudySettings(**(settings.study.model_dump() | quick))
+    return _with_models(settings).model_copy(
+        update={"node": node, "peers": peers, "study": study, "database": type(settings.database)()}
+    )
+
+
+@contextlib.contextmanager
+def _node(settings: Settings) -> Iterator[int]:
+    """Run a node; yield the port that it listens on."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    child = spawn("supervisor", settings)
+    try:
+        yield _port_of(child)
+    finally:
+        child.terminate()
+        child.reap()
+
+
+def _port_of(child: Child) -> int:
+    watchdog = threading.Timer(_START_SECONDS, child.kill)
+    watchdog.start()
+    facts = child.wait_until_ready()
+    watchdog.cancel()
+    if facts is None:
+        raise ArchiveError("The node did not start.")
+    return int(facts["port"])
+
+
+@dataclass
+class _Stage:
+    """Where the demo stands, for the progress line."""
+
+    sent: int = 0
+    done: bool = False
+    failure: HilumError | None = None
+
+
+def _follow(settings: Settings, port: int, images: Sequence[Path], database: Database) -> list[StudyRecord]:
+    """Send the images and watch the node until every study has come to an end."""
+    stage = _Stage()
+    node = Peer("node", settings.node.ae_title, "127.0.0.1", port)
+    sending = threading.Thread(target=_send, args=(node, images, stage), daemon=True)
+    sending.start()
+    last = ""
+    with Progress(console=console(), transient=True, disable=not console().is_terminal) as progress:
+        bar = progress.add_task("sending", total=len(images))
+        while True:
+            records = _records(database)
+            words = _progress_words(records, len(images), stage)
+            progress.update(bar, completed=sum(r.summary.instances for r in records), description=words)
+            if words != last and not console().is_terminal:
+                say(words)
+            last = words
+            if stage.failure:
+                raise stage.failure
+            if stage.done and records and all(record.summary.state in _ENDED for record in records):
+                return records
+            time.sleep(_LOOK_SECONDS)
+
+
+def _send(node: Peer, images: Sequence[Path], stage: _Stage) -> None:
+    try:
+        for outcome in send_files(node, _SENDER, images):
+            stage.sent += outcome.stored
+    except HilumError as error:
+        stage.failure = error
+    stage.done = True
+
+
+def _records(database: Database) -> list[StudyRecord]:
+    with database.reading() as uow:
+        summaries = list_studies(uow, 100)
+        records = [study_record(uow, summary.study_instance_uid) for summary in summaries]
+    return [record for record in records if record is not None]
+
+
+def _progress_words(records: Sequence[StudyRecord], total: int, stage: _Stage) -> str:
+    received = sum(record.summary.instances for record in records)
+    if not stage.done or received < min(total, stage.sent) or not records:
+        return f"received {received} of {total}"
+    states = {record.summary.state for record in records}
+    words = {
+        StudyState.RECEIVING: f"received {received} of {total}; waiting until the study is complete",
+        StudyState.COMPLETE: "complete",
+        StudyState.PROCESSING: "analysing",
+        StudyState.REPORTED: "delivering",
+    }
+    return next((text for state, text in words.items() if state in states), "done")
+
+
+def _report(records: Sequence[StudyRecord], archive: Path, out: Path) -> int:
+    written: list[Path] = []
+    complete = True
+    for record in records:
+        say(f"study {record.summary.study_instance_uid}: {record.summary.state.value}")
+        complete &= record.summary.state is StudyState.DELIVERED
+        for job in record.jobs:
+            if job.reason:
+                complain(f"hilum: {job.model_name}: not analysed: {reason_words(job.reason)}")
+        if record.summary.state is StudyState.NOT_SELECTED:
+            complain(f"hilum: not analysed: {reason_words(record.summary.reason)}")
+        for _, result in record.results:
+            arrived = archive / f"{result.sop_instance_uid}.dcm"
+            if not arrived.exists():
+                complain(f"hilum: the {result.form.upper()} did not reach the archive")
+                complete = False
+                continue
+            target = out / f"{result.form}-{result.sop_instance_uid[-12:]}.dcm"
+            shutil.copyfile(arrived, target)
+            written.append(target)
+    # Kept for the next demo in this folder, which removes these files and no others.
+    pictures = [path.with_suffix(".png") for path in written]
+    (out / _WRITTEN).write_text(json.dumps([path.name for path in [*written, *pictures]]))
+    return 0 if complete and written else 1
+
+
+def _clear(out: Path) -> None:
+    """Remove what an earlier demo wrote into the folder, and nothing else."""
+    record = out / _WRITTEN
+    if not record.exists():
+        return
+    for name in json.loads(record.read_text()):
+        (out / Path(name).name).unlink(missing_ok=True)
+    record.unlink()

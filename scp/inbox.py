@@ -1,0 +1,170 @@
+"""Where received objects become durable: a folder of files, each complete or not there.
+
+An object is written to ``NAME.part``, synced, renamed to ``NAME.dcm``, and the folder is synced. Only then may the
+sender be told Success. Names are the node's own: nothing from the wire becomes part of a path.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import itertools
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from study.errors import ArchiveError, ReceiveError
+
+PARTIAL_SUFFIX: Final = ".part"
+STORED_SUFFIX: Final = ".dcm"
+
+_OUT_OF_RESOURCES = 0xA700
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_CHECK_EVERY = 64 * 2**20
+
+
+class Inbox:
+    """A folder that one process owns and its threads write into.
+
+    Parameters
+    ----------
+    folder
+        Made where it is missing. What a dead owner left half written in it is removed.
+    reserve_bytes
+        As much of the disk stays free: objects are refused before the disk is full [bytes].
+
+    Raises
+    ------
+    ArchiveError
+        If another process owns the folder.
+    """
+
+    def __init__(self, folder: Path, reserve_bytes: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._reserve_bytes = reserve_bytes
+        self._names = itertools.count()
+        self._owner = f"{os.getpid():x}{secrets.token_hex(2)}"
+        self._folder_descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self._folder_descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._folder_descriptor)
+            raise ArchiveError(f"Another process receives into {folder}; give each receiver its own folder.") from None
+        for leftover in folder.glob(f"*{PARTIAL_SUFFIX}"):
+            leftover.unlink()
+
+    def close(self) -> None:
+        """Give the folder up; another process may own it then."""
+        os.close(self._folder_descriptor)
+
+    def begin(self, file_meta: bytes) -> IncomingFile:
+        """Return a file that starts with `file_meta` and is not yet stored.
+
+        Raises
+        ------
+        ReceiveError
+            A700 where the disk is at its reserve or takes no more.
+        """
+        self.check_reserve()
+        name = f"{time.time_ns():020d}-{self._owner}-{next(self._names):06d}"
+        incoming = IncomingFile(self, self.folder / name)
+        incoming.write([file_meta])
+        return incoming
+
+    def check_reserve(self) -> None:
+        """Make sure that the disk has more than its reserve free.
+
+        Raises
+        ------
+        ReceiveError
+            A700 where it has not.
+        """
+        disk = os.fstatvfs(self._folder_descriptor)
+        free = disk.f_bavail * disk.f_frsize
+        if free < self._reserve_bytes:
+            raise ReceiveError(
+                _OUT_OF_RESOURCES,
+                "Out of disk space; free some and send again.",
+                {"free_bytes": free, "reserve_bytes": self._reserve_bytes},
+            )
+
+    def sync(self) -> None:
+        """Make the names in the folder durable."""
+        os.fsync(self._folder_descriptor)
+
+
+class IncomingFile:
+    """One object on its way to the disk: `write` as often as needed, then `commit` or `discard`.
+
+    Whatever fails, nothing half written is left behind.
+    """
+
+    def __init__(self, inbox: Inbox, base: Path) -> None:
+        self._inbox = inbox
+        self._partial = base.with_name(base.name + PARTIAL_SUFFIX)
+        self._stored = base.with_name(base.name + STORED_SUFFIX)
+        self._unchecked = 0
+        self.size = 0
+        try:
+            self._descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        except OSError as error:
+            raise _out_of_resources(error) from error
+
+    def write(self, parts: Sequence[bytes | memoryview]) -> None:
+        """Append `parts`.
+
+        Raises
+        ------
+        ReceiveError
+            A700 where the disk does not take them; the file is gone then.
+        """
+        try:
+            for part in parts:
+                view = memoryview(part)
+                while view:
+                    view = view[os.write(self._descriptor, view) :]
+                self.size += len(part)
+                self._unchecked += len(part)
+            if self._unchecked >= _CHECK_EVERY:
+                self._unchecked = 0
+                self._inbox.check_reserve()
+        except OSError as error:
+            self.discard()
+            raise _out_of_resources(error) from error
+        except ReceiveError:
+            self.discard()
+            raise
+
+    def commit(self) -> Path:
+        """Make the file durable under its final name, and return that.
+
+        Raises
+        ------
+        ReceiveError
+            A700 where the disk fails; the file is gone then.
+        """
+        try:
+            os.fsync(self._descriptor)
+            self._partial.rename(self._stored)
+            self._inbox.sync()
+        except OSError as error:
+            self._stored.unlink(missing_ok=True)
+            self.discard()
+            raise _out_of_resources(error) from error
+        os.close(self._descriptor)
+        return self._stored
+
+    def discard(self) -> None:
+        """Remove what was written."""
+        self._partial.unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+
+def _out_of_resources(error: OSError) -> ReceiveError:
+    if error.errno in _FULL:
+        return ReceiveError(_OUT_OF_RESOURCES, "The disk is full; free some space and send again.")
+    return ReceiveError(_OUT_OF_RESOURCES, f"The disk does not take the object ({errno.errorcode.get(error.errno or 0)}).")

@@ -1,0 +1,138 @@
+"""The codes that result objects use, and how they are written: coded concepts, private scheme, plain text.
+
+`study.codes` names what models measure; this module adds what only the objects themselves need, among them concepts
+that pydicom's dictionary lacks. Every text that Hilum writes is ASCII, so that it reads the same in whatever character
+set the source declares, or fails to declare (PS3.3 C.12.1.1.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from highdicom.sr import CodedConcept
+from highdicom.sr.coding import Code as HighdicomCode
+from pydicom.dataset import Dataset
+
+from study import codes
+from study.codes import PRIVATE_SCHEME, PRIVATE_SCHEME_NAME, Code
+from study.errors import EncodingError
+
+RESPONSIBLE_ORGANIZATION = "The Hilum project"
+
+# What an object is and who made it
+PROCESSING_EQUIPMENT = Code("109102", "DCM", "Processing Equipment")
+ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
+MORPHOLOGICAL_OPERATIONS = Code("123104", "DCM", "Morphological Operations")
+ENGLISH = Code("en", "RFC5646", "English")
+
+# Procedures reported, by modality, where the source does not say which it was (CID 100)
+CT_PROCEDURE = Code("25045-6", "LN", "CT unspecified body region")
+MR_PROCEDURE = Code("25056-3", "LN", "MRI unspecified body region")
+IMAGING_PROCEDURE = Code("363679005", "SCT", "Imaging procedure")
+
+# Names and values inside the report
+IMAGING_MEASUREMENT_REPORT = Code("126000", "DCM", "Imaging Measurement Report")
+IMAGE_LIBRARY = Code("111028", "DCM", "Image Library")
+IMAGE_LIBRARY_GROUP = Code("126200", "DCM", "Image Library Group")
+IMAGING_MEASUREMENTS = Code("126010", "DCM", "Imaging Measurements")
+MEASUREMENT_GROUP = Code("125007", "DCM", "Measurement Group")
+TRACKING_IDENTIFIER = Code("112039", "DCM", "Tracking Identifier")
+TRACKING_UNIQUE_IDENTIFIER = Code("112040", "DCM", "Tracking Unique Identifier")
+PROCEDURE_REPORTED = Code("121058", "DCM", "Procedure reported")
+DEVICE_OBSERVER_UID = Code("121012", "DCM", "Device Observer UID")
+FINDING = Code("121071", "DCM", "Finding")
+FINDING_SITE = Code("363698007", "SCT", "Finding Site")
+IMAGE_REGION = Code("111030", "DCM", "Image Region")
+COMMENT = Code("121106", "DCM", "Comment")
+QUALITATIVE_EVALUATIONS = Code("C0034375", "UMLS", "Qualitative Evaluations")
+DETECTION = Code("DETECTION", PRIVATE_SCHEME, "Detection by the algorithm")
+NOT_DETECTED = Code("260415000", "SCT", "Not detected")
+EXTENT = Code("EXTENT", PRIVATE_SCHEME, "Extent of the region in the images")
+INCOMPLETE = Code("130576", "DCM", "Anatomy coverage incomplete")
+
+_TYPOGRAPHY = str.maketrans(
+    {"≤": "<=", "≥": ">=", "±": "+/-", "µ": "u", "μ": "u", "×": "x", "°": " degrees", "–": "-", "—": "-", "−": "-"}
+    | {"’": "'", "‘": "'", "“": '"', "”": '"', "²": "2", "³": "3", "…": "...", "\u00a0": " ", "\\": "/", "~": "about "}
+)
+
+
+def ascii_text(text: str) -> str:
+    """Return `text` in printable ASCII, typographic signs spelled out.
+
+    Backslash and tilde are spelled out too: the first separates values, and both have other shapes in the Japanese
+    single-byte set (ISO IR 13).
+
+    Raises
+    ------
+    EncodingError
+        If a character is left that no rule spells out.
+    """
+    plain = text.translate(_TYPOGRAPHY)
+    strange = sorted({character for character in plain if not " " <= character <= "}" and character != "\n"})
+    if strange:
+        listed = ", ".join(f"U+{ord(character):04X}" for character in strange)
+        raise EncodingError(f"A text of the result has characters outside ASCII ({listed}); write the model's texts in it.")
+    return plain
+
+
+def long_string(text: str, longest: int = 64) -> str:
+    """Return `text` fit for VR LO, or SH with `longest` = 16 (PS3.5 6.2).
+
+    Raises
+    ------
+    EncodingError
+        If it is empty, longer, or not ASCII.
+    """
+    plain = ascii_text(text).strip()
+    if not 1 <= len(plain) <= longest or "\n" in plain:
+        raise EncodingError(f"A name of {len(plain)} characters does not fit where 1 to {longest} are allowed.")
+    return plain
+
+
+def concept(code: Code) -> CodedConcept:
+    """Return `code` as highdicom's coded concept."""
+    return CodedConcept(code.value, code.scheme, long_string(code.meaning))
+
+
+def plain_code(code: Code) -> HighdicomCode:
+    """Return `code` as the named tuple that highdicom and pydicom search with."""
+    return HighdicomCode(code.value, code.scheme, code.meaning)
+
+
+def code_item(code: Code) -> Dataset:
+    """Return `code` as an item of a Code Sequence (PS3.3 8.8)."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator = code.value, code.scheme
+    item.CodeMeaning = long_string(code.meaning)
+    return item
+
+
+def identify_private_scheme(dataset: Dataset) -> None:
+    """Make `dataset` say what its private codes are, if it has any (PS3.3 C.12.1.1.7).
+
+    The scheme has no registered UID, and none is invented: designator, name and organisation identify it.
+    """
+    if PRIVATE_SCHEME not in {item.CodingSchemeDesignator for item in coded_items(dataset)}:
+        return
+    scheme = Dataset()
+    scheme.CodingSchemeDesignator = PRIVATE_SCHEME
+    scheme.CodingSchemeName = PRIVATE_SCHEME_NAME
+    scheme.CodingSchemeResponsibleOrganization = RESPONSIBLE_ORGANIZATION
+    dataset.CodingSchemeIdentificationSequence = [scheme]
+
+
+def coded_items(dataset: Dataset) -> Iterator[Dataset]:
+    """Yield every item below `dataset` that is a coded concept."""
+    for element in dataset:
+        if element.VR != "SQ" or element.keyword == "CodingSchemeIdentificationSequence":
+            continue
+        for item in element.value:
+            if "CodeValue" in item and "CodingSchemeDesignator" in item:
+                yield item
+            yield from coded_items(item)
+
+
+def own_codes() -> dict[tuple[str, str], str]:
+    """Return the meaning of every code of `study.codes` and of this module, by value and scheme."""
+    named = [value for module in (vars(codes), globals()) for value in list(module.values())]
+    return {(code.value, code.scheme): code.meaning for code in named if isinstance(code, Code)}

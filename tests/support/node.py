@@ -1,0 +1,221 @@
+"""A real node for tests: ``hilum serve`` as its own processes, with a configuration and folder of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from db.engine import Database
+from db.queries import list_studies, study_record
+from study.entities import StudyRecord
+from tests.support.peers import DCMTK_ENVIRONMENT, program
+from tests.support.waiting import wait_until
+
+HILUM = str(Path(sys.executable).parent / "hilum")
+MODALITY = "MODALITY"
+
+
+def free_port() -> int:
+    """Return a TCP port that nothing listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Node:
+    """``hilum serve`` under test.
+
+    Parameters
+    ----------
+    folder
+        Holds config.toml and the node's data.
+    peers
+        Tables of ``[[peers]]``; the sending modality is always among them.
+    settings
+        Further keys by dotted name ("study.quiet_seconds").
+    """
+
+    def __init__(
+        self, folder: Path, peers: list[Mapping[str, Any]] | None = None, settings: Mapping[str, Any] | None = None
+    ) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.config = folder / "config.toml"
+        self.data_dir = folder / "var"
+        self.process: subprocess.Popen[bytes] | None = None
+        keys: dict[str, Any] = {
+            "node.ae_title": "HILUM",
+            "node.bind": "127.0.0.1",
+            "node.port": self.port,
+            "node.data_dir": "var",
+            "node.disk_reserve_mb": 0,
+            "study.quiet_seconds": 0.5,
+            "geometry.frame_of_reference": "by_position",
+            "delivery.retry_seconds": 0.3,
+            "delivery.retry_max_seconds": 0.5,
+            "delivery.problem_retry_seconds": 0.5,
+        } | dict(settings or {})
+        everyone: list[Mapping[str, Any]] = [{"name": "modality", "ae_title": MODALITY}, *(peers or [])]
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config.write_text(_toml(keys, everyone))
+
+    def start(self) -> Node:
+        """Start the node and wait until every role is at work."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("HILUM_")}
+        with (self.folder / "serve.log").open("ab") as errors:
+            self.process = subprocess.Popen(
+                [HILUM, "serve", "--config", str(self.config)],
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                cwd=self.folder,
+                env=environment,
+            )
+        if self.process.stdout is None:
+            raise AssertionError("no standard output")
+        line = self.process.stdout.readline().decode()
+        assert "listens on" in line, f"{line!r}; {(self.folder / 'serve.log').read_text()[-2000:]}"
+        return self
+
+    def stop(self) -> int:
+        """Ask the node to end and return its exit status."""
+        if self.process is None:
+            return 0
+        self.process.terminate()
+        status = self.process.wait(40)
+        self._forget()
+        return status
+
+    def kill(self) -> None:
+        """Kill every process of the node at once."""
+        if self.process is None:
+            return
+        family = self.processes()
+        for member in family:
+            try:
+                member.send_signal(signal.SIGKILL)
+            except psutil.NoSuchProcess:
+                continue
+        psutil.wait_procs(family, timeout=20)
+        self.process.wait(20)
+        self._forget()
+
+    def processes(self) -> list[psutil.Process]:
+        """Return the node's processes, the supervisor first."""
+        if self.process is None:
+            return []
+        supervisor = psutil.Process(self.process.pid)
+        return [supervisor, *supervisor.children(recursive=True)]
+
+    def process_of(self, role: str) -> psutil.Process:
+        """Return the (first) process of a role."""
+        for member in self.processes()[1:]:
+            command = member.cmdline()
+            if "hilum.roles" in command and command[command.index("hilum.roles") + 1] == role:
+                return member
+        raise AssertionError(f"no process of role {role}")
+
+    def records(self) -> list[StudyRecord]:
+        """Return what the node knows of every study."""
+        database = Database.open(f"sqlite:///{self.data_dir / 'hilum.db'}")
+        try:
+            with database.reading() as uow:
+                found = [study_record(uow, summary.study_instance_uid) for summary in list_studies(uow, 100)]
+        finally:
+            database.close()
+        return [record for record in found if record is not None]
+
+    def wait_for_state(self, *states: str, seconds: float = 90, studies: int = 1) -> list[StudyRecord]:
+        """Wait until there are so many studies, each in one of the states."""
+
+        def there() -> list[StudyRecord]:
+            records = self.records()
+            ended = len(records) == studies and all(record.summary.state.value in states for record in records)
+            return records if ended else []
+
+        try:
+            return wait_until(there, seconds, f"{studies} studies in {states}")
+        except AssertionError as error:
+            seen = [(r.summary.state.value, [(j.state.value, j.reason) for j in r.jobs]) for r in self.records()]
+            log = (self.folder / "serve.log").read_text()[-3000:]
+            raise AssertionError(f"{error}; seen: {seen}; {log}") from None
+
+    def send(self, folder: Path, *, check: bool = True, port: int | None = None) -> subprocess.CompletedProcess[bytes]:
+        """Send a folder with DCMTK's storescu."""
+        return subprocess.run(
+            [
+                program("storescu", package="dcmtk"),
+                "-R",
+                "+sd",
+                "--max-send-pdu",
+                "131072",
+                "-aet",
+                MODALITY,
+                "-aec",
+                "HILUM",
+                "127.0.0.1",
+                str(port or self.port),
+                str(folder),
+            ],
+            check=check,
+            capture_output=True,
+            env=DCMTK_ENVIRONMENT,
+            timeout=300,
+        )
+
+    def command(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a hilum command with the node's configuration."""
+        return subprocess.run(
+            [HILUM, *arguments, "--config", str(self.config)], check=check, capture_output=True, text=True, timeout=120
+        )
+
+    def _forget(self) -> None:
+        if self.process is not None and self.process.stdout is not None:
+            self.process.stdout.close()
+        self.process = None
+
+
+@contextmanager
+def running(node: Node) -> Iterator[Node]:
+    """Run a node and kill it at the end, whatever happened."""
+    try:
+        yield node.start()
+    finally:
+        node.kill()
+
+
+def results_of(record: StudyRecord) -> dict[str, list[str]]:
+    """Return the SOP Instance UIDs of a study's results by form."""
+    found: dict[str, list[str]] = {}
+    for _, result in record.results:
+        found.setdefault(result.form, []).append(result.sop_instance_uid)
+    return found
+
+
+def elapsed(start: float) -> float:
+    """Return the seconds since a monotonic time."""
+    return time.monotonic() - start
+
+
+def _toml(keys: Mapping[str, Any], peers: list[Mapping[str, Any]]) -> str:
+    sections: dict[str, dict[str, Any]] = {}
+    for key, value in keys.items():
+        section, _, name = key.partition(".")
+        sections.setdefault(section, {})[name] = value
+    lines = []
+    for section, values in sections.items():
+        lines += [f"[{section}]", *(f"{name} = {json.dumps(value)}" for name, value in values.items())]
+    for peer in peers:
+        lines += ["[[peers]]", *(f"{name} = {json.dumps(value)}" for name, value in peer.items())]
+    lines += ["[[models]]", 'name = "lung_ct"', 'bundle = "builtin:lung_ct"']
+    return "\n".join(lines) + "\n"
