@@ -84,7 +84,6 @@ class ResultSettings(Section):
 
     disclaimer: str = Field(default="not for diagnostic use", max_length=40)
     allow_empty_patient_id: bool = False
-    first_series_number: int = Field(default=9000, ge=1, le=2_000_000_000)
 
 
 class DeliverySettings(Section):

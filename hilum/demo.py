@@ -8,26 +8,25 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pydicom
 from rich.progress import Progress
 
 from db.engine import Database
 from db.queries import list_studies, study_record
 from hilum.config import ModelSettings, NodeSettings, PeerSettings, Settings, StudySettings
+from hilum.network import dicom_files
 from hilum.phantom import write_phantom_study
 from hilum.planning import read_cards
 from hilum.presenting import reason_words
 from hilum.processes import Child, spawn
-from hilum.terminal import complain, console, say, show_table
+from hilum.terminal import complain, console, say
 from scp.archive import Archive
-from scp.sender import Peer, send_files
-from sr_writer.pictures import picture_of_result
-from sr_writer.reading import read_measurements
+from scp.requesting import Peer
+from scp.sender import send_files
 from study.entities import StudyRecord
 from study.errors import ArchiveError, HilumError
 from study.states import StudyState
@@ -83,13 +82,13 @@ def _run(settings: Settings, study: Path | None, out: Path, home: Path) -> int:
             database = Database.open(own.database_url)
             records = _follow(own, port, images, database)
             database.close()
-        return _report(records, archive.folder, out)
+        return _report(records, archive.paths, out)
 
 
 def _images(study: Path | None, home: Path) -> list[Path]:
     if study is None:
         return write_phantom_study(home / "phantom", datetime.now(UTC))
-    images = [path for path in sorted(study.rglob("*")) if path.is_file() and pydicom.misc.is_dicom(path)]
+    images = dicom_files([study])
     if not images:
         raise ArchiveError(f"There is no DICOM file in {study}.")
     return images
@@ -171,8 +170,10 @@ def _follow(settings: Settings, port: int, images: Sequence[Path], database: Dat
 
 def _send(node: Peer, images: Sequence[Path], stage: _Stage) -> None:
     try:
-        for outcome in send_files(node, _SENDER, images):
-            stage.sent += outcome.stored
+        for sent in send_files(node, _SENDER, images):
+            if sent.error is not None:
+                raise sent.error
+            stage.sent += 1
     except HilumError as error:
         stage.failure = error
     stage.done = True
@@ -199,7 +200,7 @@ def _progress_words(records: Sequence[StudyRecord], total: int, stage: _Stage) -
     return next((text for state, text in words.items() if state in states), "done")
 
 
-def _report(records: Sequence[StudyRecord], archive: Path, out: Path) -> int:
+def _report(records: Sequence[StudyRecord], archive: Mapping[str, Path], out: Path) -> int:
     written: list[Path] = []
     complete = True
     for record in records:
@@ -211,8 +212,8 @@ def _report(records: Sequence[StudyRecord], archive: Path, out: Path) -> int:
         if record.summary.state is StudyState.NOT_SELECTED:
             complain(f"hilum: not analysed: {reason_words(record.summary.reason)}")
         for _, result in record.results:
-            arrived = archive / f"{result.sop_instance_uid}.dcm"
-            if not arrived.exists():
+            arrived = archive.get(result.sop_instance_uid)
+            if arrived is None:
                 complain(f"hilum: the {result.form.upper()} did not reach the archive")
                 complete = False
                 continue

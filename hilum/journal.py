@@ -45,8 +45,9 @@ def open_journal(folder: Path, process: str, level: str) -> None:
         handler.setFormatter(to_json)
         root.addHandler(handler)
     root.setLevel(level.upper())
-    for library in ("pynetdicom", "pydicom", "sqlalchemy", "alembic", "PIL"):
+    for library in ("pynetdicom", "sqlalchemy", "alembic", "PIL"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    logging.getLogger("pydicom").setLevel(logging.ERROR)  # its warnings quote values of the data set
     structlog.configure(
         processors=[*steps[:4], structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from hilum.config import ModelSettings, Settings
-from inference.catalog import ModelCard, read_card
+from inference.catalog import ModelCard, find_bundle, read_card
 from sr_writer.version import WRITER_VERSION
 from study.entities import PlannedJob, StoredInstance
-from study.errors import Reason
+from study.errors import Reason, StudyRefused
 from study.identity import identity_conflicts
 from study.selection import Selection, select
 
@@ -39,7 +39,10 @@ def read_cards(settings: Settings) -> dict[str, ModelCard]:
     BundleInvalid
         If a bundle can not be read.
     """
-    return {model.name: read_card(model.name, settings.bundle_location(model)) for model in settings.models.values()}
+    return {
+        model.name: read_card(model.name, find_bundle(settings.bundle_location(model)))
+        for model in settings.models.values()
+    }
 
 
 def plan_study(
@@ -73,7 +76,6 @@ def result_parameters(settings: Settings) -> dict[str, Any]:
         "frame_of_reference": settings.geometry.frame_of_reference.value,
         "disclaimer": settings.results.disclaimer,
         "allow_empty_patient_id": settings.results.allow_empty_patient_id,
-        "first_series_number": settings.results.first_series_number,
         "forms": forms,
         "writer_version": WRITER_VERSION,
     }
@@ -95,27 +97,22 @@ def _job(
     verdict = selection.chosen or selection.refused
     if verdict is None:
         return None
-    reasons = conflicts or selection.refusal
     digests = {instance.header.sop_instance_uid: instance.digest for instance in series[verdict.series_instance_uid]}
+    chosen = tuple(header.sop_instance_uid for header in verdict.headers)
+    reasons = conflicts or selection.refusal
     parameters = result_parameters(settings)
     return PlannedJob(
         model_name=model.name,
         model_digest=card.digest,
         series_instance_uid=verdict.series_instance_uid,
-        instances_digest=digest_of(sorted(digests.items())),
-        parameters=parameters,
+        instances_digest=digest_of(sorted((uid, digests[uid]) for uid in chosen)),
+        # The notes follow from the instances and the other parameters, so they are no part of the job's key.
+        parameters=parameters | {"notes": verdict.geometry.notes if verdict.geometry else ()},
         parameters_digest=digest_of(parameters),
-        sop_instance_uids=tuple(header.sop_instance_uid for header in verdict.headers),
+        sop_instance_uids=chosen,
         deadline_seconds=model.deadline_seconds or settings.inference.deadline_seconds,
-        refusal=_joined(reasons) if reasons else None,
+        refusal=StudyRefused(reasons).reason if reasons else None,
     )
-
-
-def _joined(reasons: Sequence[Reason]) -> Reason:
-    numbers: dict[str, float | int | str] = {}
-    for reason in reasons:
-        numbers.update(reason.numbers)
-    return Reason(reasons[0].code, " ".join(reason.words for reason in reasons), numbers)
 
 
 def _why_not(selection: Selection) -> str:

@@ -177,7 +177,7 @@ def show_record(record: StudyRecord) -> None:
 
 def _result_rows(job_id: int, result: ResultObject, deliveries: Sequence[Delivery]) -> list[tuple[str, ...]]:
     head = (str(job_id), result.form, result.sop_instance_uid, result.path)
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             *head,
             delivery.peer,

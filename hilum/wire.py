@@ -24,6 +24,8 @@ class Request:
         (absolute path, header) of each image of the accepted series.
     folder
         Where result objects go, absolute; empty and the runner's alone.
+    device_uid, serial
+        Of the node.
     created_at
         The job's time, ISO 8601 with zone: every time that a result carries.
     """
@@ -38,6 +40,8 @@ class Request:
     parameters_digest: str
     created_at: str
     folder: str
+    device_uid: str
+    serial: str
 
     def to_bytes(self) -> bytes:
         """Return the message."""

@@ -221,58 +221,63 @@ def _orientation_reasons(headers: Sequence[InstanceHeader]) -> list[Reason]:
 def _spacing_reasons(along: Vector) -> list[Reason]:
     gaps = np.diff(along)
     same = gaps < _SAME_POSITION_MM
-    reasons = []
-    if same.any():
-        where = float(along[:-1][same][0])
-        positions = int(same[0]) + int((same[1:] & ~same[:-1]).sum())  # runs of equal positions
-        reasons.append(
-            _reason(
-                "DuplicateSlices",
-                f"{positions} slice position(s) hold {int(same.sum()) + positions} images, the first at "
-                f"{where:.2f} mm: several acquisitions, phases or reconstructions in one series.",
-                positions=positions,
-                images=int(same.sum()) + positions,
-                first_at_mm=round(where, 2),
-            )
+    even = np.linspace(along[0], along[-1], len(along))
+    drift = 0.0 if same.any() else float(np.abs(along - even).max())  # where images share a place, none is even
+    return [*_duplicate_reasons(along, same), *_gap_reasons(gaps[~same], along[:-1][~same], drift)]
+
+
+def _duplicate_reasons(along: Vector, same: NDArray[np.bool_]) -> list[Reason]:
+    if not same.any():
+        return []
+    where = float(along[:-1][same][0])
+    positions = int(same[0]) + int((same[1:] & ~same[:-1]).sum())  # runs of equal positions
+    images = int(same.sum()) + positions
+    return [
+        _reason(
+            "DuplicateSlices",
+            f"{positions} slice position(s) hold {images} images, the first at {where:.2f} mm: several acquisitions, "
+            "phases or reconstructions in one series. Send them as separate series.",
+            positions=positions,
+            images=images,
+            first_at_mm=round(where, 2),
         )
-    gaps, starts = gaps[~same], along[:-1][~same]
+    ]
+
+
+def _gap_reasons(gaps: Vector, starts: Vector, drift: float) -> list[Reason]:
+    """Judge the distances between slices; `drift` is the farthest that one lies from its even place [mm]."""
     if not len(gaps):
-        return reasons
-    usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])  # the lower median: of two gaps the wide one holds what is missing
+        return []
+    usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])  # the lower median: of two gaps the wider one lacks slices
     tolerance = max(_SPACING_TOLERANCE * usual, _SPACING_TOLERANCE_MM)
-    if same.any():
-        drift = 0.0
-    else:
-        drift = float(np.abs(along - np.linspace(along[0], along[-1], len(along))).max())
     if np.all(np.abs(gaps - usual) <= tolerance) and drift <= _LARGEST_OFFSET * usual:
-        return reasons
+        return []
     multiples = np.maximum(np.round(gaps / usual), 1)
     if multiples.max() > 1 and np.all(np.abs(gaps - multiples * usual) <= tolerance * multiples):
         widest = int(np.argmax(gaps))
         missing = int((multiples - 1).sum())
-        reasons.append(
+        return [
             _reason(
                 "MissingSlices",
                 f"{missing} slice(s) are missing: the widest gap is {gaps[widest]:.2f} mm, after "
-                f"{starts[widest]:.2f} mm, where slices are {usual:.2f} mm apart.",
+                f"{starts[widest]:.2f} mm, where slices are {usual:.2f} mm apart. Send the missing images.",
                 missing=missing,
                 gap_mm=round(float(gaps[widest]), 3),
                 spacing_mm=round(usual, 3),
                 after_mm=round(float(starts[widest]), 2),
             )
+        ]
+    low, high = float(gaps.min()), float(gaps.max())
+    return [
+        _reason(
+            "NonUniformSpacing",
+            f"The slices are unevenly spaced, from {low:.2f} to {high:.2f} mm apart. "
+            "Send an evenly spaced reconstruction.",
+            smallest_mm=round(low, 3),
+            largest_mm=round(high, 3),
+            spacing_mm=round(usual, 3),
         )
-    else:
-        low, high = float(gaps.min()), float(gaps.max())
-        reasons.append(
-            _reason(
-                "NonUniformSpacing",
-                f"The slices are unevenly spaced, from {low:.2f} to {high:.2f} mm apart.",
-                smallest_mm=round(low, 3),
-                largest_mm=round(high, 3),
-                spacing_mm=round(usual, 3),
-            )
-        )
-    return reasons
+    ]
 
 
 def _tilt_reasons(positions: NDArray[np.float64], normal: Vector, pixel_mm: float) -> list[Reason]:
@@ -284,12 +289,13 @@ def _tilt_reasons(positions: NDArray[np.float64], normal: Vector, pixel_mm: floa
     travel = positions[-1] - positions[0]
     tilt = _angle_to(travel, normal)
     shear = float(np.linalg.norm(travel - (travel @ normal) * normal))
-    if tilt > _TILT_TOLERANCE_DEGREES or shear > _LARGEST_OFFSET * pixel_mm:
+    leans = tilt > _TILT_TOLERANCE_DEGREES and shear > _SPACING_TOLERANCE_MM  # rounding alone leans a thin stack
+    if leans or shear > _LARGEST_OFFSET * pixel_mm:
         return [
             _reason(
                 "GantryTilt",
                 f"The slices are tilted by {tilt:.{1 if tilt >= 1 else 2}f} degrees against the direction of the scan, "
-                f"{shear:.2f} mm from the first to the last.",
+                f"{shear:.2f} mm from the first to the last. Send a reconstruction without tilt.",
                 degrees=round(tilt, 2),
                 shear_mm=round(shear, 3),
             )

@@ -188,6 +188,7 @@ _MALFORMED = (
     AttributeError,
     LookupError,
     EOFError,
+    OSError,
     RecursionError,
     struct.error,
     BytesLengthException,

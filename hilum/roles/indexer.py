@@ -10,7 +10,7 @@ import structlog
 
 from db.engine import Database
 from db.filestore import FileStore
-from db.index import add_instances, current_instances, last_received_at, set_aside, studies_due
+from db.index import add_instances, set_aside, snapshot, studies_due
 from db.revisions import close_study
 from hilum.config import Settings
 from hilum.planning import plan_study, read_cards
@@ -81,11 +81,10 @@ class Indexer:
 
     def _close(self, study_instance_uid: str) -> None:
         with self._database.reading() as uow:
-            seen = last_received_at(uow, study_instance_uid)
-            series = current_instances(uow, study_instance_uid)
-        plan = plan_study(self._settings, self._cards, series)
+            seen = snapshot(uow, study_instance_uid)
+        plan = plan_study(self._settings, self._cards, seen.series)
         with self._database.writing() as uow:
-            closed = close_study(uow, study_instance_uid, plan.jobs, plan.words, as_of=seen)
+            closed = close_study(uow, study_instance_uid, plan.jobs, plan.words, seen.generation)
             uow.commit()
         log.info("study.closed", study=study_instance_uid, jobs=len(plan.jobs), closed=closed.closed)
 

@@ -59,6 +59,7 @@ class Keeper:
         self._database = database
         self._store = store
         self._stop = stop
+        self._identity = store.node_identity()
         self._owner = f"{owner_prefix(store)}keeper/{os.getpid()}"
         self._runner: Child | None = None
         self._line: Connection | None = None
@@ -169,6 +170,8 @@ class Keeper:
             parameters_digest=job.parameters_digest,
             created_at=job.created_at.isoformat(),
             folder=str(self._fresh_folder(job)),
+            device_uid=self._identity.device_uid,
+            serial=self._identity.serial,
         )
 
     def _fresh_folder(self, job: Job) -> Path:

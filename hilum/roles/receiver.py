@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 
 import structlog
 
 from hilum.processes import Station
 from scp.inbox import Inbox
-from scp.listening import open_listening_socket
+from scp.listening import adopt_listening_socket, open_listening_socket
 from scp.receiver import Receiver
 
 log = structlog.get_logger()
@@ -30,7 +31,7 @@ def run(station: Station) -> None:
             known_calling_ae_titles=station.settings.known_calling_ae_titles,
             max_associations=node.max_associations,
             accept_unknown_sop_classes=node.unknown_sop_classes,
-            on_event=lambda name, facts: log.info(name, **facts),
+            on_event=_write_down,
         )
         receiver.start()
         host, port = listening.getsockname()[:2]
@@ -40,8 +41,13 @@ def run(station: Station) -> None:
         receiver.stop(_GRACE_SECONDS)
 
 
+def _write_down(name: str, facts: Mapping[str, object]) -> None:
+    """Log what the receiver tells; each stored instance only where the log is to be that detailed."""
+    (log.debug if name == "instance_stored" else log.info)(f"receiver.{name}", **facts)
+
+
 def _listening_socket(station: Station) -> socket.socket:
     inherited = station.descriptors.get("listen")
     if inherited is not None:
-        return socket.socket(fileno=inherited)
+        return adopt_listening_socket(inherited)
     return open_listening_socket(station.settings.node.bind, station.settings.node.port)

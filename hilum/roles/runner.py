@@ -16,7 +16,8 @@ def run(station: Station) -> None:
     """Answer requests until the keeper closes the line."""
     line = endpoint(station.descriptors["line"])
     pipeline = Pipeline(station.settings)
-    station.announce(pipeline.versions)
+    pipeline.warm_up()
+    station.announce({})
     while True:
         try:
             request = Request.from_bytes(line.recv_bytes())

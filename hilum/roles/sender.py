@@ -6,6 +6,7 @@ import os
 import random
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 import structlog
 
@@ -13,16 +14,20 @@ from db import outbox
 from db.engine import Database
 from db.filestore import FileStore
 from hilum.config import DeliverySettings, PeerSettings, Settings
+from hilum.network import peer_of
 from hilum.processes import Station, StopSignal
 from hilum.recovery import owner_prefix
-from scp.sender import Peer, Sender
+from scp.object_file import describe, offers_for
+from scp.query import prove_stored
+from scp.sender import Sender
 from study.entities import Delivery
-from study.errors import DeliveryError, StoreFailed
+from study.errors import AssociationRejected, DeliveryError, PeerUnreachable, StoreFailed
 
 log = structlog.get_logger()
 
 _PAUSE_SECONDS = 0.05
 _LEASE_SECONDS = 120.0
+_DUPLICATE = 0x0111
 _AT_ONCE = 32  # deliveries per association
 
 
@@ -44,11 +49,6 @@ def run(station: Station) -> None:
     database.close()
 
 
-def peer_of(settings: PeerSettings) -> Peer:
-    """Return how a configured peer is called."""
-    return Peer(settings.name, settings.ae_title, settings.host, settings.port)
-
-
 class Courier:
     """Brings results to one peer."""
 
@@ -62,6 +62,7 @@ class Courier:
         self._database = database
         self._store = store
         self._stop = stop
+        self._failures = 0
         self._owner = f"{owner_prefix(store)}sender/{os.getpid()}/{peer.name}"
 
     def run(self) -> None:
@@ -70,10 +71,15 @@ class Courier:
         while not self._stop.wait(_PAUSE_SECONDS):
             try:
                 while not self._stop.is_set() and self.turn():
-                    pass
+                    self._rest()
             except Exception:  # the loop's edge: one object must not end the delivery of all others
                 log.exception("delivery.crashed")
                 self._stop.wait(self._delivery.retry_seconds)
+
+    def _rest(self) -> None:
+        """Leave a peer alone for a while that did not even take the association, however much it is owed."""
+        if self._failures:
+            self._stop.wait(back_off(self._delivery, self._failures, problem=False))
 
     def turn(self) -> bool:
         """Take what is due to the peer over one association; tell whether there was anything."""
@@ -86,30 +92,54 @@ class Courier:
 
     def _deliver(self, due: Sequence[Delivery]) -> None:
         left = list(due)
-        classes = sorted({delivery.result.sop_class_uid for delivery in due})
+        offers = offers_for(describe(self._path(delivery)) for delivery in due)
         try:
-            with Sender(self._peer, self._ae_title, classes) as sender:
+            with Sender(self._peer, self._ae_title, offers) as sender:
                 while left:
                     self._store_one(sender, left[0])
                     left.pop(0)
                     if self._stop.is_set():
                         break
+            self._failures = 0
         except DeliveryError as error:
             if left:
                 self._not_taken(left.pop(0), error)
+            self._failures += isinstance(error, (PeerUnreachable, AssociationRejected))
         self._give_back(left)
 
     def _store_one(self, sender: Sender, delivery: Delivery) -> None:
-        path = self._store.root / delivery.result.path
-        outcome = sender.store(path)
+        status = self._store_at_peer(sender, delivery)
         self._store.append_manifest(
             delivery.study_instance_uid,
             {"record": "delivered", "peer": self.name, "sop_instance_uid": delivery.result.sop_instance_uid},
         )
         with self._database.writing() as uow:
-            outbox.delivered(uow, delivery.id, self._owner, outcome.status)
+            outbox.delivered(uow, delivery.id, self._owner, status)
             uow.commit()
-        log.info("delivery.delivered", delivery=delivery.id, form=delivery.result.form, status=f"{outcome.status:04X}")
+        log.info("delivery.delivered", delivery=delivery.id, form=delivery.result.form, status=f"{status:04X}")
+
+    def _store_at_peer(self, sender: Sender, delivery: Delivery) -> int:
+        """Send one object; return the status that says that the peer holds it.
+
+        A duplicate (0111H) is what a peer answers when its Success was lost on the way: it counts once a query proves
+        that the object is there.
+        """
+        try:
+            return sender.store(self._path(delivery)).status
+        except StoreFailed as error:
+            result = delivery.result
+            if error.status == _DUPLICATE and prove_stored(
+                self._peer,
+                self._ae_title,
+                study_instance_uid=delivery.study_instance_uid,
+                series_instance_uid=result.series_instance_uid,
+                sop_instance_uid=result.sop_instance_uid,
+            ):
+                return _DUPLICATE
+            raise
+
+    def _path(self, delivery: Delivery) -> Path:
+        return self._store.root / delivery.result.path
 
     def _not_taken(self, delivery: Delivery, error: DeliveryError) -> None:
         never = isinstance(error, StoreFailed) and error.permanent
@@ -138,5 +168,6 @@ def back_off(settings: DeliverySettings, attempts: int, *, problem: bool) -> flo
     """
     if problem:
         return settings.problem_retry_seconds
-    seconds = min(settings.retry_seconds * 2 ** min(max(attempts - 1, 0), 16), settings.retry_max_seconds)
+    doubled: float = settings.retry_seconds * 2.0 ** min(max(attempts - 1, 0), 16)
+    seconds = min(doubled, settings.retry_max_seconds)
     return seconds * random.uniform(0.9, 1.1)  # noqa: S311 - jitter, not a secret

@@ -5,32 +5,24 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
+from pydicom.misc import is_dicom
 
 from db.engine import Database
 from db.queries import list_studies, study_record
 from study.entities import StudyRecord
+from tests.support.network import free_port, wait_until
 from tests.support.peers import DCMTK_ENVIRONMENT, program
-from tests.support.waiting import wait_until
 
 HILUM = str(Path(sys.executable).parent / "hilum")
 MODALITY = "MODALITY"
-
-
-def free_port() -> int:
-    """Return a TCP port that nothing listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Node:
@@ -138,40 +130,35 @@ class Node:
     def wait_for_state(self, *states: str, seconds: float = 90, studies: int = 1) -> list[StudyRecord]:
         """Wait until there are so many studies, each in one of the states."""
 
-        def there() -> list[StudyRecord]:
-            records = self.records()
-            ended = len(records) == studies and all(record.summary.state.value in states for record in records)
-            return records if ended else []
+        records: list[StudyRecord] = []
+
+        def there() -> bool:
+            records[:] = self.records()
+            return len(records) == studies and all(record.summary.state.value in states for record in records)
 
         try:
-            return wait_until(there, seconds, f"{studies} studies in {states}")
+            wait_until(there, seconds, f"{studies} studies in {states}")
         except AssertionError as error:
             seen = [(r.summary.state.value, [(j.state.value, j.reason) for j in r.jobs]) for r in self.records()]
             log = (self.folder / "serve.log").read_text()[-3000:]
             raise AssertionError(f"{error}; seen: {seen}; {log}") from None
+        return records
 
-    def send(self, folder: Path, *, check: bool = True, port: int | None = None) -> subprocess.CompletedProcess[bytes]:
-        """Send a folder with DCMTK's storescu."""
-        return subprocess.run(
-            [
-                program("storescu", package="dcmtk"),
-                "-R",
-                "+sd",
-                "--max-send-pdu",
-                "131072",
-                "-aet",
-                MODALITY,
-                "-aec",
-                "HILUM",
-                "127.0.0.1",
-                str(port or self.port),
-                str(folder),
-            ],
-            check=check,
-            capture_output=True,
-            env=DCMTK_ENVIRONMENT,
-            timeout=300,
-        )
+    def send(
+        self,
+        folder: Path,
+        *,
+        check: bool = True,
+        port: int | None = None,
+        called: str = "HILUM",
+        calling: str = MODALITY,
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Send the DICOM files of a folder with DCMTK's storescu, to the node or to another port."""
+        storescu = program("storescu", package="dcmtk")
+        titles = ["-aet", calling, "-aec", called]
+        command = [storescu, "-R", "--max-send-pdu", "131072", *titles, "127.0.0.1", str(port or self.port)]
+        files = [str(path) for path in sorted(folder.rglob("*")) if path.is_file() and is_dicom(path)]
+        return subprocess.run([*command, *files], check=check, capture_output=True, env=DCMTK_ENVIRONMENT, timeout=300)
 
     def command(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a hilum command with the node's configuration."""
@@ -200,11 +187,6 @@ def results_of(record: StudyRecord) -> dict[str, list[str]]:
     for _, result in record.results:
         found.setdefault(result.form, []).append(result.sop_instance_uid)
     return found
-
-
-def elapsed(start: float) -> float:
-    """Return the seconds since a monotonic time."""
-    return time.monotonic() - start
 
 
 def _toml(keys: Mapping[str, Any], peers: list[Mapping[str, Any]]) -> str:

@@ -1,0 +1,147 @@
+"""``hilum doctor``: what would keep this node from working, found before the first patient."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from db.engine import Database
+from db.filestore import FileStore
+from hilum.config import PeerSettings, Settings
+from hilum.network import peer_of
+from hilum.ownership import complaint
+from hilum.planning import read_cards
+from scp.requesting import echo
+from study.errors import HilumError, StoreBusy
+
+_TORCH_SAYS = (
+    "import torch; print(torch.__version__, "
+    "torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU, {torch.get_num_threads()} threads')"
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    good: bool
+    words: str
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Return what was found, good and bad, in the order of importance."""
+    checks: list[tuple[str, Callable[[], str]]] = [
+        ("packages", _packages),
+        ("store", lambda: _store(settings)),
+        ("disk", lambda: _disk(settings)),
+        ("database", lambda: _database(settings)),
+        ("port", lambda: _port(settings)),
+        ("models", lambda: _models(settings)),
+        ("device", lambda: _device(settings)),
+    ]
+    findings = [Finding("configuration", True, f"valid; paths count from {settings.base_dir}")]
+    findings += [_finding(subject, check) for subject, check in checks]
+    findings += _peers(settings)
+    return findings
+
+
+class _Unwell(Exception):
+    """What is wrong, in words with the remedy."""
+
+
+def _finding(subject: str, check: Callable[[], str]) -> Finding:
+    try:
+        return Finding(subject, True, check())
+    except _Unwell as error:
+        return Finding(subject, False, str(error))
+    except HilumError as error:
+        return Finding(subject, False, error.words)
+    except OSError as error:
+        return Finding(subject, False, f"{error.strerror}: {error.filename}" if error.filename else str(error))
+
+
+def _packages() -> str:
+    foreign = complaint()
+    if foreign:
+        raise _Unwell(foreign)
+    return "ours"
+
+
+def _store(settings: Settings) -> str:
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    probe = settings.data_dir / ".doctor"
+    probe.write_bytes(b"x")
+    probe.unlink()
+    return f"{settings.data_dir} can be written"
+
+
+def _disk(settings: Settings) -> str:
+    free = shutil.disk_usage(settings.data_dir).free / 1e6
+    reserve = settings.node.disk_reserve_mb
+    if free < reserve:
+        raise _Unwell(f"{free:.0f} MB free, less than node.disk_reserve_mb = {reserve}: studies are answered A700")
+    return f"{free:.0f} MB free, {reserve} MB kept in reserve"
+
+
+def _database(settings: Settings) -> str:
+    if settings.database.url == "sqlite" and not (settings.data_dir / "hilum.db").exists():
+        return "not there yet; hilum serve makes it"
+    database = Database.open(settings.database_url)
+    try:
+        database.check_schema()
+    finally:
+        database.close()
+    return "schema is current"
+
+
+def _port(settings: Settings) -> str:
+    node = settings.node
+    try:
+        with FileStore(settings.data_dir).lock():
+            pass
+    except StoreBusy:
+        return f"{node.port}: a hilum serve runs on this data_dir"
+    family = socket.AF_INET6 if ":" in node.bind else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((node.bind, node.port))
+        except OSError as error:
+            raise _Unwell(f"{node.bind}:{node.port}: {error.strerror}; choose another node.port") from None
+    return f"{node.bind}:{node.port} is free"
+
+
+def _models(settings: Settings) -> str:
+    cards = read_cards(settings)
+    if not cards:
+        raise _Unwell('none; add [[models]] with name = "lung_ct", bundle = "builtin:lung_ct"')
+    return ", ".join(f"{card.name} {card.version} ({card.rule.modality})" for card in cards.values())
+
+
+def _device(settings: Settings) -> str:
+    """Ask torch in a process of its own: only the runner loads it."""
+    run = subprocess.run([sys.executable, "-P", "-c", _TORCH_SAYS], capture_output=True, text=True, check=False)
+    if run.returncode:
+        raise _Unwell(f"torch does not load: {run.stderr.strip().splitlines()[-1]}")
+    found = run.stdout.strip()
+    if settings.inference.device.startswith("cuda") and "CPU" in found:
+        raise _Unwell(f"inference.device is {settings.inference.device}, but torch sees no GPU ({found})")
+    return f"torch {found}"
+
+
+def _peers(settings: Settings) -> Iterator[Finding]:
+    if not settings.destinations:
+        yield Finding("peers", False, 'no peer takes results; give one host, port and results = ["seg", "sr"]')
+    for peer in settings.peers.values():
+        if peer.host:
+            yield _finding(f"peer {peer.name}", lambda peer=peer: _echo(peer, settings))  # type: ignore[misc]
+
+
+def _echo(peer: PeerSettings, settings: Settings) -> str:
+    seconds = echo(peer_of(peer), settings.node.ae_title)
+    return f"{peer.ae_title} at {peer.host}:{peer.port} answers C-ECHO in {seconds * 1000:.0f} ms"

@@ -1,0 +1,74 @@
+"""``hilum send`` and ``hilum echo``: the configured peers, called from the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydicom.misc import is_dicom
+from rich.progress import Progress
+
+from hilum.config import PeerSettings, Settings
+from hilum.terminal import complain, console, say
+from scp.requesting import Peer, echo
+from scp.sender import send_files
+from study.errors import ConfigError
+
+
+def peer_of(settings: PeerSettings) -> Peer:
+    """Return how a configured peer is called."""
+    return Peer(settings.name, settings.ae_title, settings.host, settings.port)
+
+
+def called_peer(settings: Settings, name: str) -> Peer:
+    """Return the peer of that name.
+
+    Raises
+    ------
+    ConfigError
+        If there is none, or it can not be called.
+    """
+    known = {peer.name.lower(): peer for peer in settings.peers.values()}
+    peer = known.get(name.lower())
+    if peer is None:
+        raise ConfigError(f"peer {name}: unknown; the configuration has {', '.join(settings.peers) or 'none'}")
+    if not peer.host:
+        raise ConfigError(f"peers.{peer.name}: has no host and port, so it can not be called; add them")
+    return peer_of(peer)
+
+
+def echo_peer(settings: Settings, name: str) -> str:
+    """Return how quickly a peer answers C-ECHO."""
+    peer = called_peer(settings, name)
+    seconds = echo(peer, settings.node.ae_title)
+    return f"{peer.name}: {peer.ae_title} at {peer.host}:{peer.port} answers C-ECHO in {seconds * 1000:.0f} ms"
+
+
+def send_paths(settings: Settings, name: str, paths: Sequence[Path]) -> int:
+    """Send files, and the DICOM files of folders, to a peer; return the exit status."""
+    peer = called_peer(settings, name)
+    files = dicom_files(paths)
+    if not files:
+        complain("hilum: no DICOM file there")
+        return 1
+    failed = 0
+    with Progress(console=console(), transient=True, disable=not console().is_terminal) as progress:
+        bar = progress.add_task(f"sending to {peer.name}", total=len(files))
+        for sent in send_files(peer, settings.node.ae_title, files):
+            progress.advance(bar)
+            if sent.error is not None:
+                failed += 1
+                complain(f"hilum: {sent.path}: {sent.error.code}: {sent.error.words}")
+    say(f"{len(files) - failed} of {len(files)} stored by {peer.name}")
+    return 1 if failed else 0
+
+
+def dicom_files(paths: Sequence[Path]) -> list[Path]:
+    """Return files as they are and, of folders, the DICOM files in them, in order of name."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found += [file for file in sorted(path.rglob("*")) if file.is_file() and is_dicom(file)]
+        else:
+            found.append(path)
+    return found

@@ -1,0 +1,150 @@
+"""One study from stored instances to results."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hilum.config import Settings
+from hilum.planning import read_cards
+from hilum.wire import Request
+from inference.analysis import Analyst
+from inference.catalog import ModelCard
+from sr_writer.context import ResultContext
+from sr_writer.results import write_results
+from study.entities import ResultObject
+from study.errors import BundleInvalid
+from study.geometry import FrameOfReferencePolicy, assess
+from study.imaging import ModelIdentity
+from study.uids import derive_uid
+
+MANUFACTURER = "Hilum"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a request: objects on disk, their paths relative to the store, and how it went."""
+
+    results: tuple[ResultObject, ...]
+    details: dict[str, Any]
+
+
+class Pipeline:
+    """Turns the images of a series into checked result files, with the models of the configuration kept warm."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._cards = read_cards(settings)
+        self._positions = {name: position for position, name in enumerate(self._cards)}
+        self._analyst = Analyst(settings.inference.device, settings.inference.threads)
+
+    def warm_up(self) -> None:
+        """Load every configured model, so that the first study does not wait for it.
+
+        Raises
+        ------
+        BundleInvalid
+            If a bundle can not be loaded.
+        """
+        for card in self._cards.values():
+            self._analyst.load(card)
+
+    def run(self, request: Request) -> Outcome:
+        """Analyse one series and write its results.
+
+        Raises
+        ------
+        StudyRefused
+            If the series can not be analysed; a normal outcome.
+        InferenceError, EncodingError
+            If the model or the writer failed.
+        """
+        card = self._card(request)
+        clock = Clock()
+        headers = [header for _, header in request.instances]
+        geometry = assess(headers, FrameOfReferencePolicy(request.parameters["frame_of_reference"]))
+        geometry = dataclasses.replace(geometry, notes=tuple(request.parameters["notes"]))
+        ordered = [request.instances[index] for index in geometry.order]
+        paths = [Path(path) for path, _ in ordered]
+        analysis = self._analyst.analyse(card, paths, [header for _, header in ordered], geometry)
+        with clock.measure("encode"):
+            objects = write_results(
+                analysis.result_set,
+                analysis.datasets,
+                model_identity(card, request.device_uid, request.serial),
+                self._context(request, card),
+                Path(request.folder),
+                forms=request.parameters["forms"],
+            )
+        results = tuple(self._in_store(result, request) for result in objects)
+        seconds = {**analysis.timings, **clock.seconds}
+        details = {
+            "seconds": {name: round(value, 4) for name, value in seconds.items()},
+            "versions": dict(analysis.versions) | {"hilum": version("hilum")},
+        }
+        return Outcome(results, details)
+
+    def _card(self, request: Request) -> ModelCard:
+        card = self._cards.get(request.model_name)
+        if card is None:
+            raise BundleInvalid(f"There is no model {request.model_name} in the configuration; hilum retry plans anew.")
+        if card.digest != request.model_digest:
+            raise BundleInvalid(
+                f"The bundle of {card.name} changed since the job was planned: it was {request.model_digest}, it is "
+                f"{card.digest}; hilum retry plans anew."
+            )
+        return card
+
+    def _context(self, request: Request, card: ModelCard) -> ResultContext:
+        created_at = datetime.fromisoformat(request.created_at)
+        disclaimer = request.parameters["disclaimer"]
+        return ResultContext(
+            instances_digest=request.instances_digest,
+            parameters_digest=request.parameters_digest,
+            created_at=created_at,
+            time_zone=created_at.astimezone().tzinfo or UTC,
+            description=card.title,
+            disclaimer=f" - {disclaimer}" if disclaimer else "",
+            position=self._positions[card.name],
+            allow_empty_patient_id=request.parameters["allow_empty_patient_id"],
+        )
+
+    def _in_store(self, result: ResultObject, request: Request) -> ResultObject:
+        path = (Path(request.folder) / result.path).relative_to(self._settings.data_dir)
+        return dataclasses.replace(result, path=str(path))
+
+
+class Clock:
+    """Seconds by step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def measure(self, step: str) -> Iterator[None]:
+        """Count the time of the block towards a step."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - start
+
+
+def model_identity(card: ModelCard, node_device_uid: str, serial: str) -> ModelIdentity:
+    """Return who makes the results: the model on this node; its Device UID changes when the model does."""
+    return ModelIdentity(
+        name=card.name,
+        version=card.version,
+        digest=card.digest,
+        device_uid=derive_uid("device", node_device_uid, card.name, card.digest),
+        manufacturer=MANUFACTURER,
+        software_version=version("hilum"),
+        serial=serial,
+    )

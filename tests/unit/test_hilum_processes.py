@@ -1,0 +1,78 @@
+"""What each role loads, what the entry point refuses, what keeper and runner say to each other."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hilum.config import DeliverySettings
+from hilum.roles.sender import back_off
+from hilum.wire import Answer, Request
+from study.entities import ResultObject
+from study.headers import InstanceHeader
+from tests.support.peers import REPOSITORY
+
+HEAVY = {"torch", "monai", "highdicom"}
+
+
+def modules_after(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print('\\n'.join(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    return {name.partition(".")[0] for name in run.stdout.split()}
+
+
+@pytest.mark.parametrize(
+    ("role", "forbidden"),
+    [
+        ("receiver", HEAVY | {"sqlalchemy", "scipy"}),
+        ("indexer", HEAVY | {"pynetdicom"}),
+        ("keeper", HEAVY | {"pynetdicom"}),
+        ("sender", HEAVY),
+        ("supervisor", HEAVY),
+    ],
+)
+def test_a_role_loads_only_its_own_wings(role: str, forbidden: set[str]) -> None:
+    assert not modules_after(f"import hilum.roles.{role}") & forbidden
+
+
+def test_the_runner_knows_no_database_and_no_network() -> None:
+    assert not modules_after("import hilum.roles.runner") & {"sqlalchemy", "pynetdicom"}
+
+
+def test_the_command_line_starts_without_any_wing() -> None:
+    assert not modules_after("import hilum.cli") & (HEAVY | {"pynetdicom", "sqlalchemy", "numpy", "pydantic"})
+
+
+def test_a_foreign_package_is_named_before_it_is_used(tmp_path: Path) -> None:
+    foreign = tmp_path / "scp"
+    foreign.mkdir()
+    (foreign / "__init__.py").write_text("raise SystemExit('a foreign package was imported')")
+    run = subprocess.run(
+        [sys.executable, "-c", "from hilum.main import main; main()", "studies"],
+        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)}, check=False,
+    )  # fmt: skip
+    assert run.returncode == 2
+    assert "another distribution provides packages that Hilum needs: scp" in run.stderr
+    assert str(foreign) in run.stderr
+    assert "virtual environment of its own" in run.stderr
+
+
+def test_requests_and_answers_survive_the_wire() -> None:
+    header = InstanceHeader("1.2", "1.3", "1.4", "1.5", image_type=("A", "B"), image_position_patient=(0.5, 1.0, 2.0))
+    request = Request(1, 2, "m", "d", (("/a", header),), "i", {"x": [1]}, "p", "2026-01-02T03:04:05+00:00", "/out", "2.25.1", "s")
+    assert Request.from_bytes(request.to_bytes()) == request
+    result = ResultObject("seg", "1.2", "1.3", "1.4", "results/a", "d", 9)
+    answer = Answer(1, 2, "done", (result,), {"seconds": 1.5})
+    assert Answer.from_bytes(answer.to_bytes()) == answer
+
+
+def test_back_off_doubles_to_its_bound_and_is_slow_for_a_problem() -> None:
+    settings = DeliverySettings(retry_seconds=2, retry_max_seconds=30, problem_retry_seconds=900)
+    pauses = [back_off(settings, attempts, problem=False) for attempts in (1, 2, 3, 10, 10_000)]
+    for pause, expected in zip(pauses, (2, 4, 8, 30, 30), strict=True):
+        assert expected * 0.9 <= pause <= expected * 1.1
+    assert back_off(settings, 1, problem=True) == 900
