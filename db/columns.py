@@ -37,7 +37,7 @@ class UTCDateTime(TypeDecorator[datetime]):
 
 
 class SafeText(TypeDecorator[str]):
-    """Text in which NUL is left out and a lone surrogate is replaced: PostgreSQL refuses both, and headers hold both."""
+    """Text without NUL and lone surrogates: headers hold them, and PostgreSQL refuses them."""
 
     impl = String
     cache_ok = True

@@ -8,15 +8,18 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult, Engine, create_engine, event, text
+from sqlalchemy import Connection, CursorResult, Engine, Row, Select, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.sql.base import Executable
 
 from db import schema
 from db.columns import encode_json
 from study.errors import ArchiveError, DatabaseUnavailable
+
+AnyRow = Row[*tuple[Any, ...]]
+AnyQuery = Select[*tuple[Any, ...]]
 
 _BUSY_TIMEOUT_MS = 30_000
 _WRITING = "hilum_writing"
@@ -42,7 +45,7 @@ class UnitOfWork:
 
     def execute(
         self, statement: Executable, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
-    ) -> CursorResult[Any]:
+    ) -> CursorResult[*tuple[Any, ...]]:
         """Return the result of `statement`, run once, or once for each of several sets of parameters."""
         if parameters is None:
             return self._connection.execute(statement)
@@ -89,6 +92,11 @@ class Database:
         except (ArgumentError, NoSuchModuleError, ImportError) as error:
             raise ArchiveError(f"The database URL can not be used: {type(error).__name__}.") from error
         return cls(engine)
+
+    @property
+    def dialect(self) -> str:
+        """Return "sqlite" or "postgresql"."""
+        return self._engine.dialect.name
 
     def close(self) -> None:
         """Let go of every connection."""
@@ -150,7 +158,7 @@ class Database:
     @contextmanager
     def _connected(self, *, writing: bool) -> Iterator[Connection]:
         options: dict[str, Any] = {_WRITING: writing}
-        if not writing and self._engine.dialect.name == "postgresql":
+        if not writing and self.dialect == "postgresql":
             options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         with _words_for_errors(), self._engine.connect() as connection:
             # Leaving the block without a commit rolls back: SQLAlchemy does so when it takes the connection back.
@@ -162,14 +170,16 @@ def _words_for_errors() -> Iterator[None]:
     # The driver's own words quote values, which may be a patient's: only the kind of error is passed on.
     try:
         yield
-    except PoolTimeout as error:
-        raise DatabaseUnavailable("No connection to the database became free.") from error
+    except PoolTimeout:
+        raise DatabaseUnavailable("No connection to the database became free.") from None
     except DBAPIError as error:
         kind = getattr(error.orig, "sqlite_errorname", None) or getattr(error.orig, "sqlstate", None) or ""
         words = f"The database answered {type(error.orig).__name__} {kind}".rstrip()
-        if isinstance(error.orig, sqlite3.OperationalError) or error.connection_invalidated or not kind:
-            raise DatabaseUnavailable(f"{words}; is it reachable, and its disk not full?") from error
-        raise ArchiveError(f"{words}.") from error
+        if isinstance(error, OperationalError) or error.connection_invalidated:
+            worded: ArchiveError = DatabaseUnavailable(f"{words}; is it reachable, and its disk not full?")
+        else:
+            worded = ArchiveError(f"{words}.")
+        raise worded.with_traceback(error.__traceback__) from None
 
 
 def _create_engine(url: URL) -> Engine:

@@ -128,7 +128,7 @@ class SetAsideRow(Table):
 
 
 class RevisionRow(Table):
-    """One look at a complete study that led to new work, or to none; `not_selected` says why none."""
+    """One look at a complete study that led to new work; or to none, and then `not_selected` says why."""
 
     __tablename__ = "revision"
     __table_args__ = (UniqueConstraint("study", "number"),)
@@ -137,8 +137,7 @@ class RevisionRow(Table):
     study: Mapped[int] = mapped_column(ForeignKey(StudyRow.id))
     number: Mapped[Number]
     created_at: Mapped[datetime]
-    completed_by: Mapped[str]
-    not_selected: Mapped[dict[str, Any] | None]
+    not_selected: Mapped[str | None]
 
 
 class JobRow(Table):

@@ -8,14 +8,17 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from rich.progress import Progress
 
 from db.engine import Database
+from db.filestore import FileStore
+from db.index import instances_of_job
 from db.queries import list_studies, study_record
 from hilum.config import ModelSettings, NodeSettings, PeerSettings, Settings, StudySettings
 from hilum.network import dicom_files
@@ -23,12 +26,17 @@ from hilum.phantom import write_phantom_study
 from hilum.planning import read_cards
 from hilum.presenting import reason_words
 from hilum.processes import Child, spawn
-from hilum.terminal import complain, console, say
+from hilum.terminal import complain, console, say, show_table
+from inference.decoding import read_series
 from scp.archive import Archive
 from scp.requesting import Peer
 from scp.sender import send_files
-from study.entities import StudyRecord
+from sr_writer.pictures import picture_of_seg, picture_of_sr
+from sr_writer.reading import Report, read_report
+from study.entities import Job, ResultObject, StudyRecord
 from study.errors import ArchiveError, HilumError
+from study.geometry import assess
+from study.imaging import SeriesVolume
 from study.states import StudyState
 
 _SENDER = "DEMO_MODALITY"
@@ -80,9 +88,11 @@ def _run(settings: Settings, study: Path | None, out: Path, home: Path) -> int:
         with _node(own) as port:
             say(f"{own.node.ae_title} listens on 127.0.0.1:{port}, the archive {_ARCHIVE} on 127.0.0.1:{archive.port}")
             database = Database.open(own.database_url)
-            records = _follow(own, port, images, database)
-            database.close()
-        return _report(records, archive.paths, out)
+            try:
+                records = _follow(own, port, images, database)
+                return _report(records, archive.paths, partial(_source, own, database), out)
+            finally:
+                database.close()
 
 
 def _images(study: Path | None, home: Path) -> list[Path]:
@@ -200,30 +210,89 @@ def _progress_words(records: Sequence[StudyRecord], total: int, stage: _Stage) -
     return next((text for state, text in words.items() if state in states), "done")
 
 
-def _report(records: Sequence[StudyRecord], archive: Mapping[str, Path], out: Path) -> int:
+def _report(
+    records: Sequence[StudyRecord], archive: Mapping[str, Path], sources: Callable[[Job], SeriesVolume], out: Path
+) -> int:
+    """Say what became of each study, and put results and pictures into `out`; return the exit status."""
     written: list[Path] = []
     complete = True
     for record in records:
         say(f"study {record.summary.study_instance_uid}: {record.summary.state.value}")
         complete &= record.summary.state is StudyState.DELIVERED
+        _say_why_not(record)
         for job in record.jobs:
-            if job.reason:
-                complain(f"hilum: {job.model_name}: not analysed: {reason_words(job.reason)}")
-        if record.summary.state is StudyState.NOT_SELECTED:
-            complain(f"hilum: not analysed: {reason_words(record.summary.reason)}")
-        for _, result in record.results:
-            arrived = archive.get(result.sop_instance_uid)
-            if arrived is None:
-                complain(f"hilum: the {result.form.upper()} did not reach the archive")
-                complete = False
-                continue
-            target = out / f"{result.form}-{result.sop_instance_uid[-12:]}.dcm"
-            shutil.copyfile(arrived, target)
-            written.append(target)
+            results = [result for job_id, result in record.results if job_id == job.id]
+            arrived = [
+                (result, archive[result.sop_instance_uid]) for result in results if result.sop_instance_uid in archive
+            ]
+            complete &= len(arrived) == len(results)
+            written += _show_results(arrived, out)
+            if arrived:
+                written += _draw(written[-len(arrived) :], sources(job))
     # Kept for the next demo in this folder, which removes these files and no others.
-    pictures = [path.with_suffix(".png") for path in written]
-    (out / _WRITTEN).write_text(json.dumps([path.name for path in [*written, *pictures]]))
+    (out / _WRITTEN).write_text(json.dumps([path.name for path in written]))
+    if not complete:
+        complain("hilum: not every result that was due reached the archive")
     return 0 if complete and written else 1
+
+
+def _say_why_not(record: StudyRecord) -> None:
+    for job in record.jobs:
+        if job.reason:
+            complain(f"hilum: {job.model_name}: not analysed: {reason_words(job.reason)}")
+    if record.summary.state is StudyState.NOT_SELECTED:
+        complain(f"hilum: not analysed: {reason_words(record.summary.reason)}")
+    for delivery in record.deliveries:
+        if delivery.reason:
+            complain(f"hilum: {delivery.result.form}: {reason_words(delivery.reason)}")
+
+
+def _show_results(arrived: Sequence[tuple[ResultObject, Path]], out: Path) -> list[Path]:
+    """Copy results out of the archive, and print what a report among them says."""
+    copies = []
+    for result, path in arrived:
+        copy = out / f"{result.form}-{result.sop_instance_uid[-12:]}.dcm"
+        shutil.copyfile(path, copy)
+        copies.append(copy)
+        if result.form == "sr":
+            _show_report(read_report(copy))
+    return copies
+
+
+def _show_report(report: Report) -> None:
+    rows = [
+        (finding.label, f"{row.name} ({row.derivation})" if row.derivation else row.name, f"{row.value:g}", row.unit)
+        for finding in report.findings
+        for row in finding.measurements
+    ]
+    show_table(f"{report.model_name} {report.model_version}", ("Finding", "Measurement", "Value", "Unit"), rows)
+    for finding in report.findings:
+        for remark in finding.remarks:
+            say(f"{finding.label}: {remark}")
+    for limit in report.limits:
+        say(limit)
+
+
+def _draw(results: Sequence[Path], volume: SeriesVolume) -> list[Path]:
+    """Draw a picture beside each result; return the pictures."""
+    pictures = []
+    for path in results:
+        picture = path.with_suffix(".png")
+        (picture_of_seg if path.name.startswith("seg") else picture_of_sr)(path, volume, picture)
+        say(f"{path}\n{picture}")
+        pictures.append(picture)
+    return pictures
+
+
+def _source(settings: Settings, database: Database, job: Job) -> SeriesVolume:
+    """Return the images that a job was about, as the node stored them."""
+    store = FileStore(settings.data_dir)
+    with database.reading() as uow:
+        instances = instances_of_job(uow, job.id)
+    geometry = assess([instance.header for instance in instances], settings.geometry.frame_of_reference)
+    ordered = [instances[index] for index in geometry.order]
+    paths = [store.locate(instance) for instance in ordered]
+    return read_series(paths, [instance.header for instance in ordered], geometry.affine).volume
 
 
 def _clear(out: Path) -> None:

@@ -14,7 +14,7 @@ from pydicom._uid_dict import UID_dictionary
 from pynetdicom import sop_class
 from pynetdicom.presentation import PresentationContext, build_context
 
-VERIFICATION: Final = str(sop_class.Verification)
+VERIFICATION: Final = "1.2.840.10008.1.1"
 
 _NAMED_STORAGE_BUT_NO_STORAGE_CLASS = frozenset(
     {
@@ -44,7 +44,7 @@ _UNCOMPRESSED = (
     uid.UID("1.2.840.10008.1.20"),  # Papyrus 3 Implicit VR Little Endian
 )
 _LOSSLESS = (
-    uid.EncapsulatedUncompressedExplicitVRLittleEndian,
+    uid.UID("1.2.840.10008.1.2.1.98"),  # Encapsulated Uncompressed Explicit VR Little Endian
     uid.UID("1.2.840.10008.1.2.8.1"),  # Deflated Image Frame Compression
     uid.RLELossless,
     uid.JPEGLosslessSV1,
@@ -80,7 +80,7 @@ TRANSFER_SYNTAXES: Final[tuple[str, ...]] = tuple(
 
 
 def is_storable(sop_class_uid: str, *, accept_unknown_sop_classes: bool) -> bool:
-    """Tell whether objects of this SOP Class are stored: those of the standard, and unknown or private ones by choice."""
+    """Tell whether objects of this SOP Class are stored: the standard's, and unknown or private ones by choice."""
     if sop_class_uid in STORAGE_SOP_CLASSES:
         return True
     return accept_unknown_sop_classes and sop_class_uid not in UID_dictionary

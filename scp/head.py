@@ -17,8 +17,6 @@ from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
-    JPIPHTJ2KReferencedDeflate,
-    JPIPReferencedDeflate,
 )
 
 from study.errors import ReceiveError
@@ -35,13 +33,17 @@ _SEQUENCE_END = 0xFFFEE0DD
 _DELIMITERS = frozenset({_ITEM, _ITEM_END, _SEQUENCE_END})
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
-_DEFLATED = frozenset({DeflatedExplicitVRLittleEndian, JPIPReferencedDeflate, JPIPHTJ2KReferencedDeflate})
-_IMPLICIT = frozenset({ImplicitVRLittleEndian, UID("1.2.840.10008.1.20")})
+_DEFLATED = frozenset(
+    {
+        DeflatedExplicitVRLittleEndian,
+        UID("1.2.840.10008.1.2.4.95"),  # JPIP Referenced Deflate
+        UID("1.2.840.10008.1.2.4.205"),  # JPIP HTJ2K Referenced Deflate
+    }
+)
+_IMPLICIT = frozenset({ImplicitVRLittleEndian, UID("1.2.840.10008.1.20")})  # the other: Papyrus 3
 
 
-def check_head(
-    head: bytes | bytearray, *, transfer_syntax_uid: str, sop_class_uid: str, sop_instance_uid: str
-) -> None:
+def check_head(head: bytes | bytearray, *, transfer_syntax_uid: str, sop_class_uid: str, sop_instance_uid: str) -> None:
     """Make sure that the data set starting with `head` is the object that the C-STORE command announced.
 
     Parameters

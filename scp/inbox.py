@@ -108,6 +108,7 @@ class IncomingFile:
         self._partial = base.with_name(base.name + PARTIAL_SUFFIX)
         self._stored = base.with_name(base.name + STORED_SUFFIX)
         self._unchecked = 0
+        self._is_open = True
         self.size = 0
         try:
             self._descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
@@ -155,16 +156,23 @@ class IncomingFile:
             self._stored.unlink(missing_ok=True)
             self.discard()
             raise _out_of_resources(error) from error
-        os.close(self._descriptor)
+        self._close()
         return self._stored
 
     def discard(self) -> None:
-        """Remove what was written."""
-        self._partial.unlink(missing_ok=True)
+        """Remove what was written and not committed."""
+        if self._is_open:
+            self._partial.unlink(missing_ok=True)
+            self._close()
+
+    def _close(self) -> None:
+        self._is_open = False
         os.close(self._descriptor)
 
 
 def _out_of_resources(error: OSError) -> ReceiveError:
     if error.errno in _FULL:
         return ReceiveError(_OUT_OF_RESOURCES, "The disk is full; free some space and send again.")
-    return ReceiveError(_OUT_OF_RESOURCES, f"The disk does not take the object ({errno.errorcode.get(error.errno or 0)}).")
+    return ReceiveError(
+        _OUT_OF_RESOURCES, f"The disk does not take the object ({errno.errorcode.get(error.errno or 0)})."
+    )

@@ -7,9 +7,10 @@ pydicom's attributes decodes it, which is why nobody reads them between the maki
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.charset import default_encoding
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
@@ -17,9 +18,12 @@ from pydicom.filewriter import write_data_element
 from pydicom.sequence import Sequence as ItemSequence
 from pydicom.tag import BaseTag, Tag
 
-_TEXT_VRS = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UT"})
-_EXPLICIT_HEADER = {2: 8, 4: 12}  # bytes of tag, VR and length before the value, by the width of the length
-_LONG_LENGTH_VRS = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"})
+_TEXT_VRS = frozenset(
+    {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"}
+)
+_IMPLICIT_HEADER = 8  # bytes of tag and length before the value (PS3.5 7.1.3)
+
+CharacterSet = str | list[str]
 
 
 def carry(source: Dataset, keywords: Iterable[str], into: Dataset) -> None:
@@ -38,50 +42,58 @@ def set_element(dataset: Dataset, element: DataElement | RawDataElement) -> None
     dataset[element.tag] = element
 
 
-def carried_element(source: Dataset, tag: BaseTag) -> DataElement | RawDataElement:
-    """Return a copy of an element of `source`, ready for Explicit VR Little Endian."""
-    vr = value_representation(source, tag)
+def carried_element(
+    source: Dataset, tag: BaseTag, character_set: CharacterSet = default_encoding
+) -> DataElement | RawDataElement:
+    """Return a copy of an element of `source`, ready for Explicit VR Little Endian.
+
+    Parameters
+    ----------
+    character_set
+        Specific Character Set that holds where `source` itself declares none.
+    """
+    vr = dictionary_VR(tag)
     if vr == "SQ":
-        return DataElement(tag, "SQ", ItemSequence([carried_item(item) for item in source[tag].value or ()]))
-    if vr not in _TEXT_VRS:
-        return DataElement(tag, vr, source[tag].value)
-    value = element_bytes(source, tag)
+        declared = source.get("SpecificCharacterSet", character_set)
+        return DataElement(tag, vr, ItemSequence([carried_item(item, declared) for item in items_of(source, tag)]))
+    value = element_bytes(source, tag, character_set)
     return RawDataElement(tag, vr, len(value), value, 0, False, True)
 
 
-def carried_item(item: Dataset) -> Dataset:
-    """Return a copy of a sequence item, byte for byte; private elements and group lengths stay behind."""
+def carried_item(item: Dataset, character_set: CharacterSet = default_encoding) -> Dataset:
+    """Return a copy of a sequence item, byte for byte.
+
+    Private elements, group lengths and elements that the dictionary does not know stay behind.
+    """
     copied = Dataset()
-    for tag in item.keys():  # noqa: SIM118 - iterating over the data set itself would decode its elements
-        if not tag.is_private and tag.element != 0:
-            set_element(copied, carried_element(item, tag))
+    for tag in list(item.keys()):
+        if not tag.is_private and tag.element != 0 and _has_one_vr(tag):
+            set_element(copied, carried_element(item, tag, character_set))
     return copied
 
 
-def element_bytes(source: Dataset, tag: BaseTag) -> bytes:
-    """Return the encoded value of an element that is no sequence, of even length; empty where it is absent or empty.
+def items_of(source: Dataset, tag: BaseTag) -> Sequence[Dataset]:
+    """Return the items of a sequence; none where it is absent, empty, or no sequence at all."""
+    value = source[tag].value if tag in source else None
+    return value if isinstance(value, ItemSequence) else ()
 
-    Numbers are in little endian, text is in the bytes that the source had.
+
+def element_bytes(source: Dataset, tag: BaseTag, character_set: CharacterSet = default_encoding) -> bytes:
+    """Return the encoded value of an element that is no sequence; empty where it is absent or empty.
+
+    The length is even; numbers are in little endian, text is in the bytes that the source had.
     """
-    element = source.get_item(tag)
-    if element is None:
+    if tag not in source:
         return b""
-    vr = value_representation(source, tag)
+    element: DataElement | RawDataElement = source.get_item(tag)
+    vr = dictionary_VR(tag)
     if isinstance(element, RawDataElement) and (vr in _TEXT_VRS or element.is_little_endian):
         value = bytes(element.value or b"")
         return value + (b"\0" if vr == "UI" else b" ") if len(value) % 2 else value
     buffer = DicomBytesIO()
-    buffer.is_little_endian, buffer.is_implicit_VR = True, False
-    write_data_element(buffer, source[tag], list(source._character_set_of_writing()))
-    header = _EXPLICIT_HEADER[4 if vr in _LONG_LENGTH_VRS else 2]
-    return buffer.getvalue()[header:]
-
-
-def value_representation(source: Dataset, tag: BaseTag) -> str:
-    """Return the VR of an element: the one it was read with, else the dictionary's."""
-    element = source.get_item(tag)
-    vr = element.VR if element is not None else None
-    return str(vr) if vr and vr != "UN" else dictionary_VR(tag)
+    buffer.is_little_endian, buffer.is_implicit_VR = True, True
+    write_data_element(buffer, source[tag], source.get("SpecificCharacterSet", character_set))
+    return buffer.getvalue()[_IMPLICIT_HEADER:]
 
 
 def tag_of(keyword: str) -> BaseTag:
@@ -90,3 +102,7 @@ def tag_of(keyword: str) -> BaseTag:
     if tag is None:
         raise ValueError(f"{keyword} is no keyword of the data dictionary")
     return Tag(tag)
+
+
+def _has_one_vr(tag: BaseTag) -> bool:
+    return dictionary_has_tag(tag) and len(dictionary_VR(tag)) == 2

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from highdicom.sr import CodedConcept
-from highdicom.sr.coding import Code as HighdicomCode
 from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code as PydicomCode
 
 from study import codes
 from study.codes import PRIVATE_SCHEME, PRIVATE_SCHEME_NAME, Code
@@ -50,6 +50,9 @@ NOT_DETECTED = Code("260415000", "SCT", "Not detected")
 EXTENT = Code("EXTENT", PRIVATE_SCHEME, "Extent of the region in the images")
 INCOMPLETE = Code("130576", "DCM", "Anatomy coverage incomplete")
 
+_NOT_OURS_TO_CODE = frozenset({"CodingSchemeIdentificationSequence", "PerFrameFunctionalGroupsSequence"})
+"""Where no private code of ours can stand; the second is long."""
+
 _TYPOGRAPHY = str.maketrans(
     {"≤": "<=", "≥": ">=", "±": "+/-", "µ": "u", "μ": "u", "×": "x", "°": " degrees", "–": "-", "—": "-", "−": "-"}
     | {"’": "'", "‘": "'", "“": '"', "”": '"', "²": "2", "³": "3", "…": "...", "\u00a0": " ", "\\": "/", "~": "about "}
@@ -71,7 +74,7 @@ def ascii_text(text: str) -> str:
     strange = sorted({character for character in plain if not " " <= character <= "}" and character != "\n"})
     if strange:
         listed = ", ".join(f"U+{ord(character):04X}" for character in strange)
-        raise EncodingError(f"A text of the result has characters outside ASCII ({listed}); write the model's texts in it.")
+        raise EncodingError(f"A text of the result has characters outside ASCII ({listed}).")
     return plain
 
 
@@ -94,9 +97,9 @@ def concept(code: Code) -> CodedConcept:
     return CodedConcept(code.value, code.scheme, long_string(code.meaning))
 
 
-def plain_code(code: Code) -> HighdicomCode:
-    """Return `code` as the named tuple that highdicom and pydicom search with."""
-    return HighdicomCode(code.value, code.scheme, code.meaning)
+def plain_code(code: Code) -> PydicomCode:
+    """Return `code` as the named tuple that highdicom compares with."""
+    return PydicomCode(code.value, code.scheme, code.meaning)
 
 
 def code_item(code: Code) -> Dataset:
@@ -122,9 +125,9 @@ def identify_private_scheme(dataset: Dataset) -> None:
 
 
 def coded_items(dataset: Dataset) -> Iterator[Dataset]:
-    """Yield every item below `dataset` that is a coded concept."""
+    """Yield every item below `dataset` that is a coded concept of ours."""
     for element in dataset:
-        if element.VR != "SQ" or element.keyword == "CodingSchemeIdentificationSequence":
+        if element.VR != "SQ" or element.keyword in _NOT_OURS_TO_CODE:
             continue
         for item in element.value:
             if "CodeValue" in item and "CodingSchemeDesignator" in item:

@@ -53,7 +53,7 @@ def test_a_foreign_package_is_named_before_it_is_used(tmp_path: Path) -> None:
     (foreign / "__init__.py").write_text("raise SystemExit('a foreign package was imported')")
     run = subprocess.run(
         [sys.executable, "-c", "from hilum.main import main; main()", "studies"],
-        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)}, check=False,
+        capture_output=True, text=True, check=False, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
     assert run.returncode == 2
     assert "another distribution provides packages that Hilum needs: scp" in run.stderr

@@ -1,0 +1,240 @@
+"""The file store: where each file of the node lies below its data directory, and how it gets there durably.
+
+=================================== ======================================================================
+``inbox/<receiver>/``                what receivers took in, until it is indexed
+``store/<study>/<series>/``          instances as they came, ``<SOP Instance UID>-<digest>.dcm``
+``store/<study>/manifest.jsonl``     what can not be rebuilt from the files: results, deliveries
+``results/<study>/``                 result objects
+``aside/``                           received files that could not be indexed, each with its reason
+``work/``                            what only a running process needs
+``node.json``, ``node.lock``         the node's lasting identity, and the lock of who runs it
+=================================== ======================================================================
+
+Paths in records are relative to the data directory.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from db.durable import append_line, make_folders, sync_folder, write_once
+from db.incoming import read_object
+from study.entities import StoredInstance
+from study.errors import ArchiveError, StoreBusy
+from study.uids import is_storable_uid
+
+_DIGEST_IN_NAME = 32  # hexadecimal digits, 128 bits: nobody finds two data sets that share them
+_STORED = ".dcm"
+
+
+@dataclass(frozen=True)
+class NodeIdentity:
+    """Who this node is, for as long as its data directory lives.
+
+    Parameters
+    ----------
+    device_uid
+        Root of the Device UIDs that its models get.
+    serial
+        Device Serial Number.
+    """
+
+    device_uid: str
+    serial: str
+
+
+class FileStore:
+    """The files below one data directory.
+
+    Parameters
+    ----------
+    root
+        The data directory; made when something is first written.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def work(self) -> Path:
+        """Return the folder of what only a running process needs."""
+        return self.root / "work"
+
+    def inbox(self, receiver: str) -> Path:
+        """Return the folder that the receiver of this name fills."""
+        return self.root / "inbox" / receiver
+
+    def results_folder(self, study_instance_uid: str) -> Path:
+        """Return the folder of the study's result objects; ArchiveError if `study_instance_uid` is no UID."""
+        return self.root / "results" / _folder_name(study_instance_uid)
+
+    def study_folder(self, study_instance_uid: str) -> Path:
+        """Return the folder of the study's instances; ArchiveError if `study_instance_uid` is no UID."""
+        return self.root / "store" / _folder_name(study_instance_uid)
+
+    def relative(self, path: Path) -> str:
+        """Return `path` as records keep it."""
+        return path.relative_to(self.root).as_posix()
+
+    def free_bytes(self) -> int:
+        """Return how much of the disk is free [bytes]."""
+        return shutil.disk_usage(self.root).free
+
+    def scan_inbox(self, limit: int | None = None) -> list[Path]:
+        """Return the received files that await indexing, oldest first."""
+        found: list[tuple[int, str, Path]] = []
+        for folder in sorted(self.root.glob("inbox/*/")):
+            with os.scandir(folder) as entries:
+                found += [
+                    (entry.stat().st_mtime_ns, entry.name, Path(entry.path))
+                    for entry in entries
+                    if entry.name.endswith(_STORED) and entry.is_file(follow_symlinks=False)
+                ]
+        return [path for _, _, path in sorted(found)[:limit]]
+
+    def read_incoming(self, path: Path) -> StoredInstance:
+        """Return what the received file at `path` is.
+
+        Raises
+        ------
+        ArchiveError
+            If it can not be indexed; the reason is in the words.
+        """
+        # A clock that was set back since must not make an instance come from the future: its study would never end.
+        received_at = min(datetime.fromtimestamp(path.stat().st_mtime, UTC), datetime.now(UTC))
+        found = read_object(path)
+        header = found.header
+        name = f"{header.sop_instance_uid}-{found.digest[:_DIGEST_IN_NAME]}{_STORED}"
+        return StoredInstance(
+            header=header,
+            digest=found.digest,
+            path=f"store/{header.study_instance_uid}/{header.series_instance_uid}/{name}",
+            inbox_path=self.relative(path),
+            size=found.size,
+            calling_ae_title=found.calling_ae_title,
+            received_at=received_at,
+        )
+
+    def move_in(self, instances: Sequence[StoredInstance]) -> None:
+        """Move the files of `instances`, which are in the index, from the inbox to their places in the store.
+
+        Bytes that are in their place already leave the inbox. Each folder is synced once.
+
+        Raises
+        ------
+        ArchiveError
+            If a file is in neither place.
+        """
+        targets = {instance.inbox_path: self.root / instance.path for instance in instances}
+        gaining = {target.parent for target in targets.values()}
+        make_folders(gaining)
+        losing = {(self.root / inbox_path).parent for inbox_path in targets}
+        for inbox_path, target in targets.items():
+            _move(self.root / inbox_path, target)
+        for folder in (*sorted(gaining), *sorted(losing)):  # first the new name lasts, then the old one goes
+            sync_folder(folder)
+
+    def locate(self, instance: StoredInstance) -> Path:
+        """Return where the instance's file is: in the store, or still in the inbox.
+
+        Raises
+        ------
+        ArchiveError
+            If it is in neither place.
+        """
+        stored = self.root / instance.path
+        # The file may move in between the first look and the second; it never moves back.
+        for path in (stored, self.root / instance.inbox_path, stored):
+            if path.is_file():
+                return path
+        raise ArchiveError("The file of an instance is neither in the store nor in an inbox.")
+
+    def put_aside(self, path: Path, reason: str) -> Path:
+        """Move a received file out of the way, with `reason` in a file beside it; return where it is now."""
+        folder = self.root / "aside"
+        make_folders([folder])
+        target = folder / f"{path.parent.name}-{path.name}"
+        write_once(target.with_suffix(".reason.txt"), f"{reason}\n".encode())
+        path.rename(target)
+        sync_folder(folder)
+        sync_folder(path.parent)
+        return target
+
+    def append_manifest(self, study_instance_uid: str, record: dict[str, Any]) -> None:
+        """Add `record` to the manifest beside the study's files, durably, with the time."""
+        folder = self.study_folder(study_instance_uid)
+        make_folders([folder])
+        stamped = {"at": datetime.now(UTC).isoformat(timespec="milliseconds")} | record
+        append_line(folder / "manifest.jsonl", json.dumps(stamped, separators=(",", ":")).encode())
+
+    def read_manifest(self, study_instance_uid: str) -> list[dict[str, Any]]:
+        """Return the manifest's records in order; a line that a crash cut off is no record."""
+        path = self.study_folder(study_instance_uid) / "manifest.jsonl"
+        lines = path.read_bytes().splitlines() if path.exists() else []
+        return [record for line in lines if (record := _record(line)) is not None]
+
+    def node_identity(self) -> NodeIdentity:
+        """Return who this node is; settled once, at the first call on a data directory."""
+        path = self.root / "node.json"
+        if not path.exists():
+            make_folders([self.root])
+            fresh = {"device_uid": f"2.25.{uuid.uuid4().int}", "serial": f"HILUM-{secrets.token_hex(4).upper()}"}
+            write_once(path, json.dumps(fresh, indent=1).encode())
+        try:
+            known = json.loads(path.read_bytes())
+            return NodeIdentity(known["device_uid"], known["serial"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ArchiveError(f"{path} is damaged; restore it, results carry what it says.") from error
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the data directory for this process.
+
+        Raises
+        ------
+        StoreBusy
+            If another process holds it.
+        """
+        make_folders([self.root])
+        with (self.root / "node.lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StoreBusy(f"Another hilum serve uses {self.root}.") from None
+            yield
+
+
+def _folder_name(uid: str) -> str:
+    if not is_storable_uid(uid):
+        raise ArchiveError("A folder is asked for by what is no UID.")
+    return uid
+
+
+def _move(source: Path, target: Path) -> None:
+    if target.exists():
+        # The name holds the digest: these very bytes came before, or this move was made and not finished.
+        source.unlink(missing_ok=True)
+        return
+    try:
+        source.rename(target)
+    except FileNotFoundError:
+        raise ArchiveError("A file that the index knows is neither in the store nor in an inbox.") from None
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None

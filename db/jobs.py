@@ -1,0 +1,279 @@
+"""The queue of jobs: leases with a fencing token, and every way in which an attempt can end.
+
+A lease is one transaction that takes a job and raises its attempt. Each later write of that worker is conditional on
+(job, attempt): one that lost its lease, by whatever cause, gets LeaseLost and can commit nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import insert, select, update
+
+from db import outbox, records
+from db.engine import AnyQuery, AnyRow, UnitOfWork
+from db.events import EventKind, NewEvent, record
+from db.tables import JobRow, ResultRow
+from study.entities import Job, ResultObject
+from study.errors import ArchiveError, LeaseLost, Reason
+from study.states import JobState, job_sources
+
+_LONGEST_BACK_OFF_SECONDS = 60.0
+
+Outgoing = tuple[str, int, ResultObject]
+"""(peer, position, object): a result that is owed to a peer; a lower position goes first."""
+
+
+def lease_job(uow: UnitOfWork, owner: str, lease_seconds: float) -> Job | None:
+    """Lease the job that has been due longest to `owner`; None where none is due.
+
+    A running job whose lease ran out counts as interrupted, and is back in the queue before.
+
+    Parameters
+    ----------
+    owner
+        Who takes it; unique among all workers at work.
+    lease_seconds
+        How long it is theirs unless renewed [s].
+    """
+    now = uow.now()
+    _reclaim(uow, now)
+    due = (
+        select(JobRow.id)
+        .where(JobRow.state == JobState.QUEUED.value, JobRow.not_before <= now)
+        .order_by(JobRow.not_before, JobRow.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .scalar_subquery()
+    )
+    lease = (
+        update(JobRow)
+        .where(JobRow.id == due, JobRow.state.in_(_sources(JobState.RUNNING)))
+        .values(
+            state=JobState.RUNNING.value,
+            attempt=JobRow.attempt + 1,
+            lease_owner=owner,
+            lease_until=now + timedelta(seconds=lease_seconds),
+            started_at=now,
+            ended_at=None,
+        )
+        .returning(JobRow.id, JobRow.study, JobRow.attempt)
+    )
+    taken = uow.execute(lease).first()
+    if taken is None:
+        return None
+    words = f"Attempt {taken.attempt} started."
+    record(uow, now, [NewEvent(taken.study, EventKind.JOB_STARTED, words, {"attempt": taken.attempt}, taken.id)])
+    return job_by_id(uow, taken.id)
+
+
+def job_by_id(uow: UnitOfWork, job_id: int) -> Job:
+    """Return the job as it stands; ArchiveError where there is none."""
+    row = uow.execute(records.jobs().where(JobRow.id == job_id)).first()
+    if row is None:
+        raise ArchiveError(f"There is no job {job_id}.")
+    return records.job_of(row)
+
+
+def next_due(uow: UnitOfWork) -> datetime | None:
+    """Return when the next queued job may be leased (which may be past); None where none waits."""
+    query = select(JobRow.not_before).where(JobRow.state == JobState.QUEUED.value).order_by(JobRow.not_before).limit(1)
+    return uow.execute(query).scalar_one_or_none()
+
+
+def renew_lease(uow: UnitOfWork, job_id: int, attempt: int, owner: str, lease_seconds: float) -> None:
+    """Prolong the lease by `lease_seconds` from now.
+
+    Raises
+    ------
+    LeaseLost
+        If the job is not this worker's any more.
+    """
+    renewal = (
+        update(JobRow)
+        .where(
+            JobRow.id == job_id,
+            JobRow.attempt == attempt,
+            JobRow.lease_owner == owner,
+            JobRow.state == JobState.RUNNING.value,
+        )
+        .values(lease_until=uow.now() + timedelta(seconds=lease_seconds))
+        .returning(JobRow.id)
+    )
+    if uow.execute(renewal).first() is None:
+        raise LeaseLost
+
+
+def finish_job(
+    uow: UnitOfWork,
+    job_id: int,
+    attempt: int,
+    results: Sequence[ResultObject],
+    deliveries: Sequence[Outgoing],
+    details: Mapping[str, Any],
+) -> None:
+    """End the job as done, with its results, and put what is owed to each peer into the outbox.
+
+    Raises
+    ------
+    LeaseLost
+        If the job is not this worker's any more.
+    ArchiveError
+        If a delivery names an object that is not among the results.
+    """
+    held, now = _held(uow, job_id, attempt), uow.now()
+    _move(uow, held, JobState.DONE, ended_at=now, reason=None, details=dict(details))
+    keys = _add_results(uow, job_id, results)
+    outbox.add_deliveries(uow, held.study, job_id, [(peer, at, _key(keys, result)) for peer, at, result in deliveries])
+    words = f"Done: {len(results)} result object(s), {len(deliveries)} to deliver."
+    numbers = {"results": len(results), "deliveries": len(deliveries)}
+    record(uow, now, [NewEvent(held.study, EventKind.JOB_DONE, words, numbers, job_id)])
+
+
+def refuse_job(
+    uow: UnitOfWork, job_id: int, attempt: int, reason: Reason, details: Mapping[str, Any] | None = None
+) -> None:
+    """End the job as refused: the model looked at the images and can not analyse them.
+
+    Raises
+    ------
+    LeaseLost
+        If the job is not this worker's any more.
+    """
+    held, now = _held(uow, job_id, attempt), uow.now()
+    values = {"ended_at": now, "reason": records.reason_to_json(reason), "details": dict(details or {})}
+    _move(uow, held, JobState.REFUSED, **values)
+    numbers = {"code": reason.code, **reason.numbers}
+    record(uow, now, [NewEvent(held.study, EventKind.JOB_REFUSED, reason.words, numbers, job_id)])
+
+
+def fail_attempt(
+    uow: UnitOfWork, job_id: int, attempt: int, reason: Reason, transient: bool, crash_limit: int = 3
+) -> JobState:
+    """Count a failed attempt, and return what the job is now: queued for another one, or failed.
+
+    It is failed where trying again can not help, or where `crash_limit` attempts failed; superseded where a newer
+    revision took its place while it ran. The next attempt waits 2 s, then 4 s, at most a minute.
+
+    Raises
+    ------
+    LeaseLost
+        If the job is not this worker's any more.
+    """
+    held, now = _held(uow, job_id, attempt), uow.now()
+    crashes = held.crashes + 1
+    numbers = {"code": reason.code, "attempt": attempt, "crashes": crashes, **reason.numbers}
+    values = {"crashes": crashes, "reason": records.reason_to_json(reason), "ended_at": now}
+    if not transient or crashes >= crash_limit:
+        _move(uow, held, JobState.FAILED, **values)
+        record(uow, now, [NewEvent(held.study, EventKind.JOB_FAILED, reason.words, numbers, job_id)])
+        return JobState.FAILED
+    record(uow, now, [NewEvent(held.study, EventKind.JOB_ATTEMPT_FAILED, reason.words, numbers, job_id)])
+    return _requeue(uow, held, now, min(2.0**crashes, _LONGEST_BACK_OFF_SECONDS), values)
+
+
+def interrupt_job(uow: UnitOfWork, job_id: int, attempt: int) -> JobState:
+    """Put the job back into the queue, since the node stops; counts against nothing.
+
+    Raises
+    ------
+    LeaseLost
+        If the job is not this worker's any more.
+    """
+    return _interrupt(uow, _held(uow, job_id, attempt), uow.now(), "The attempt was interrupted: the node stopped.")
+
+
+def release_orphans(uow: UnitOfWork, owner_prefix: str) -> int:
+    """Put the running jobs of owners whose names begin with `owner_prefix` back into the queue; return how many.
+
+    For the start of a node, which holds its lock: none of those owners can be alive. End the prefix with a delimiter.
+    """
+    orphans = _running().where(JobRow.lease_owner.startswith(owner_prefix, autoescape=True))
+    rows = list(uow.execute(orphans.order_by(JobRow.id)))
+    for row in rows:
+        _interrupt(uow, row, uow.now(), "The attempt was interrupted: the node had died.")
+    return len(rows)
+
+
+def _running() -> AnyQuery:
+    return (
+        select(JobRow.id, JobRow.study, JobRow.state, JobRow.current, JobRow.crashes, JobRow.interruptions)
+        .where(JobRow.state == JobState.RUNNING.value)
+        .with_for_update()
+    )
+
+
+def _held(uow: UnitOfWork, job_id: int, attempt: int) -> AnyRow:
+    row = uow.execute(_running().where(JobRow.id == job_id, JobRow.attempt == attempt)).first()
+    if row is None:
+        raise LeaseLost
+    return row
+
+
+def _reclaim(uow: UnitOfWork, now: datetime) -> None:
+    expired = _running().where(JobRow.lease_until < now).order_by(JobRow.lease_until)
+    for row in list(uow.execute(expired)):
+        _interrupt(uow, row, now, "The attempt was interrupted: its worker gave no sign of life.")
+
+
+def _interrupt(uow: UnitOfWork, row: AnyRow, now: datetime, words: str) -> JobState:
+    """Queue the job again: at once, then after 1, 3, 7 ... s and at most a minute.
+
+    Interruptions never make a job fail. Yet one that takes the whole machine down with it must leave it time.
+    """
+    interruptions = row.interruptions + 1
+    seconds = min(2.0 ** min(row.interruptions, 10) - 1, _LONGEST_BACK_OFF_SECONDS)
+    numbers = {"interruptions": interruptions}
+    record(uow, now, [NewEvent(row.study, EventKind.JOB_INTERRUPTED, words, numbers, row.id)])
+    return _requeue(uow, row, now, seconds, {"interruptions": interruptions})
+
+
+def _requeue(uow: UnitOfWork, row: AnyRow, now: datetime, seconds: float, values: dict[str, Any]) -> JobState:
+    _move(uow, row, JobState.QUEUED, not_before=now + timedelta(seconds=seconds), **values)
+    if row.current:
+        return JobState.QUEUED
+    queued = uow.execute(select(JobRow.id, JobRow.study, JobRow.state).where(JobRow.id == row.id)).one()
+    _move(uow, queued, JobState.SUPERSEDED, ended_at=now)
+    words = "A newer revision took the job's place."
+    record(uow, now, [NewEvent(row.study, EventKind.JOB_SUPERSEDED, words, job=row.id)])
+    return JobState.SUPERSEDED
+
+
+def _move(uow: UnitOfWork, row: AnyRow, target: JobState, **values: Any) -> None:  # noqa: ANN401 - column values
+    if JobState(row.state) not in job_sources(target):
+        raise ArchiveError(f"A job can not become {target} while it is {row.state}.")
+    values |= {"state": target.value, "lease_owner": None, "lease_until": None}
+    uow.execute(update(JobRow).where(JobRow.id == row.id).values(values))
+
+
+def _sources(target: JobState) -> list[str]:
+    return sorted(state.value for state in job_sources(target))
+
+
+def _add_results(uow: UnitOfWork, job_id: int, results: Sequence[ResultObject]) -> dict[str, int]:
+    rows = [
+        {
+            "job": job_id,
+            "form": result.form,
+            "sop_class_uid": result.sop_class_uid,
+            "sop_instance_uid": result.sop_instance_uid,
+            "series_instance_uid": result.series_instance_uid,
+            "path": result.path,
+            "digest": result.digest,
+            "size": result.size,
+        }
+        for result in results
+    ]
+    if not rows:
+        return {}
+    uow.execute(insert(ResultRow), rows)
+    added = uow.execute(select(ResultRow.sop_instance_uid, ResultRow.id).where(ResultRow.job == job_id))
+    return {row.sop_instance_uid: row.id for row in added}
+
+
+def _key(keys: Mapping[str, int], result: ResultObject) -> int:
+    if result.sop_instance_uid not in keys:
+        raise ArchiveError("A delivery names an object that is not among the job's results.")
+    return keys[result.sop_instance_uid]

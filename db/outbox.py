@@ -1,0 +1,263 @@
+"""The outbox: what is owed to each peer, in order, until the peer has it.
+
+A row is handed out under a lease; while it is held its next attempt lies at the end of the lease, so a held delivery
+and one in back-off wait alike. Of one study and peer a later position is not handed out while an earlier one waits; it
+may come in the same batch, after it. What was kept aside blocks nobody, and no peer's rows are looked at for another.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, insert, or_, select, update
+from sqlalchemy.orm import aliased
+
+from db import records
+from db.engine import AnyQuery, AnyRow, UnitOfWork
+from db.events import EventKind, NewEvent, record
+from db.tables import DeliveryRow
+from study.entities import Delivery
+from study.errors import LeaseLost, Reason
+from study.states import DeliveryState, delivery_sources
+
+_PENDING = DeliveryState.PENDING.value
+
+
+def add_deliveries(uow: UnitOfWork, study: int, job: int, owed: Sequence[tuple[str, int, int]]) -> None:
+    """Put what is owed into the outbox, due at once; each is (peer, position, key of the result)."""
+    now = uow.now()
+    rows = [
+        {
+            "study": study,
+            "job": job,
+            "result": result,
+            "peer": peer,
+            "position": position,
+            "state": _PENDING,
+            "attempts": 0,
+            "problem": False,
+            "next_attempt_at": now,
+        }
+        for peer, position, result in owed
+    ]
+    if rows:
+        uow.execute(insert(DeliveryRow), rows)
+
+
+def lease_deliveries(uow: UnitOfWork, peer: str, owner: str, lease_seconds: float, limit: int) -> list[Delivery]:
+    """Lease what is due to `peer`, at most `limit` deliveries, and return them in the order in which they must go.
+
+    Those of one study stand together, lower positions first; studies in the order in which they fell due.
+
+    Parameters
+    ----------
+    owner
+        Who takes them; unique among all senders at work.
+    lease_seconds
+        How long they are theirs [s].
+    """
+    now = uow.now()
+    if uow.execute(_due(peer, now).limit(1)).first() is None:
+        return []
+    uow.serialise(f"outbox {peer}")  # two senders of one peer would each see the other's first position as free
+    chosen = _in_order(uow, peer, now, limit)
+    if not chosen:
+        return []
+    lease = (
+        update(DeliveryRow)
+        .where(DeliveryRow.id.in_(chosen), DeliveryRow.state == _PENDING, DeliveryRow.next_attempt_at <= now)
+        .values(
+            attempts=DeliveryRow.attempts + 1,
+            lease_owner=owner,
+            next_attempt_at=now + timedelta(seconds=lease_seconds),
+        )
+    )
+    uow.execute(lease)
+    rows = uow.execute(records.deliveries().where(DeliveryRow.id.in_(chosen)))
+    leased = {row.id: records.delivery_of(row) for row in rows}
+    return [leased[key] for key in chosen]
+
+
+def delivered(uow: UnitOfWork, delivery_id: int, owner: str, status: int | None) -> None:
+    """End the delivery: the peer has the object.
+
+    Parameters
+    ----------
+    status
+        The C-STORE response status; None where its presence was proven otherwise.
+
+    Raises
+    ------
+    LeaseLost
+        If the delivery is not this sender's any more.
+    """
+    held, now = _held(uow, delivery_id, owner), uow.now()
+    _move(uow, held, DeliveryState.DELIVERED, delivered_at=now, status=status, problem=False, reason=None)
+    numbers = {"peer": held.peer, "status": status}
+    words = f"Delivered to {held.peer}."
+    record(uow, now, [NewEvent(held.study, EventKind.DELIVERED, words, numbers, held.job)])
+
+
+def postpone(
+    uow: UnitOfWork,
+    delivery_id: int,
+    owner: str,
+    reason: Reason,
+    problem: bool,
+    seconds: float,
+    status: int | None = None,
+) -> None:
+    """Let the delivery wait for `seconds`; what follows it in its study waits with it.
+
+    The journal tells it once for as long as the reason stays the same, so that a PACS that is away for a week does not
+    fill it.
+
+    Parameters
+    ----------
+    problem
+        Whether it looks as if a person must act.
+
+    Raises
+    ------
+    LeaseLost
+        If the delivery is not this sender's any more.
+    """
+    held, now = _held(uow, delivery_id, owner), uow.now()
+    until = now + timedelta(seconds=seconds)
+    values = {"next_attempt_at": until, "problem": problem, "status": status}
+    values |= {"reason": records.reason_to_json(reason), "lease_owner": None}
+    uow.execute(update(DeliveryRow).where(DeliveryRow.id == delivery_id).values(values))
+    followers = update(DeliveryRow).where(
+        DeliveryRow.study == held.study,
+        DeliveryRow.peer == held.peer,
+        DeliveryRow.state == _PENDING,
+        DeliveryRow.position > held.position,
+        or_(DeliveryRow.lease_owner == owner, DeliveryRow.next_attempt_at < until),
+    )
+    uow.execute(followers.values(next_attempt_at=until, lease_owner=None))
+    if held.problem != problem or (held.reason or {}).get("code") != reason.code:
+        words = f"Not taken by {held.peer}, tried again: {reason.words}"
+        numbers = {"peer": held.peer, "code": reason.code, "problem": problem, "status": status}
+        record(uow, now, [NewEvent(held.study, EventKind.DELIVERY_POSTPONED, words, numbers, held.job)])
+
+
+def keep_aside(uow: UnitOfWork, delivery_id: int, owner: str, reason: Reason, status: int | None = None) -> None:
+    """Stop trying: the peer will never take this object as it is, and a person should look.
+
+    Raises
+    ------
+    LeaseLost
+        If the delivery is not this sender's any more.
+    """
+    held, now = _held(uow, delivery_id, owner), uow.now()
+    _move(uow, held, DeliveryState.KEPT_ASIDE, status=status, problem=True, reason=records.reason_to_json(reason))
+    words = f"Kept aside, {held.peer} will not take it: {reason.words}"
+    numbers = {"peer": held.peer, "code": reason.code, "status": status}
+    record(uow, now, [NewEvent(held.study, EventKind.DELIVERY_KEPT_ASIDE, words, numbers, held.job)])
+
+
+def give_back(uow: UnitOfWork, delivery_ids: Collection[int], owner: str) -> None:
+    """Free what was leased to `owner` and not tried; due at once. What is not theirs any more is left alone."""
+    _free(uow, DeliveryRow.id.in_(list(delivery_ids)), DeliveryRow.lease_owner == owner)
+
+
+def release_orphans(uow: UnitOfWork, owner_prefix: str) -> int:
+    """Free what is leased to owners whose names begin with `owner_prefix`; return how many deliveries.
+
+    For the start of a node, which holds its lock: none of those owners can be alive. End the prefix with a delimiter.
+    """
+    return _free(uow, DeliveryRow.lease_owner.startswith(owner_prefix, autoescape=True))
+
+
+def next_due(uow: UnitOfWork, peer: str) -> datetime | None:
+    """Return when the next delivery to `peer` falls due (which may be past); None where none waits."""
+    query = (
+        select(DeliveryRow.next_attempt_at)
+        .where(DeliveryRow.peer == peer, DeliveryRow.state == _PENDING, ~_follows_another())
+        .order_by(DeliveryRow.next_attempt_at)
+        .limit(1)
+    )
+    return uow.execute(query).scalar_one_or_none()
+
+
+def problems(uow: UnitOfWork, limit: int | None = None) -> list[Delivery]:
+    """Return the deliveries that a person should look at, newest first: kept aside, or refused as if for good."""
+    query = (
+        records.deliveries()
+        .where(DeliveryRow.state.in_([_PENDING, DeliveryState.KEPT_ASIDE.value]), DeliveryRow.problem)
+        .order_by(DeliveryRow.id.desc())
+        .limit(limit)
+    )
+    return [records.delivery_of(row) for row in uow.execute(query)]
+
+
+def _due(peer: str, now: datetime) -> AnyQuery:
+    """Return the query of what may be handed out now, longest due first."""
+    return (
+        select(DeliveryRow.id, DeliveryRow.study, DeliveryRow.position)
+        .where(
+            DeliveryRow.peer == peer,
+            DeliveryRow.state == _PENDING,
+            DeliveryRow.next_attempt_at <= now,
+            ~_follows_another(later_than=now),
+        )
+        .order_by(DeliveryRow.next_attempt_at, DeliveryRow.id)
+    )
+
+
+def _follows_another(*, later_than: datetime | None = None) -> ColumnElement[bool]:
+    """Tell whether an earlier position of the study and peer is pending (and not due before `later_than`)."""
+    earlier = aliased(DeliveryRow)
+    query = select(earlier.id).where(
+        earlier.study == DeliveryRow.study,
+        earlier.peer == DeliveryRow.peer,
+        earlier.state == _PENDING,
+        earlier.position < DeliveryRow.position,
+    )
+    if later_than is not None:
+        query = query.where(earlier.next_attempt_at > later_than)
+    return query.exists()
+
+
+def _in_order(uow: UnitOfWork, peer: str, now: datetime, limit: int) -> list[int]:
+    studies = list(dict.fromkeys(row.study for row in uow.execute(_due(peer, now).limit(limit))))
+    by_study: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for row in uow.execute(_due(peer, now).where(DeliveryRow.study.in_(studies))):
+        by_study[row.study].append((row.position, row.id))
+    return [key for study in studies for _, key in sorted(by_study[study])][:limit]
+
+
+def _held(uow: UnitOfWork, delivery_id: int, owner: str) -> AnyRow:
+    query = (
+        select(
+            DeliveryRow.id,
+            DeliveryRow.study,
+            DeliveryRow.job,
+            DeliveryRow.peer,
+            DeliveryRow.position,
+            DeliveryRow.state,
+            DeliveryRow.problem,
+            DeliveryRow.reason,
+        )
+        .where(DeliveryRow.id == delivery_id, DeliveryRow.lease_owner == owner, DeliveryRow.state == _PENDING)
+        .with_for_update()
+    )
+    row = uow.execute(query).first()
+    if row is None:
+        raise LeaseLost("The delivery is another sender's by now.")
+    return row
+
+
+def _move(uow: UnitOfWork, row: AnyRow, target: DeliveryState, **values: Any) -> None:  # noqa: ANN401 - column values
+    sources = [state.value for state in delivery_sources(target)]
+    move = update(DeliveryRow).where(DeliveryRow.id == row.id, DeliveryRow.state.in_(sources))
+    uow.execute(move.values(state=target.value, lease_owner=None, **values))
+
+
+def _free(uow: UnitOfWork, *conditions: ColumnElement[bool]) -> int:
+    freed = update(DeliveryRow).where(DeliveryRow.state == _PENDING, *conditions)
+    rows = uow.execute(freed.values(lease_owner=None, next_attempt_at=uow.now()).returning(DeliveryRow.id))
+    return len(rows.all())

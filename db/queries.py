@@ -1,0 +1,223 @@
+"""What a person asks of the database: the list of studies, one study in full, and to try again what failed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import func, or_, select, update
+
+from db import places, records
+from db.engine import AnyQuery, AnyRow, UnitOfWork
+from db.events import EventKind, NewEvent, record
+from db.tables import (
+    DeliveryRow,
+    EventRow,
+    InstanceRow,
+    JobRow,
+    PatientRow,
+    ResultRow,
+    RevisionRow,
+    SeriesRow,
+    StudyRow,
+)
+from study.entities import StudyRecord, StudySummary
+from study.errors import Reason
+from study.states import DeliveryState, JobState, StudyState, job_sources, study_state
+
+_NOT_SELECTED = "NotSelected"
+
+
+@dataclass
+class _Standing:
+    """What the state of one study is derived from."""
+
+    revision: int = 0
+    not_selected: str | None = None
+    series: int = 0
+    instances: int = 0
+    jobs: list[tuple[JobState, Reason | None]] = field(default_factory=list)
+    deliveries: list[tuple[DeliveryState, bool, Reason | None]] = field(default_factory=list)
+
+    def state(self, *, receiving: bool) -> StudyState:
+        return study_state(
+            receiving=receiving,
+            jobs=[state for state, _ in self.jobs],
+            deliveries=[state for state, _, _ in self.deliveries],
+            evaluated=self.revision > 0,
+        )
+
+    def reason(self, state: StudyState) -> Reason | None:
+        """Return why the study is in a state that a person asks about."""
+        if state is StudyState.NOT_SELECTED:
+            return Reason(_NOT_SELECTED, self.not_selected or "")
+        failed = [reason for job, reason in self.jobs if job is JobState.FAILED]
+        kept = [reason for delivery, _, reason in self.deliveries if delivery is DeliveryState.KEPT_ASIDE]
+        refused = [reason for job, reason in self.jobs if job is JobState.REFUSED]
+        owed = [reason for delivery, problem, reason in self.deliveries if problem]
+        causes = {StudyState.FAILED: failed + kept, StudyState.REFUSED: refused, StudyState.REPORTED: owed}
+        return next(iter(causes.get(state, [])), None)
+
+
+def list_studies(uow: UnitOfWork, limit: int | None = None) -> list[StudySummary]:
+    """Return the studies with the states they are in, those that received an instance last first."""
+    rows = list(uow.execute(_studies().order_by(StudyRow.last_received_at.desc(), StudyRow.id.desc()).limit(limit)))
+    standings = _standings(uow, None if limit is None else [row.id for row in rows])
+    return [_summary(row, standings[row.id]) for row in rows]
+
+
+def find_studies(uow: UnitOfWork, text: str, limit: int = 20) -> list[str]:
+    """Return the Study Instance UIDs that `text` stands for: a UID, an accession number, or the beginning of a UID."""
+    uid = select(StudyRow.study_instance_uid).order_by(StudyRow.last_received_at.desc()).limit(limit)
+    ways = (
+        uid.where(StudyRow.study_instance_uid == text),
+        uid.where(StudyRow.accession_number == text, StudyRow.accession_number != ""),
+        uid.where(StudyRow.study_instance_uid.startswith(text, autoescape=True)),
+    )
+    for query in ways:
+        found = list(uow.execute(query).scalars())
+        if found:
+            return found
+    return []
+
+
+def study_record(uow: UnitOfWork, study_instance_uid: str) -> StudyRecord | None:
+    """Return everything that is known of the study; None where the index knows no such study."""
+    row = uow.execute(_studies().where(StudyRow.study_instance_uid == study_instance_uid)).first()
+    if row is None:
+        return None
+    standing = _standings(uow, [row.id])[row.id]
+    jobs = uow.execute(records.jobs().where(JobRow.study == row.id).order_by(JobRow.id))
+    deliveries = uow.execute(
+        records.deliveries().where(DeliveryRow.study == row.id).order_by(DeliveryRow.peer, DeliveryRow.id)
+    )
+    results = uow.execute(
+        records.results().join(JobRow, JobRow.id == ResultRow.job).where(JobRow.study == row.id).order_by(ResultRow.id)
+    )
+    events = uow.execute(records.events().where(EventRow.study == row.id).order_by(EventRow.id))
+    others = uow.execute(
+        records.instances().where(InstanceRow.study == row.id, ~InstanceRow.current).order_by(InstanceRow.id)
+    )
+    return StudyRecord(
+        summary=_summary(row, standing),
+        revision=standing.revision,
+        series=_series(uow, row.id),
+        jobs=tuple(records.job_of(job) for job in jobs),
+        deliveries=tuple(records.delivery_of(delivery) for delivery in deliveries),
+        results=tuple((result.job, records.result_of(result)) for result in results),
+        events=tuple(records.event_of(event) for event in events),
+        other_versions=tuple(records.instance_of(version) for version in others),
+    )
+
+
+def retry_study(uow: UnitOfWork, study_instance_uid: str) -> None:
+    """Have everything tried again that failed or waits: jobs, deliveries, and the match of models to the study.
+
+    Failed jobs are queued as if they had never crashed, waiting ones and deliveries are due at once, what was kept
+    aside is pending again; whether a refusal still holds is judged anew when the study is evaluated.
+
+    Raises
+    ------
+    ArchiveError
+        If the index knows no such study.
+    """
+    study, now = places.study(uow, study_instance_uid, for_update=True), uow.now()
+    failed = update(JobRow).where(JobRow.study == study.id, JobRow.current, JobRow.state == JobState.FAILED.value)
+    fresh: dict[str, Any] = {"crashes": 0, "reason": None, "ended_at": None, "not_before": now}
+    assert JobState.FAILED in job_sources(JobState.QUEUED)
+    jobs = uow.execute(failed.values(state=JobState.QUEUED.value, **fresh).returning(JobRow.id)).all()
+    waiting = update(JobRow).where(JobRow.study == study.id, JobRow.state == JobState.QUEUED.value)
+    uow.execute(waiting.values(not_before=now))
+    deliveries = uow.execute(
+        update(DeliveryRow)
+        .where(
+            DeliveryRow.study == study.id,
+            or_(
+                DeliveryRow.state == DeliveryState.KEPT_ASIDE.value,
+                (DeliveryRow.state == DeliveryState.PENDING.value) & DeliveryRow.lease_owner.is_(None),
+            ),
+        )
+        .values(state=DeliveryState.PENDING.value, problem=False, next_attempt_at=now)
+        .returning(DeliveryRow.id)
+    ).all()
+    uow.execute(update(StudyRow).where(StudyRow.id == study.id).values(evaluation_due=True))
+    numbers = {"jobs": len(jobs), "deliveries": len(deliveries)}
+    words = f"Tried again on request: {len(jobs)} job(s), {len(deliveries)} delivery(ies)."
+    record(uow, now, [NewEvent(study.id, EventKind.RETRY, words, numbers)])
+
+
+def _studies() -> AnyQuery:
+    return select(
+        StudyRow.id,
+        StudyRow.study_instance_uid,
+        StudyRow.accession_number,
+        StudyRow.study_description,
+        StudyRow.first_received_at,
+        StudyRow.last_received_at,
+        StudyRow.receiving,
+        PatientRow.patient_id,
+    ).join(PatientRow, PatientRow.id == StudyRow.patient)
+
+
+def _summary(row: AnyRow, standing: _Standing) -> StudySummary:
+    state = standing.state(receiving=row.receiving)
+    return StudySummary(
+        study_instance_uid=row.study_instance_uid,
+        state=state,
+        patient_id=row.patient_id,
+        accession_number=row.accession_number,
+        study_description=row.study_description,
+        series=standing.series,
+        instances=standing.instances,
+        first_received_at=row.first_received_at,
+        last_received_at=row.last_received_at,
+        reason=standing.reason(state),
+    )
+
+
+def _standings(uow: UnitOfWork, studies: Collection[int] | None) -> dict[int, _Standing]:
+    """Return where each study stands, in one query per table; None: all studies."""
+    standings: dict[int, _Standing] = defaultdict(_Standing)
+
+    def of_these(query: AnyQuery, column: Any) -> Sequence[AnyRow]:  # noqa: ANN401 - a mapped column
+        return uow.execute(query if studies is None else query.where(column.in_(studies))).all()
+
+    counts = select(InstanceRow.study, func.count(), func.count(InstanceRow.series.distinct())).where(
+        InstanceRow.current
+    )
+    for study, instances, series in of_these(counts.group_by(InstanceRow.study), InstanceRow.study):
+        standings[study].instances, standings[study].series = instances, series
+    revisions = select(RevisionRow.study, RevisionRow.number, RevisionRow.not_selected).order_by(RevisionRow.number)
+    for study, number, words in of_these(revisions, RevisionRow.study):
+        standings[study].revision, standings[study].not_selected = number, words
+    jobs = select(JobRow.study, JobRow.state, JobRow.reason).where(JobRow.current).order_by(JobRow.id)
+    for study, state, reason in of_these(jobs, JobRow.study):
+        standings[study].jobs.append((JobState(state), records.reason_from_json(reason)))
+    owed = (
+        select(DeliveryRow.study, DeliveryRow.state, DeliveryRow.problem, DeliveryRow.reason)
+        .join(JobRow, JobRow.id == DeliveryRow.job)
+        .where(JobRow.current)
+        .order_by(DeliveryRow.id)
+    )
+    for study, state, problem, reason in of_these(owed, DeliveryRow.study):
+        standings[study].deliveries.append((DeliveryState(state), problem, records.reason_from_json(reason)))
+    return standings
+
+
+def _series(uow: UnitOfWork, study: int) -> tuple[dict[str, Any], ...]:
+    query = (
+        select(
+            SeriesRow.series_instance_uid,
+            SeriesRow.modality,
+            SeriesRow.series_number,
+            SeriesRow.series_description,
+            func.count(InstanceRow.id).label("instances"),
+        )
+        .join(InstanceRow, (InstanceRow.series == SeriesRow.id) & InstanceRow.current, isouter=True)
+        .where(SeriesRow.study == study)
+        .group_by(SeriesRow.id)
+        .order_by(SeriesRow.id)
+    )
+    return tuple(dict(row._mapping) for row in uow.execute(query))

@@ -1,0 +1,43 @@
+"""Between the two conventions of an image's axes: (slice, row, column) with LPS here, (column, row, slice) with RAS in MONAI.
+
+MONAI's readers give arrays whose first axis runs along a row of the picture, with affines to RAS (NIfTI's convention).
+This is the only module that swaps axes or signs; nothing else flips anything.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from study.imaging import Affine
+
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_REVERSED_INDEX = np.eye(4)[[2, 1, 0, 3]]
+
+
+def to_monai(voxels: NDArray[Any], affine: Affine) -> tuple[NDArray[Any], Affine]:
+    """Return a view of the voxels with the axes (column, row, slice), and its affine to RAS [mm].
+
+    Parameters
+    ----------
+    voxels
+        (slices, rows, columns).
+    affine
+        (4, 4), (slice, row, column, 1) to LPS [mm].
+    """
+    return voxels.transpose(2, 1, 0), _LPS_TO_RAS @ affine @ _REVERSED_INDEX
+
+
+def from_monai(array: NDArray[Any], affine: Affine) -> tuple[NDArray[Any], Affine]:
+    """Return a view of the array with the axes (slice, row, column), and its affine to LPS [mm].
+
+    Parameters
+    ----------
+    array
+        (columns, rows, slices).
+    affine
+        (4, 4), (column, row, slice, 1) to RAS [mm].
+    """
+    return array.transpose(2, 1, 0), _LPS_TO_RAS @ affine @ _REVERSED_INDEX

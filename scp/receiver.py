@@ -1,0 +1,224 @@
+"""Receive objects: a C-STORE and C-ECHO SCP on a listening socket that several processes may share."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import select
+import socket
+import threading
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from pynetdicom import evt
+from pynetdicom.ae import ApplicationEntity
+from pynetdicom.association import Association
+from pynetdicom.pdu_primitives import A_ASSOCIATE
+
+from scp.contexts import supported_contexts
+from scp.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from scp.inbox import Inbox
+from scp.intake import AcceptedContext, EventListener, Intake, Parties
+from scp.quiet import quieten_pynetdicom
+from scp.upper_layer import IntakeAssociation, prepare_connection, wait_for_end
+
+LOGGER = logging.getLogger(__name__)
+
+DEFAULT_MAX_PDU: Final = 2**18
+_REJECTED_PERMANENT, _BY_SERVICE_USER = 0x01, 0x01
+_CALLING_AE_TITLE_NOT_RECOGNIZED, _CALLED_AE_TITLE_NOT_RECOGNIZED = 0x03, 0x07
+_OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class Receiver:
+    """A Storage and Verification SCP.
+
+    Parameters
+    ----------
+    listening_socket
+        Made by `scp.listening.open_listening_socket`; stays the caller's: stopping does not close the port.
+    ae_title
+        Associations that call another are rejected (PS3.8 9.3.4: result 1, source 1, reason 7).
+    inbox
+        Where objects become durable.
+    known_calling_ae_titles
+        Associations from others are rejected (result 1, source 1, reason 3); None takes all.
+    max_associations
+        Beyond as many at a time, associations are rejected as a transient local limit (result 2, source 3, reason 2).
+    max_pdu
+        The longest P-DATA-TF that peers may send [bytes].
+    accept_unknown_sop_classes
+        Whether objects of private and unheard-of SOP Classes are stored.
+    on_event
+        Is told of associations and instances; called in several threads.
+    network_timeout
+        A connection on which nothing comes for so long is aborted [s].
+    """
+
+    def __init__(
+        self,
+        listening_socket: socket.socket,
+        ae_title: str,
+        inbox: Inbox,
+        known_calling_ae_titles: Collection[str] | None = None,
+        *,
+        max_associations: int = 32,
+        max_pdu: int = DEFAULT_MAX_PDU,
+        accept_unknown_sop_classes: bool = True,
+        on_event: EventListener | None = None,
+        network_timeout: float = 60.0,
+    ) -> None:
+        quieten_pynetdicom()
+        self._listening_socket = listening_socket
+        self._inbox = inbox
+        self._known = None if known_calling_ae_titles is None else frozenset(known_calling_ae_titles)
+        self._accept_unknown_sop_classes = accept_unknown_sop_classes
+        self._on_event = on_event or _ignore
+        self._network_timeout = network_timeout
+        self._most_connections = 2 * max_associations + 8  # those that were rejected or did not ask yet count as well
+        self._ae = ApplicationEntity(ae_title)
+        self._ae.maximum_associations = max_associations
+        self._ae.maximum_pdu_size = max_pdu
+        self._ae.network_timeout = network_timeout
+        self._ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+        self._ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+        self._stop = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._stopped = False
+        self._thread = threading.Thread(target=self._accept_connections, name="receiver", daemon=True)
+
+    def start(self) -> None:
+        """Begin to accept associations, in threads of its own."""
+        self._thread.start()
+
+    def stop(self, grace_seconds: float = 10.0) -> None:
+        """Accept no more; let objects that are being received be finished, then end the associations.
+
+        What was answered with Success is durable. A peer whose object is not complete after `grace_seconds` has had no
+        answer and sends it again. A receiver that was stopped stays so.
+        """
+        if self._stopped:
+            return
+        self._stopped = True
+        os.eventfd_write(self._stop, 1)
+        self._thread.join()
+        associations = self._associations()
+        for association in associations:
+            association.stopping = True
+        late = wait_for_end(associations, grace_seconds)
+        for association in late:
+            association.cut()
+        wait_for_end(late, self._network_timeout)
+        os.close(self._stop)
+
+    def _associations(self) -> list[IntakeAssociation]:
+        return [entry for entry in self._ae.active_associations if isinstance(entry, IntakeAssociation)]
+
+    def _accept_connections(self) -> None:
+        poll = select.poll()
+        poll.register(self._listening_socket, select.POLLIN)
+        poll.register(self._stop, select.POLLIN)
+        while True:
+            ready = dict(poll.poll())
+            if self._stop in ready:
+                return
+            try:
+                connection, address = self._listening_socket.accept()
+            except BlockingIOError:
+                continue  # another process was faster
+            except OSError as error:
+                self._bear(error)
+                continue
+            self._take(connection, address)
+
+    def _bear(self, error: OSError) -> None:
+        # A connection that died in the queue is no news; without file descriptors, associations must end first.
+        if error.errno in _OUT_OF_DESCRIPTORS:
+            LOGGER.error("no connection can be accepted: %s", error)
+            select.select([self._stop], [], [], 0.5)
+
+    def _take(self, connection: socket.socket, address: tuple[str, int]) -> None:
+        if len(self._associations()) >= self._most_connections:
+            self._on_event("connection_refused", {"address": address[0], "limit": self._most_connections})
+            connection.close()
+            return
+        try:
+            prepare_connection(connection, self._network_timeout)
+            association = IntakeAssociation(self._ae, connection, address, self._open_intake)
+        except OSError:
+            LOGGER.info("a connection from %s was gone before it was taken", address[0])
+            connection.close()
+            return
+        association.bind(evt.EVT_REQUESTED, self._on_requested)
+        association.bind(evt.EVT_ACCEPTED, self._on_accepted)
+        association.bind(evt.EVT_REJECTED, self._on_rejected)
+        association.start()
+
+    def _on_requested(self, event: evt.Event) -> None:
+        association = event.assoc
+        request = _request(association)
+        association.requestor.ae_title = request.calling_ae_title
+        if request.called_ae_title != self._ae.ae_title:
+            self._reject(association, _CALLED_AE_TITLE_NOT_RECOGNIZED, "called AE title not recognized")
+        elif self._known is not None and request.calling_ae_title not in self._known:
+            self._reject(association, _CALLING_AE_TITLE_NOT_RECOGNIZED, "calling AE title not recognized")
+        else:
+            association.acceptor.supported_contexts = supported_contexts(
+                request.presentation_context_definition_list,
+                accept_unknown_sop_classes=self._accept_unknown_sop_classes,
+            )
+
+    def _reject(self, association: Association, reason: int, words: str) -> None:
+        association.acse.send_reject(_REJECTED_PERMANENT, _BY_SERVICE_USER, reason)
+        association.is_rejected = True
+        self._tell(association, "association_rejected", reason=words)
+
+    def _on_accepted(self, event: evt.Event) -> None:
+        self._tell(event.assoc, "association_accepted", contexts=len(event.assoc.accepted_contexts))
+
+    def _on_rejected(self, event: evt.Event) -> None:
+        self._tell(event.assoc, "association_rejected", reason="too many associations")
+
+    def _tell(self, association: Association, name: str, **fields: object) -> None:
+        parties = _parties(association)
+        self._on_event(
+            name,
+            {
+                "calling_ae_title": parties.calling_ae_title,
+                "called_ae_title": parties.called_ae_title,
+                "address": parties.address,
+                **fields,
+            },
+        )
+
+    def _open_intake(self, association: IntakeAssociation) -> Intake:
+        return Intake(
+            contexts={
+                context.context_id: AcceptedContext(str(context.abstract_syntax), str(context.transfer_syntax[0]))
+                for context in association.accepted_contexts
+                if context.context_id is not None
+            },
+            parties=_parties(association),
+            inbox=self._inbox,
+            accept_unknown_sop_classes=self._accept_unknown_sop_classes,
+            on_event=self._on_event,
+        )
+
+
+def _request(association: Association) -> A_ASSOCIATE:
+    request = association.requestor.primitive
+    assert request is not None  # the association was requested
+    return request
+
+
+def _parties(association: Association) -> Parties:
+    request = _request(association)
+    return Parties(
+        calling_ae_title=request.calling_ae_title,
+        called_ae_title=request.called_ae_title,
+        address=association.requestor.address,
+    )
+
+
+def _ignore(_name: str, _fields: Mapping[str, object]) -> None:
+    """Take an event that nobody listens to."""

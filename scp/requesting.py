@@ -1,0 +1,147 @@
+"""Request associations as an SCU: connect, negotiate, and say in our own errors why it failed."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pynetdicom import evt
+from pynetdicom.ae import ApplicationEntity
+from pynetdicom.association import Association
+from pynetdicom.presentation import build_context
+from pynetdicom.transport import AddressInformation, AssociationSocket
+
+from scp.contexts import VERIFICATION
+from scp.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from scp.object_file import UNCOMPRESSED, Offer
+from scp.quiet import quieten_pynetdicom
+from study.errors import AssociationRejected, DeliveryError, NoAcceptedContext, PeerUnreachable
+
+_REJECTED_PERMANENT = 0x01
+_SUCCESS = 0x0000
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A DICOM node to talk to."""
+
+    name: str
+    ae_title: str
+    host: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """How long to wait for a connection, for the negotiation, for an answer and for the network [s]."""
+
+    connection: float = 10.0
+    negotiation: float = 30.0
+    answer: float = 120.0
+    network: float = 60.0
+
+
+@contextmanager
+def association_with(
+    peer: Peer, calling_ae_title: str, offers: Iterable[Offer], timeouts: Timeouts | None = None
+) -> Iterator[Association]:
+    """Hold an association with `peer` that proposes `offers`, and release it at the end.
+
+    Raises
+    ------
+    PeerUnreachable
+        If there is no connection, or it broke during the negotiation.
+    AssociationRejected
+        If the peer rejected or aborted it; permanent where the peer says so (PS3.8 9.3.4).
+    NoAcceptedContext
+        If the peer accepted the association but none of the contexts.
+    """
+    quieten_pynetdicom()
+    entity = _Requestor(calling_ae_title, timeouts or Timeouts())
+    connected: list[evt.Event] = []
+    try:
+        association = entity.associate(
+            peer.host,
+            peer.port,
+            contexts=[build_context(offer.sop_class_uid, offer.transfer_syntax_uid) for offer in offers],
+            ae_title=peer.ae_title,
+            evt_handlers=[(evt.EVT_CONN_OPEN, connected.append)],
+        )
+    except OSError as error:
+        entity.close()
+        raise PeerUnreachable(f"{peer.name}: the host {peer.host} cannot be resolved ({error}).") from error
+    try:
+        if not association.is_established:
+            raise _failure(association, peer, connected=bool(connected))
+        yield association
+    finally:
+        association.release()
+        entity.close()
+
+
+def echo(peer: Peer, calling_ae_title: str, timeouts: Timeouts | None = None) -> float:
+    """Return how long the peer took to answer a C-ECHO [s], association included.
+
+    Raises
+    ------
+    DeliveryError
+        If the peer cannot be reached, rejects the association or does not answer with Success.
+    """
+    started = time.monotonic()
+    offers = [Offer(VERIFICATION, syntax) for syntax in UNCOMPRESSED]
+    with association_with(peer, calling_ae_title, offers, timeouts) as association:
+        status = association.send_c_echo().get("Status")
+    if status is None:
+        raise PeerUnreachable(f"{peer.name} took the association and did not answer the C-ECHO.")
+    if status != _SUCCESS:
+        raise DeliveryError(f"{peer.name} answered the C-ECHO with status {status:04X}.", status=int(status))
+    return time.monotonic() - started
+
+
+class _Requestor(ApplicationEntity):
+    """An application entity that requests one association, and closes its connection whatever became of it."""
+
+    def __init__(self, ae_title: str, timeouts: Timeouts) -> None:
+        super().__init__(ae_title)
+        self.connection_timeout = timeouts.connection
+        self.acse_timeout = timeouts.negotiation
+        self.dimse_timeout = timeouts.answer
+        self.network_timeout = timeouts.network
+        self.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+        self.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+        self._connections: list[socket.socket] = []
+
+    def close(self) -> None:
+        """Close the connection: pynetdicom leaves it open where it was refused, or where the peer closed first."""
+        for connection in self._connections:
+            connection.close()
+
+    def _create_socket(
+        self, assoc: Association, address: AddressInformation, tls_args: tuple[ssl.SSLContext, str] | None
+    ) -> AssociationSocket:
+        wrapped = super()._create_socket(assoc, address, tls_args)
+        if wrapped.socket is not None:
+            # Else the last piece of a message waits up to 40 ms for the peer's acknowledgement (Nagle's algorithm).
+            wrapped.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._connections.append(wrapped.socket)
+        return wrapped
+
+
+def _failure(association: Association, peer: Peer, *, connected: bool) -> DeliveryError:
+    place = f"{peer.name} ({peer.host}:{peer.port})"
+    answer = association.acceptor.primitive
+    if not connected:
+        return PeerUnreachable(f"{place} cannot be reached; is it running, and are host and port right?")
+    if association.is_rejected and answer is not None:
+        permanent = answer.result == _REJECTED_PERMANENT
+        numbers = {"result": answer.result or 0, "source": answer.result_source or 0, "reason": answer.diagnostic or 0}
+        return AssociationRejected(
+            f"{place} rejected the association as {peer.ae_title}: {answer.reason_str}.", numbers, permanent=permanent
+        )
+    if answer is not None:
+        return NoAcceptedContext(f"{place} takes none of the kinds of object to be sent.", permanent=True)
+    return AssociationRejected(f"{place} aborted the association or did not answer; is it a DICOM port?")

@@ -1,0 +1,280 @@
+"""pynetdicom's association and upper layer, with a short way for received P-DATA.
+
+pynetdicom negotiates, keeps the state machine of PS3.8 9.2 and its timers. In state 6 (data transfer) each P-DATA-TF is
+read in one call into a buffer that is used again, and goes straight to the `Intake`: no queue between threads, no
+polling sleeps, no copies. A PDU that announces more than was negotiated ends the association before a byte of it is
+kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import socket
+import struct
+import time
+from collections.abc import Callable
+from typing import Final
+
+from pynetdicom._globals import MODE_ACCEPTOR
+from pynetdicom.ae import ApplicationEntity
+from pynetdicom.association import Association
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE, A_P_ABORT, A_RELEASE, P_DATA
+from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
+
+from scp.intake import Intake, ProtocolError
+
+LOGGER = logging.getLogger(__name__)
+
+_PDU_HEADER: Final = struct.Struct(">BxL")
+_P_DATA_TF: Final = 0x04
+_LONGEST_CONTROL_PDU: Final = 2**20  # an A-ASSOCIATE-RQ of 128 contexts with every Transfer Syntax has a quarter of it
+_TOLERANCE: Final = 64  # some senders count the PDU's or the PDV's header out of the maximum length
+_DATA_TRANSFER, _AWAITING_CLOSE = "Sta6", "Sta13"
+_CONNECTION_CLOSED, _INVALID_PDU = "Evt17", "Evt19"
+_TICK_SECONDS: Final = 0.25
+
+_Primitive = A_ASSOCIATE | A_RELEASE | A_ABORT | A_P_ABORT | P_DATA | T_CONNECT
+
+
+class _WakingSocket(AssociationSocket):
+    """A connection whose `ready` waits for data, for something to send, or for a tick."""
+
+    def __init__(self, assoc: IntakeAssociation, client_socket: socket.socket) -> None:
+        super().__init__(assoc, client_socket=client_socket)
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(client_socket, select.POLLIN)
+        self._poll.register(self._wake, select.POLLIN)
+        self._connection = client_socket  # pynetdicom forgets it when the peer closed first, without closing it
+        self._connection_descriptor = client_socket.fileno()
+
+    def wake(self) -> None:
+        """End a wait in `ready`, because there is something to do."""
+        os.eventfd_write(self._wake, 1)
+
+    @property
+    def ready(self) -> bool:
+        """Tell whether there is data to read; where there is nothing else to do, wait for it."""
+        if self.socket is None or not self._is_connected:
+            return False
+        dul = self.assoc.dul
+        busy = not (dul.event_queue.empty() and dul.to_provider_queue.empty())
+        waits = 0 if busy or dul.state_machine.current_state == _AWAITING_CLOSE else _TICK_SECONDS
+        events = dict(self._poll.poll(waits * 1000))
+        if self._wake in events:
+            os.eventfd_read(self._wake)
+        return self._connection_descriptor in events
+
+    def dispose(self) -> None:
+        """Close what the connection holds, once its thread is done with it."""
+        self._connection.close()
+        os.close(self._wake)
+
+
+class _IntakeProvider(DULServiceProvider):
+    """The upper layer of one association; its thread also serves the requests."""
+
+    def __init__(self, association: IntakeAssociation, longest_pdu: int) -> None:
+        super().__init__(association)
+        self.daemon = True
+        self._run_loop_delay = 0.0  # `ready` waits instead
+        self._association = association
+        self._longest_pdu = longest_pdu + _TOLERANCE
+        self._buffer = memoryview(bytearray(self._longest_pdu))
+
+    def send_pdu(self, primitive: _Primitive) -> None:
+        """Queue `primitive` to be sent, and see that it is sent now."""
+        super().send_pdu(primitive)  # type: ignore[arg-type]  # pynetdicom's own union is private
+        self._association.connection.wake()
+
+    def run_reactor(self) -> None:
+        """Run until the association is over; nothing half received is left then."""
+        try:
+            super().run_reactor()
+        finally:
+            self._association.end_intake()
+            # Whoever waits for a primitive need not wait for its time-out: none will come.
+            self.to_user_queue.put(None)  # type: ignore[arg-type]  # what `receive_pdu` gives for "nothing came"
+
+    def _read_pdu_data(self) -> None:
+        connection = self._association.connection.socket
+        if connection is None:
+            return
+        if self.state_machine.current_state == _AWAITING_CLOSE:
+            self._drain(connection)
+            return
+        header = _peek_header(connection)
+        if header is not None:
+            kind, length = header
+            longest = self._longest_pdu if kind == _P_DATA_TF else _LONGEST_CONTROL_PDU
+            if length > longest:
+                LOGGER.warning("a PDU of %d bytes was announced, %d are allowed: association aborted", length, longest)
+                self.event_queue.put(_INVALID_PDU)
+                return
+            if kind == _P_DATA_TF and self.state_machine.current_state == _DATA_TRANSFER:
+                self._serve(connection, length)
+                return
+        super()._read_pdu_data()
+
+    def _serve(self, connection: socket.socket, length: int) -> None:
+        try:
+            received = _receive(connection, _PDU_HEADER.size, self._buffer) and _receive(
+                connection, length, self._buffer
+            )
+        except OSError:
+            received = False
+        if not received:
+            self.event_queue.put(_CONNECTION_CLOSED)
+            return
+        try:
+            responses = self._association.intake.take(self._buffer[:length])
+        except ProtocolError as error:
+            LOGGER.warning("association aborted: %s", error)
+            self.event_queue.put(_INVALID_PDU)
+            return
+        if responses:
+            self._association.connection.send(responses)
+
+    def _drain(self, connection: socket.socket) -> None:
+        # The association is over and only the close is awaited: bytes that still come have no meaning.
+        try:
+            closed = not connection.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)
+        except OSError:
+            closed = True
+        if closed:
+            self.event_queue.put(_CONNECTION_CLOSED)
+
+
+class IntakeAssociation(Association):
+    """An association that a peer requested, from its connection on.
+
+    Parameters
+    ----------
+    connection
+        Blocking, as accepted.
+    address
+        The peer's address as `accept` gave it.
+    open_intake
+        Makes the `Intake` once the contexts are negotiated.
+    """
+
+    def __init__(
+        self,
+        ae: ApplicationEntity,
+        connection: socket.socket,
+        address: tuple[str, int],
+        open_intake: Callable[[IntakeAssociation], Intake],
+    ) -> None:
+        super().__init__(ae, MODE_ACCEPTOR)
+        self.dul = _IntakeProvider(self, ae.maximum_pdu_size)
+        self.acse_timeout = ae.acse_timeout
+        self.network_timeout = ae.network_timeout
+        self.connection = _WakingSocket(self, connection)
+        self.set_socket(self.connection)
+        self.stopping = False
+        self._open_intake = open_intake
+        self._intake: Intake | None = None
+        self.acceptor.maximum_length = ae.maximum_pdu_size
+        self.acceptor.ae_title = ae.ae_title
+        self.acceptor.address_info = AddressInformation.from_tuple(connection.getsockname()[:2])
+        self.acceptor.implementation_class_uid = ae.implementation_class_uid
+        self.acceptor.implementation_version_name = ae.implementation_version_name
+        self.acceptor.supported_contexts = []
+        self.requestor.address_info = AddressInformation.from_tuple(address[:2])
+        self.name = f"association-{address[0]}:{address[1]}"
+
+    @property
+    def intake(self) -> Intake:
+        """The intake of this association, made with its first P-DATA; only the upper layer's thread uses it."""
+        if self._intake is None:
+            self._intake = self._open_intake(self)
+        return self._intake
+
+    @property
+    def between_messages(self) -> bool:
+        """Tell whether no request is half received."""
+        return self._intake is None or self._intake.between_messages
+
+    def end_intake(self) -> None:
+        """Drop what is half received."""
+        if self._intake is not None:
+            self._intake.close()
+
+    def cut(self) -> None:
+        """End the connection without a word."""
+        connection = self.connection.socket
+        if connection is not None:
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                LOGGER.debug("the connection was closed already")
+
+    def run_reactor(self) -> None:
+        """Run the association until it is over, then close its connection."""
+        try:
+            super().run_reactor()
+        finally:
+            self.dul.join(timeout=self.acse_timeout)
+            self.cut()
+            self.dul.join(timeout=self.acse_timeout)
+            self.connection.dispose()
+
+    def _run_reactor(self) -> None:
+        # Requests are served in the upper layer's thread; here only the end of the association is awaited.
+        while not self._kill:
+            primitive = self.dul.receive_pdu(wait=True, timeout=_TICK_SECONDS)
+            if isinstance(primitive, A_RELEASE):
+                self.acse.send_release(is_response=True)
+                self.is_released = True
+                self.kill()
+            elif isinstance(primitive, (A_ABORT, A_P_ABORT)):
+                self.is_aborted = True
+                self.kill()
+            elif not self.dul.is_alive():
+                self.kill()
+            elif self.dul.idle_timer_expired() or (self.stopping and self.between_messages):
+                self.abort()
+
+
+def _peek_header(connection: socket.socket) -> tuple[int, int] | None:
+    """Return type and length of the next PDU without taking it; None where the connection gives no header."""
+    try:
+        header = connection.recv(_PDU_HEADER.size, socket.MSG_PEEK | socket.MSG_WAITALL)
+    except OSError:
+        return None
+    if len(header) < _PDU_HEADER.size:
+        return None
+    kind, length = _PDU_HEADER.unpack(header)
+    return kind, length
+
+
+def _receive(connection: socket.socket, length: int, buffer: memoryview) -> bool:
+    """Fill `buffer` with `length` bytes; False where the connection ends before."""
+    received = 0
+    while received < length:
+        count = connection.recv_into(buffer[received:], length - received, socket.MSG_WAITALL)
+        if not count:
+            return False
+        received += count
+    return True
+
+
+def prepare_connection(connection: socket.socket, timeout_seconds: float) -> None:
+    """Set a connection up: blocking with a time limit that the kernel keeps, small answers sent at once."""
+    limit = struct.pack("@ll", int(timeout_seconds), int(timeout_seconds % 1 * 1e6))
+    connection.setblocking(True)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def wait_for_end(associations: list[IntakeAssociation], seconds: float) -> list[IntakeAssociation]:
+    """Wait until the associations are over, and return those that are not after `seconds`."""
+    deadline = time.monotonic() + seconds
+    for association in associations:
+        association.join(timeout=max(0.0, deadline - time.monotonic()))
+    return [association for association in associations if association.is_alive()]

@@ -1,0 +1,203 @@
+"""Write findings as a Structured Report: Comprehensive 3D SR, Measurement Report (PS3.16 TID 1500)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from highdicom.sr import (
+    CodeContentItem,
+    Comprehensive3DSR,
+    ContainerContentItem,
+    ContentItem,
+    ContentSequence,
+    DeviceObserverIdentifyingAttributes,
+    ImageContentItem,
+    LanguageOfContentItemAndDescendants,
+    ObservationContext,
+    ObserverContext,
+    RelationshipTypeValues,
+)
+from highdicom.sr.templates import ImageLibraryEntryDescriptors
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as ItemSequence
+from pydicom.sr.codedict import codes as standard
+
+from sr_writer import codes
+from sr_writer.codes import concept, identify_private_scheme, long_string, plain_code
+from sr_writer.context import SR_SERIES, ResultContext
+from sr_writer.equipment import add_contributing_equipment, set_equipment, set_times
+from sr_writer.identity import demand_identity, procedure_code_items, set_identity, set_referenced_request
+from sr_writer.measurement_group import Group, comment, measurement_group, not_detected, where_to_outline
+from sr_writer.regions import areas_by_slice
+from sr_writer.stand_ins import demand_grid, stand_ins
+from study.codes import Code
+from study.errors import EncodingError
+from study.imaging import ModelIdentity, ResultSet
+
+_PROCEDURES = {"CT": codes.CT_PROCEDURE, "MR": codes.MR_PROCEDURE}
+_SOURCE = Code("260753009", "SCT", "Source")
+
+
+def write_sr(
+    result_set: ResultSet,
+    sources: Sequence[Dataset],
+    model: ModelIdentity,
+    context: ResultContext,
+    *,
+    segmentation_is_written: bool = True,
+) -> Dataset:
+    """Return the findings as a report, complete and unverified, ready to be saved.
+
+    Parameters
+    ----------
+    sources
+        Headers of the source images in slice order: `label_map.values[k]` lies on `sources[k]`.
+    segmentation_is_written
+        Whether a Segmentation of the same result exists, so that the report may speak of it.
+
+    Raises
+    ------
+    MissingIdentity
+        If the source lacks what a result must carry.
+    GeometryMismatch
+        If the label map does not lie on the grid of the source images.
+    EncodingError
+        If there is no finding, or a text, name or number that can not be written.
+    """
+    if not result_set.findings:
+        raise EncodingError("There is no finding to report.")
+    demand_identity(sources[0], allow_empty_patient_id=context.allow_empty_patient_id)
+    label_map = result_set.label_map
+    if label_map is not None:
+        demand_grid(label_map.affine, label_map.values.shape, sources)
+    areas = None if label_map is None else areas_by_slice(label_map)
+    drawn = where_to_outline(result_set.findings, areas)
+    # A report that draws nothing still says which series it is about, by the middle image
+    referenced = sorted({index for outlined in drawn for index in outlined.slices}) or [len(sources) // 2]
+    images = stand_ins(sources, referenced, spacing_between_slices=0.0)
+    groups = [
+        measurement_group(
+            finding, outlined, label_map, images, model, context, segmentation_is_written=segmentation_is_written
+        )
+        for finding, outlined in zip(result_set.findings, drawn, strict=True)
+        if finding.detected
+    ]
+    evaluations = [not_detected(finding, model, context) for finding in result_set.findings if not finding.detected]
+    limits = [comment(words) for words in result_set.limits]
+    report = _report(groups, [*evaluations, *limits], sources, images, model)
+    document = Comprehensive3DSR(
+        evidence=list(images.values()),
+        content=report,
+        series_instance_uid=context.uid(model, "series", "sr"),
+        series_number=SR_SERIES + context.position,
+        sop_instance_uid=context.uid(model, "instance", "sr"),
+        instance_number=1,
+        manufacturer=long_string(model.manufacturer),
+        is_complete=True,
+        is_final=False,
+        is_verified=False,
+        series_description=context.series_description(model, "measurements"),
+    )
+    set_equipment(document, model)
+    add_contributing_equipment(document, model)
+    set_times(document, context, sources[0])
+    identify_private_scheme(document)
+    set_identity(document, sources[0], allow_empty_patient_id=context.allow_empty_patient_id)
+    set_referenced_request(document, sources[0])
+    _set_procedure_reported(document, sources[0])
+    return document
+
+
+def _report(
+    groups: Sequence[Group],
+    evaluations: Sequence[ContentItem],
+    sources: Sequence[Dataset],
+    images: Mapping[int, Dataset],
+    model: ModelIdentity,
+) -> Dataset:
+    """Return the root of the content tree, in the order of the template's rows."""
+    root = ContainerContentItem(concept(codes.IMAGING_MEASUREMENT_REPORT), template_id="1500")
+    modality = str(sources[0].get("Modality", ""))
+    content = [
+        *LanguageOfContentItemAndDescendants(concept(codes.ENGLISH)),
+        *ObservationContext(observer_device_context=_device(model)),
+        CodeContentItem(
+            concept(codes.PROCEDURE_REPORTED),
+            concept(_PROCEDURES.get(modality, codes.IMAGING_PROCEDURE)),
+            RelationshipTypeValues.HAS_CONCEPT_MOD,
+        ),
+        _image_library([(sources[index], image) for index, image in images.items()]),
+    ]
+    if groups:
+        content.append(_container(codes.IMAGING_MEASUREMENTS, [item for group in groups for item in group]))
+    if evaluations:
+        content.append(_container(codes.QUALITATIVE_EVALUATIONS, evaluations))
+    root.ContentSequence = ContentSequence(content)
+    return root
+
+
+def _device(model: ModelIdentity) -> ObserverContext:
+    """Return who observed: a device, no person (PS3.16 TID 1004)."""
+    return ObserverContext(
+        observer_type=standard.DCM.Device,
+        observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
+            uid=model.device_uid,
+            name=long_string(model.station_name or model.name),
+            manufacturer_name=long_string(model.manufacturer),
+            model_name=long_string(model.name),
+            serial_number=long_string(model.serial),
+        ),
+    )
+
+
+def _image_library(images: Sequence[tuple[Dataset, Dataset]]) -> ContainerContentItem:
+    """Return the library of the images that the report draws on (PS3.16 TID 1600), all in one group.
+
+    Each entry has its own Frame of Reference, as the image does; viewers read the first group only.
+
+    Parameters
+    ----------
+    images
+        Header and stand-in of each.
+    """
+    entries = []
+    for source, image in images:
+        described = Dataset()
+        described.update(image)
+        described.FrameOfReferenceUID = source.FrameOfReferenceUID
+        entry = ImageContentItem(
+            concept(_SOURCE), image.SOPClassUID, image.SOPInstanceUID, relationship_type=RelationshipTypeValues.CONTAINS
+        )
+        descriptors = cast(Sequence[ContentItem], ImageLibraryEntryDescriptors(described))
+        told = [
+            item for item in descriptors if item.name != standard.DCM.SliceThickness or source.get("SliceThickness")
+        ]
+        entry.ContentSequence = ContentSequence(told)
+        entries.append(entry)
+    return _container(codes.IMAGE_LIBRARY, [_container(codes.IMAGE_LIBRARY_GROUP, entries)])
+
+
+def _container(name: Code, content: Sequence[ContentItem]) -> ContainerContentItem:
+    container = ContainerContentItem(concept(name), relationship_type=RelationshipTypeValues.CONTAINS)
+    container.ContentSequence = ContentSequence(content)
+    return container
+
+
+def _set_procedure_reported(document: Dataset, source: Dataset) -> None:
+    """Put the procedures that the source names in place of the one that its modality stands for."""
+    items = procedure_code_items(source)
+    if not items:
+        return
+    reported = []
+    for code in items:
+        item = CodeContentItem(
+            concept(codes.PROCEDURE_REPORTED),
+            concept(codes.IMAGING_PROCEDURE),
+            RelationshipTypeValues.HAS_CONCEPT_MOD,
+        )
+        item["ConceptCodeSequence"].value = ItemSequence([code])
+        reported.append(item)
+    content = list(document.ContentSequence)
+    at = next(index for index, item in enumerate(content) if item.name == plain_code(codes.PROCEDURE_REPORTED))
+    document.ContentSequence = ItemSequence([*content[:at], *reported, *content[at + 1 :]])

@@ -1,0 +1,230 @@
+"""SIGKILL of every process at each step of the path: nothing acknowledged is lost, nothing is there twice."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pydicom
+import pytest
+
+from hilum.phantom import SLICES, write_phantom_study
+from scp.requesting import Peer
+from scp.sender import send_files
+from study.entities import StudyRecord
+from tests.support.network import free_port, wait_until
+from tests.support.node import MODALITY, Node
+from tests.support.orthanc import Orthanc, running_orthanc
+
+ROUNDS = 4
+
+
+class Modality:
+    """Sends images and remembers which of them the node acknowledged."""
+
+    def __init__(self, node: Node, images: list[Path]) -> None:
+        self._node = node
+        self._images = images
+        self.acknowledged: list[Path] = []
+
+    def send(self) -> bool:
+        """Send what is not acknowledged yet, until the node breaks off; tell whether all is acknowledged."""
+        left = [image for image in self._images if image not in self.acknowledged]
+        for sent in send_files(Peer("node", "HILUM", "127.0.0.1", self._node.port), MODALITY, left):
+            if sent.error is not None:
+                return False
+            self.acknowledged.append(sent.path)
+        return True
+
+    def in_background(self) -> threading.Thread:
+        """Send in a thread."""
+        thread = threading.Thread(target=self.send)
+        thread.start()
+        return thread
+
+
+def pacs(port: int) -> dict[str, object]:
+    return {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": port, "results": ["seg", "sr"]}
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[Path]:
+    return write_phantom_study(tmp_path / "phantom", datetime.now(UTC))
+
+
+@pytest.fixture
+def port() -> int:
+    return free_port()
+
+
+@pytest.fixture
+def node(tmp_path: Path, port: int) -> Iterator[Node]:
+    node = Node(tmp_path / "node", [pacs(port)])
+    try:
+        yield node.start()
+    finally:
+        node.kill()
+
+
+def content(path: Path) -> str:
+    """Return the digest of a data set without its file meta."""
+    data_set = path.read_bytes()
+    length = pydicom.filereader.read_file_meta_info(path).FileMetaInformationGroupLength
+    return hashlib.sha256(data_set[132 + 12 + length :]).hexdigest()
+
+
+def kept(node: Node) -> set[str]:
+    """Return the digests of every data set under the node's folders."""
+    places = [node.data_dir / "inbox", node.data_dir / "store"]
+    return {content(path) for place in places for path in place.rglob("*.dcm")}
+
+
+def demand_nothing_lost(node: Node, modality: Modality) -> None:
+    assert {content(path) for path in modality.acknowledged} <= kept(node)
+
+
+def demand_one_result_each(orthanc: Orthanc, record: StudyRecord) -> None:
+    assert [job.state.value for job in record.jobs] == ["DONE"]
+    study = record.summary.study_instance_uid
+    for form in ("SEG", "SR"):
+        found = orthanc.instances(StudyInstanceUID=study, Modality=form)
+        known = [result.sop_instance_uid for _, result in record.results if result.form == form.lower()]
+        assert [instance["MainDicomTags"]["SOPInstanceUID"] for instance in found] == known
+        assert len(known) == 1
+
+
+def finish(node: Node, modality: Modality, tmp_path: Path, port: int) -> StudyRecord:
+    """Let the node recover, send the rest, and demand that all ends well."""
+    node.start()
+    modality.send()
+    assert len(modality.acknowledged) == SLICES
+    with running_orthanc(tmp_path / "orthanc", dicom_port=port) as orthanc:
+        (record,) = node.wait_for_state("DELIVERED")
+        assert record.summary.instances == SLICES
+        demand_nothing_lost(node, modality)
+        demand_one_result_each(orthanc, record)
+    return record
+
+
+def test_killed_during_reception(node: Node, images: list[Path], tmp_path: Path, port: int) -> None:
+    modality = Modality(node, images)
+    sending = modality.in_background()
+    wait_until(lambda: len(modality.acknowledged) > SLICES // 3, 30, "a third is acknowledged")
+    node.kill()
+    sending.join()
+    assert len(modality.acknowledged) < SLICES
+    demand_nothing_lost(node, modality)
+    finish(node, modality, tmp_path, port)
+
+
+def test_killed_as_soon_as_all_is_acknowledged(node: Node, images: list[Path], tmp_path: Path, port: int) -> None:
+    modality = Modality(node, images)
+    modality.send()
+    node.kill()
+    demand_nothing_lost(node, modality)
+    finish(node, modality, tmp_path, port)
+
+
+@pytest.mark.parametrize("state", ["COMPLETE", "PROCESSING", "REPORTED"])
+def test_killed_when_the_study_is(state: str, node: Node, images: list[Path], tmp_path: Path, port: int) -> None:
+    modality = Modality(node, images)
+    modality.send()
+    later = {"COMPLETE": {"COMPLETE", "PROCESSING", "REPORTED"}, "PROCESSING": {"PROCESSING", "REPORTED"}}
+    wait_until(lambda: _state(node) in later.get(state, {state}), 60, state)
+    node.kill()
+    record = finish(node, modality, tmp_path, port)
+    assert all(job.crashes == 0 for job in record.jobs)  # an interruption from outside never counts
+
+
+def test_killed_while_results_are_delivered(node: Node, images: list[Path], tmp_path: Path, port: int) -> None:
+    modality = Modality(node, images)
+    modality.send()
+    node.wait_for_state("REPORTED")
+    with running_orthanc(tmp_path / "orthanc", dicom_port=port) as orthanc:
+        wait_until(lambda: len(orthanc.get("/instances")) > 0, 30, "the first result is there")
+        node.kill()
+        node.start()
+        (record,) = node.wait_for_state("DELIVERED")
+        demand_one_result_each(orthanc, record)
+
+
+def test_a_result_whose_acknowledgement_was_lost_is_there_once(
+    node: Node, images: list[Path], tmp_path: Path, port: int
+) -> None:
+    """The peer stored it, the node died before it could write that down: it sends the same bytes again."""
+    modality = Modality(node, images)
+    modality.send()
+    with running_orthanc(tmp_path / "orthanc", dicom_port=port) as orthanc:
+        (record,) = node.wait_for_state("DELIVERED")
+        node.kill()
+        forget_deliveries(node)
+        node.start()
+        wait_until(lambda: _state(node) == "DELIVERED", 60, "delivered again")
+        demand_one_result_each(orthanc, record)
+
+
+@pytest.mark.parametrize("role", ["receiver", "indexer", "keeper", "runner", "sender"])
+def test_a_role_that_is_killed_is_started_again(
+    role: str, node: Node, images: list[Path], tmp_path: Path, port: int
+) -> None:
+    victim = node.process_of(role)
+    victim.kill()
+    victim.wait(20)
+    wait_until(lambda: _has_role(node, role), 30, f"another {role}")
+    modality = Modality(node, images)
+    wait_until(modality.send, 30, "all is acknowledged")
+    with running_orthanc(tmp_path / "orthanc", dicom_port=port) as orthanc:
+        (record,) = node.wait_for_state("DELIVERED")
+        demand_one_result_each(orthanc, record)
+
+
+def test_killed_at_random_moments(node: Node, images: list[Path], tmp_path: Path, port: int) -> None:
+    seed = random.randrange(10**6)
+    dice = random.Random(seed)
+    print(f"seed {seed}")
+    modality = Modality(node, images)
+    with running_orthanc(tmp_path / "orthanc", dicom_port=port) as orthanc:
+        for _ in range(ROUNDS):
+            sending = modality.in_background()
+            threading.Event().wait(dice.uniform(0.0, 3.0))  # not a wait for something: the moment is the dice's
+            node.kill()
+            sending.join()
+            demand_nothing_lost(node, modality)
+            node.start()
+        modality.send()
+        (record,) = node.wait_for_state("DELIVERED")
+        assert record.summary.instances == SLICES
+        study = record.summary.study_instance_uid
+        current = {job.id for job in record.jobs if job.current}
+        expected = {result.sop_instance_uid for job_id, result in record.results if job_id in current}
+        # A pause in reception may have closed the study earlier with fewer slices: those are older revisions' results.
+        older = {result.sop_instance_uid for job_id, result in record.results if job_id not in current}
+        found = [i["MainDicomTags"]["SOPInstanceUID"] for i in orthanc.instances(StudyInstanceUID=study)]
+        assert sorted(found) == sorted(expected | older)
+        assert len(expected) == 2
+
+
+def forget_deliveries(node: Node) -> None:
+    """Make the node's database as it was before the deliveries were written down."""
+    import sqlite3
+
+    with sqlite3.connect(node.data_dir / "hilum.db") as database:
+        database.execute("UPDATE delivery SET state = 'PENDING', delivered_at = NULL, status = NULL")
+    database.close()
+
+
+def _has_role(node: Node, role: str) -> bool:
+    try:
+        node.process_of(role)
+    except AssertionError:
+        return False
+    return True
+
+
+def _state(node: Node) -> str:
+    records = node.records()
+    return records[0].summary.state.value if records else ""

@@ -1,0 +1,320 @@
+"""The queue: one worker per job, fenced writes, and every way in which an attempt can end."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import insert, select, text, update
+
+from db import jobs
+from db.engine import Database
+from db.index import add_instances, generation
+from db.queries import study_record
+from db.revisions import close_study
+from db.tables import JobRow, RevisionRow, StudyRow
+from study.entities import Job, StudyRecord
+from study.errors import ArchiveError, LeaseLost, Reason
+from study.states import JobState, StudyState
+from tests.support.databases import DIALECTS, START, STUDY, migrated, planned, query_plans, results, stored
+
+CRASH = Reason("RunnerDied", "The process that ran the model ended by signal 9.", {"signal": 9})
+
+
+@pytest.fixture(params=DIALECTS)
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    with migrated(request.param, tmp_path) as database:
+        yield database
+
+
+def queue(database: Database, study: str = STUDY, numbers: Sequence[int] = (1,)) -> int:
+    """Bring one job into the queue."""
+    slices = [stored(number, study=study) for number in numbers]
+    with database.writing() as uow:
+        add_instances(uow, slices)
+        closed = close_study(uow, study, [planned(slices)], "", generation(uow, study))
+        uow.commit()
+    return closed.job_ids[0]
+
+
+def lease(database: Database, owner: str = "keeper-1", seconds: float = 30) -> Job | None:
+    with database.writing() as uow:
+        job = jobs.lease_job(uow, owner, seconds)
+        uow.commit()
+    return job
+
+
+def leased(database: Database, owner: str = "keeper-1", seconds: float = 30) -> Job:
+    job = lease(database, owner, seconds)
+    assert job is not None
+    return job
+
+
+def fail(database: Database, job: Job, *, transient: bool = True) -> JobState:
+    with database.writing() as uow:
+        state = jobs.fail_attempt(uow, job.id, job.attempt, CRASH, transient, 3)
+        uow.commit()
+    return state
+
+
+def make_due(database: Database) -> None:
+    """Let the back-off of every queued job have passed."""
+    with database.writing() as uow:
+        uow.execute(update(JobRow).values(not_before=uow.now()))
+        uow.commit()
+
+
+def let_leases_run_out(database: Database) -> None:
+    with database.writing() as uow:
+        uow.execute(update(JobRow).values(lease_until=uow.now() - timedelta(seconds=1)))
+        uow.commit()
+
+
+def the_job(database: Database, key: int) -> Job:
+    with database.reading() as uow:
+        return jobs.job_by_id(uow, key)
+
+
+def record(database: Database) -> StudyRecord:
+    with database.reading() as uow:
+        found = study_record(uow, STUDY)
+    assert found is not None
+    return found
+
+
+def test_a_leased_job_runs_under_its_owner_and_nobody_else_gets_it(database: Database) -> None:
+    key = queue(database)
+    job = leased(database)
+    assert (job.id, job.state, job.attempt) == (key, JobState.RUNNING, 1)
+    assert job.started_at is not None
+    assert lease(database, "keeper-2") is None
+    assert record(database).summary.state is StudyState.PROCESSING
+
+
+def test_jobs_are_leased_in_the_order_in_which_they_fell_due(database: Database) -> None:
+    keys = [queue(database, f"1.2.{number}") for number in range(3)]
+    assert [leased(database).id for _ in keys] == keys
+
+
+def test_a_finished_job_has_its_results_and_what_is_owed(database: Database) -> None:
+    queue(database)
+    job, made = leased(database), results()
+    owed = [(peer, position, result) for peer in ("pacs", "archive") for position, result in enumerate(made)]
+    with database.writing() as uow:
+        jobs.finish_job(uow, job.id, job.attempt, made, owed, {"seconds": 1.5})
+        uow.commit()
+    found = record(database)
+    assert found.summary.state is StudyState.REPORTED
+    assert found.results == tuple((job.id, result) for result in made)
+    assert [(d.peer, d.position, d.result) for d in found.deliveries] == sorted(owed, key=lambda item: item[0])
+    assert found.jobs[0].details == {"seconds": 1.5}
+    assert found.jobs[0].ended_at is not None
+    assert [event.kind for event in found.events][-2:] == ["job_started", "job_done"]
+
+
+def test_a_delivery_of_a_foreign_object_ends_nothing(database: Database) -> None:
+    queue(database)
+    job = leased(database)
+    with database.writing() as uow, pytest.raises(ArchiveError, match="not among"):
+        jobs.finish_job(uow, job.id, job.attempt, [], [("pacs", 0, results()[0])], {})
+    assert the_job(database, job.id).state is JobState.RUNNING
+
+
+def test_a_worker_that_lost_its_lease_can_commit_nothing(database: Database) -> None:
+    queue(database)
+    late = leased(database)
+    let_leases_run_out(database)
+    other = leased(database, "keeper-2")
+    assert (other.id, other.attempt, other.interruptions) == (late.id, 2, 1)
+    writes = (
+        lambda uow: jobs.finish_job(uow, late.id, late.attempt, results(), [], {}),
+        lambda uow: jobs.refuse_job(uow, late.id, late.attempt, CRASH),
+        lambda uow: jobs.fail_attempt(uow, late.id, late.attempt, CRASH, transient=True),
+        lambda uow: jobs.interrupt_job(uow, late.id, late.attempt),
+        lambda uow: jobs.renew_lease(uow, late.id, late.attempt, "keeper-1", 30),
+    )
+    for write in writes:
+        with database.writing() as uow, pytest.raises(LeaseLost):
+            write(uow)
+    assert the_job(database, late.id) == other
+    with database.writing() as uow:
+        jobs.finish_job(uow, other.id, other.attempt, results(), [], {})
+        uow.commit()
+    assert len(record(database).results) == 2
+
+
+def test_a_renewed_lease_does_not_run_out(database: Database) -> None:
+    queue(database)
+    job = leased(database)
+    let_leases_run_out(database)
+    with database.writing() as uow:
+        jobs.renew_lease(uow, job.id, job.attempt, "keeper-1", 30)
+        uow.commit()
+    assert lease(database, "keeper-2") is None
+
+
+def test_three_crashes_are_the_limit_and_the_attempts_between_wait(database: Database) -> None:
+    key = queue(database)
+    for crashes in (1, 2):
+        job = leased(database)
+        assert fail(database, job) is JobState.QUEUED
+        assert lease(database) is None
+        waiting = the_job(database, key)
+        assert (waiting.crashes, waiting.reason) == (crashes, CRASH)
+        make_due(database)
+    assert fail(database, leased(database)) is JobState.FAILED
+    make_due(database)
+    assert lease(database) is None
+    found = record(database)
+    assert found.summary.state is StudyState.FAILED
+    assert found.summary.reason == CRASH
+    assert [event.kind for event in found.events].count("job_attempt_failed") == 2
+
+
+def test_what_trying_again_can_not_help_fails_at_once(database: Database) -> None:
+    queue(database)
+    assert fail(database, leased(database), transient=False) is JobState.FAILED
+
+
+def test_interruptions_never_make_a_job_fail(database: Database) -> None:
+    key = queue(database)
+    for interruptions in range(1, 9):
+        job = leased(database)
+        with database.writing() as uow:
+            assert jobs.interrupt_job(uow, job.id, job.attempt) is JobState.QUEUED
+            uow.commit()
+        after = the_job(database, key)
+        assert (after.interruptions, after.crashes) == (interruptions, 0)
+        assert after.not_before is not None
+        assert after.started_at is not None
+        assert after.not_before - after.started_at < timedelta(seconds=120)
+        make_due(database)
+
+
+def test_the_first_interruption_costs_no_time(database: Database) -> None:
+    queue(database)
+    job = leased(database)
+    with database.writing() as uow:
+        jobs.interrupt_job(uow, job.id, job.attempt)
+        uow.commit()
+    assert leased(database).attempt == 2
+
+
+def test_a_refusal_by_the_model_is_no_failure(database: Database) -> None:
+    queue(database)
+    job = leased(database)
+    with database.writing() as uow:
+        jobs.refuse_job(uow, job.id, job.attempt, Reason("TargetNotInFieldOfView", "No lungs."), {"slices": 3})
+        uow.commit()
+    found = record(database)
+    assert found.summary.state is StudyState.REFUSED
+    assert found.jobs[0].details == {"slices": 3}
+
+
+def test_a_dead_nodes_jobs_are_released_and_a_living_nodes_are_not(database: Database) -> None:
+    dead, alive = queue(database, "1.2.1"), queue(database, "1.2.2")
+    assert leased(database, "node-1/keeper").id == dead
+    assert leased(database, "node-10/keeper").id == alive
+    with database.writing() as uow:
+        assert jobs.release_orphans(uow, "node-1/") == 1
+        uow.commit()
+    assert the_job(database, dead).state is JobState.QUEUED
+    assert the_job(database, alive).state is JobState.RUNNING
+    with database.writing() as uow:
+        assert jobs.release_orphans(uow, "node_1") == 0  # an underscore is no wildcard
+
+
+def test_an_interrupted_job_of_an_older_revision_does_not_run_again(database: Database) -> None:
+    key = queue(database)
+    job = leased(database)
+    queue(database, numbers=(1, 2))
+    assert not the_job(database, key).current
+    with database.writing() as uow:
+        assert jobs.interrupt_job(uow, job.id, job.attempt) is JobState.SUPERSEDED
+        uow.commit()
+    assert leased(database).id != key
+    assert lease(database) is None
+
+
+def test_threads_that_lease_at_once_never_get_the_same_job(database: Database) -> None:
+    keys = {queue(database, f"1.2.{number}") for number in range(12)}
+    taken: list[tuple[int, int]] = []
+    errors: list[Exception] = []
+    together = threading.Barrier(4)
+
+    def work(owner: str) -> None:
+        together.wait()
+        try:
+            while (job := lease(database, owner)) is not None:
+                taken.append((job.id, job.attempt))
+        except Exception as error:  # noqa: BLE001 - handed to the test's thread
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(f"keeper-{number}",)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert errors == []
+    assert sorted(taken) == [(key, 1) for key in sorted(keys)]
+
+
+def _lease_all(url: str, owner: str, taken: multiprocessing.SimpleQueue[int]) -> None:
+    database = Database.open(url)
+    while (job := lease(database, owner)) is not None:
+        taken.put(job.id)
+    taken.put(-1)
+    database.close()
+
+
+def test_processes_that_lease_at_once_never_get_the_same_job(tmp_path: Path) -> None:
+    with migrated("sqlite", tmp_path) as database:
+        keys = [queue(database, f"1.2.{number}") for number in range(12)]
+        context = multiprocessing.get_context("spawn")
+        taken = context.SimpleQueue()
+        url = f"sqlite:///{tmp_path / 'hilum.db'}"
+        workers = [context.Process(target=_lease_all, args=(url, f"keeper-{n}", taken)) for n in range(2)]
+        for worker in workers:
+            worker.start()
+        got: list[int] = []
+        while got.count(-1) < len(workers):
+            got.append(taken.get())
+        for worker in workers:
+            worker.join(30)
+            worker.close()
+        assert sorted(key for key in got if key != -1) == keys
+
+
+def test_a_backlog_does_not_slow_the_lease_down(database: Database) -> None:
+    queue(database)
+    _multiply(database, 2000)
+    plans = query_plans(database, lambda uow: jobs.lease_job(uow, "keeper", 30))
+    assert "ix_job_lease" in plans
+    assert "ix_job_expiry" in plans
+    assert "SCAN job" not in plans
+    assert "TEMP B-TREE" not in plans
+    assert "Seq Scan on job" not in plans
+    assert leased(database).attempt == 1
+
+
+def _multiply(database: Database, count: int) -> None:
+    """Add jobs that wait, each of a study of its own."""
+    with database.writing() as uow:
+        study = dict(uow.execute(select(*StudyRow.__table__.c)).mappings().one())
+        revision = dict(uow.execute(select(*RevisionRow.__table__.c)).mappings().one())
+        job = dict(uow.execute(select(*JobRow.__table__.c)).mappings().one())
+        for values in (study, revision, job):
+            del values["id"]
+        studies = [study | {"study_instance_uid": f"1.3.{number}"} for number in range(count)]
+        uow.execute(insert(StudyRow), studies)
+        keys = list(uow.execute(select(StudyRow.id).where(StudyRow.study_instance_uid.startswith("1.3."))).scalars())
+        uow.execute(insert(RevisionRow), [revision | {"study": key} for key in keys])
+        revisions = uow.execute(select(RevisionRow.study, RevisionRow.id).where(RevisionRow.study.in_(keys)))
+        rows = [job | {"study": row.study, "revision": row.id, "not_before": START} for row in revisions]
+        uow.execute(insert(JobRow), rows)
+        uow.execute(text("ANALYZE"))
+        uow.commit()

@@ -1,0 +1,287 @@
+"""The outbox: order within a study and peer, fenced leases, and no peer that waits for another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import insert, select, text, update
+
+from db import jobs, outbox
+from db.engine import Database
+from db.index import add_instances, generation
+from db.queries import list_studies, retry_study, study_record
+from db.revisions import close_study
+from db.tables import DeliveryRow, ResultRow
+from study.entities import Delivery, StudyRecord
+from study.errors import LeaseLost, Reason
+from study.states import DeliveryState, StudyState
+from tests.support.databases import DIALECTS, STUDY, migrated, planned, query_plans, results, stored
+
+AWAY = Reason("PeerUnreachable", "Connection refused.")
+NEVER = Reason("StoreFailed", "The peer answered A900.", {"status": 0xA900})
+OTHER_STUDY = "1.2.5"
+
+
+@pytest.fixture(params=DIALECTS)
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    with migrated(request.param, tmp_path) as database:
+        yield database
+
+
+def report(database: Database, study: str = STUDY, peers: Sequence[str] = ("pacs",)) -> None:
+    """Bring the SEG and SR of one study into the outbox."""
+    made = results(study)
+    with database.writing() as uow:
+        add_instances(uow, [stored(1, study=study)])
+        close_study(uow, study, [planned([stored(1, study=study)])], "", generation(uow, study))
+        job = jobs.lease_job(uow, "keeper", 30)
+        assert job is not None
+        owed = [(peer, position, result) for peer in peers for position, result in enumerate(made)]
+        jobs.finish_job(uow, job.id, job.attempt, made, owed, {})
+        uow.commit()
+
+
+def lease(database: Database, peer: str = "pacs", owner: str = "sender-1", limit: int = 10) -> list[Delivery]:
+    with database.writing() as uow:
+        leased = outbox.lease_deliveries(uow, peer, owner, 60, limit)
+        uow.commit()
+    return leased
+
+
+def forms(deliveries: Sequence[Delivery]) -> list[str]:
+    return [delivery.result.form for delivery in deliveries]
+
+
+def deliver(database: Database, delivery: Delivery, owner: str = "sender-1") -> None:
+    with database.writing() as uow:
+        outbox.delivered(uow, delivery.id, owner, 0)
+        uow.commit()
+
+
+def postpone(
+    database: Database, delivery: Delivery, *, owner: str = "sender-1", problem: bool = False, seconds: float = 3600
+) -> None:
+    with database.writing() as uow:
+        outbox.postpone(uow, delivery.id, owner, AWAY, problem, seconds)
+        uow.commit()
+
+
+def let_time_pass(database: Database) -> None:
+    """Let every lease and every back-off have run out."""
+    with database.writing() as uow:
+        uow.execute(update(DeliveryRow).values(next_attempt_at=uow.now()))
+        uow.commit()
+
+
+def record(database: Database, study: str = STUDY) -> StudyRecord:
+    with database.reading() as uow:
+        found = study_record(uow, study)
+    assert found is not None
+    return found
+
+
+def test_a_study_is_delivered_once_every_object_was_taken(database: Database) -> None:
+    report(database)
+    batch = lease(database)
+    assert forms(batch) == ["seg", "sr"]
+    assert [delivery.attempts for delivery in batch] == [1, 1]
+    for delivery in batch:
+        assert record(database).summary.state is StudyState.REPORTED
+        deliver(database, delivery)
+    found = record(database)
+    assert found.summary.state is StudyState.DELIVERED
+    assert {(delivery.state, delivery.status) for delivery in found.deliveries} == {(DeliveryState.DELIVERED, 0)}
+    assert all(delivery.delivered_at is not None for delivery in found.deliveries)
+    assert [event.kind for event in found.events][-2:] == ["delivered", "delivered"]
+    assert lease(database) == []
+
+
+def test_the_next_object_of_a_study_waits_for_the_one_before_it(database: Database) -> None:
+    report(database)
+    (seg,) = lease(database, limit=1)
+    assert seg.result.form == "seg"
+    assert lease(database, owner="sender-2") == []
+    deliver(database, seg)
+    assert forms(lease(database, owner="sender-2")) == ["sr"]
+
+
+def test_what_follows_a_postponed_object_waits_with_it(database: Database) -> None:
+    report(database)
+    batch = lease(database)
+    postpone(database, batch[0])
+    with database.writing() as uow:
+        outbox.give_back(uow, [batch[1].id], "sender-1")
+        uow.commit()
+    assert lease(database) == []
+    let_time_pass(database)
+    again = lease(database)
+    assert forms(again) == ["seg", "sr"]
+    assert again[0].reason == AWAY
+
+
+def test_what_was_kept_aside_blocks_nobody(database: Database) -> None:
+    report(database)
+    batch = lease(database)
+    with database.writing() as uow:
+        outbox.keep_aside(uow, batch[0].id, "sender-1", NEVER, 0xA900)
+        outbox.give_back(uow, [batch[1].id], "sender-1")
+        uow.commit()
+    (sr,) = lease(database)
+    assert sr.result.form == "sr"
+    deliver(database, sr)
+    found = record(database)
+    assert found.summary.state is StudyState.FAILED
+    assert found.summary.reason == NEVER
+    with database.reading() as uow:
+        assert [(d.id, d.status) for d in outbox.problems(uow)] == [(batch[0].id, 0xA900)]
+
+
+def test_a_dead_peer_delays_no_other_peer_and_no_other_study(database: Database) -> None:
+    report(database, peers=("dead", "pacs"))
+    report(database, OTHER_STUDY, peers=("dead", "pacs"))
+    for delivery in lease(database, "dead"):
+        if delivery.position == 0:
+            postpone(database, delivery)
+    assert lease(database, "dead") == []
+    assert [(d.study_instance_uid, d.result.form) for d in lease(database, "pacs")] == [
+        (STUDY, "seg"), (STUDY, "sr"), (OTHER_STUDY, "seg"), (OTHER_STUDY, "sr"),
+    ]  # fmt: skip
+
+
+def test_a_batch_that_is_cut_off_keeps_the_order(database: Database) -> None:
+    report(database)
+    report(database, OTHER_STUDY)
+    # The SR of the first study fell due first of all: its SEG must go before it all the same.
+    with database.writing() as uow:
+        now = uow.now()
+        first = update(DeliveryRow).where(DeliveryRow.id == record(database).deliveries[1].id)
+        uow.execute(first.values(next_attempt_at=now - timedelta(hours=1)))
+        uow.commit()
+    assert [(d.study_instance_uid, d.result.form) for d in lease(database, limit=1)] == [(STUDY, "seg")]
+
+
+def test_a_sender_that_lost_its_lease_can_end_nothing(database: Database) -> None:
+    report(database)
+    late = lease(database)[0]
+    let_time_pass(database)
+    again = lease(database, owner="sender-2")[0]
+    assert (again.id, again.attempts) == (late.id, 2)
+    with database.writing() as uow:
+        with pytest.raises(LeaseLost):
+            outbox.delivered(uow, late.id, "sender-1", 0)
+        with pytest.raises(LeaseLost):
+            outbox.postpone(uow, late.id, "sender-1", AWAY, problem=False, seconds=1)
+        with pytest.raises(LeaseLost):
+            outbox.keep_aside(uow, late.id, "sender-1", NEVER)
+        outbox.give_back(uow, [late.id], "sender-1")
+        uow.commit()
+    deliver(database, again, "sender-2")
+
+
+def test_a_dead_senders_deliveries_are_due_again_at_once(database: Database) -> None:
+    report(database)
+    lease(database, owner="node-1/sender")
+    assert lease(database) == []
+    with database.writing() as uow:
+        assert outbox.release_orphans(uow, "node-2/") == 0
+        assert outbox.release_orphans(uow, "node-1/") == 2
+        uow.commit()
+    assert forms(lease(database)) == ["seg", "sr"]
+
+
+def test_a_peer_that_stays_away_fills_no_journal(database: Database) -> None:
+    report(database)
+    for problem in (False, False, False, True, True):
+        postpone(database, lease(database)[0], problem=problem)
+        let_time_pass(database)
+    assert [event.kind for event in record(database).events].count("delivery_postponed") == 2
+
+
+def test_the_next_moment_to_look_is_known(database: Database) -> None:
+    with database.reading() as uow:
+        assert outbox.next_due(uow, "pacs") is None
+    report(database)
+    with database.reading() as uow:
+        due = outbox.next_due(uow, "pacs")
+        assert due is not None
+        assert due <= uow.now()
+    postpone(database, lease(database)[0], seconds=600)
+    with database.reading() as uow:
+        due = outbox.next_due(uow, "pacs")
+        assert due is not None
+        assert timedelta(seconds=590) < due - uow.now() <= timedelta(seconds=600)
+
+
+def test_a_retry_brings_everything_back(database: Database) -> None:
+    report(database)
+    batch = lease(database)
+    with database.writing() as uow:
+        outbox.keep_aside(uow, batch[0].id, "sender-1", NEVER, 0xA900)
+        uow.commit()
+    postpone(database, batch[1], problem=True)
+    with database.writing() as uow:
+        retry_study(uow, STUDY)
+        uow.commit()
+    assert forms(lease(database)) == ["seg", "sr"]
+    assert record(database).events[-1].numbers == {"jobs": 0, "deliveries": 2}
+
+
+def test_a_retry_leaves_what_a_sender_holds_to_it(database: Database) -> None:
+    report(database)
+    held = lease(database)
+    with database.writing() as uow:
+        retry_study(uow, STUDY)
+        uow.commit()
+    assert lease(database, owner="sender-2") == []
+    deliver(database, held[0])
+
+
+def test_a_backlog_does_not_slow_the_outbox_down(database: Database) -> None:
+    report(database)
+    _multiply(database, 2000)
+    plans = query_plans(database, lambda uow: outbox.lease_deliveries(uow, "pacs", "sender-1", 60, 10))
+    assert "ix_delivery_due" in plans
+    assert "SCAN delivery" not in plans
+    assert "Seq Scan on delivery" not in plans
+    assert forms(lease(database)) == ["seg", "sr"]
+
+
+def _multiply(database: Database, count: int) -> None:
+    """Add deliveries in back-off to the same peer."""
+    with database.writing() as uow:
+        result = dict(uow.execute(select(*ResultRow.__table__.c).limit(1)).mappings().one())
+        delivery = dict(uow.execute(select(*DeliveryRow.__table__.c).limit(1)).mappings().one())
+        del result["id"], delivery["id"]
+        uow.execute(insert(ResultRow), [result | {"sop_instance_uid": f"1.3.{number}"} for number in range(count)])
+        keys = uow.execute(select(ResultRow.id).where(ResultRow.sop_instance_uid.startswith("1.3."))).scalars()
+        later = uow.now() + timedelta(hours=1)
+        uow.execute(
+            insert(DeliveryRow), [delivery | {"result": key, "position": 5, "next_attempt_at": later} for key in keys]
+        )
+        uow.execute(text("ANALYZE"))
+        uow.commit()
+
+
+def test_the_list_of_studies_asks_as_often_for_many_as_for_few(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        report(database, f"1.2.{number}")
+    with database.reading() as uow:
+        asked: list[object] = []
+        execute = uow.execute
+
+        def counting(statement: object, parameters: object = None) -> object:
+            asked.append(statement)
+            return execute(statement, parameters)  # type: ignore[arg-type] # passed on as it came
+
+        monkeypatch.setattr(uow, "execute", counting)
+        assert len(list_studies(uow, 1)) == 1
+        few = len(asked)
+        listed = list_studies(uow, 100)
+        assert len(asked) == 2 * few
+    assert [summary.state for summary in listed] == [StudyState.REPORTED] * 5
+    assert {(summary.series, summary.instances) for summary in listed} == {(1, 1)}

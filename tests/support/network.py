@@ -1,0 +1,168 @@
+"""What tests of the network need: a receiver that runs, data sets as bytes, and waiting without sleeping."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import UID
+
+from scp.inbox import Inbox
+from scp.listening import open_listening_socket
+from scp.receiver import DEFAULT_MAX_PDU, Receiver
+from scp.requesting import Peer
+from tests.support.peers import DCMTK_ENVIRONMENT, program
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10.0, what: str = "the condition") -> None:
+    """Return as soon as `condition` holds; fail after `seconds`."""
+    deadline = time.monotonic() + seconds
+    turn = threading.Event()
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not come true within {seconds} s")
+        turn.wait(0.005)
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def accepts_connections(port: int) -> bool:
+    """Tell whether somebody listens on the port of 127.0.0.1."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
+    except OSError:
+        return False
+    return True
+
+
+@dataclass
+class RunningReceiver:
+    """A receiver in this process, with what it told."""
+
+    receiver: Receiver
+    port: int
+    folder: Path
+    events: list[tuple[str, Mapping[str, object]]] = field(default_factory=list)
+
+    @property
+    def stored(self) -> list[Path]:
+        """The files in its inbox, in the order of arrival."""
+        return sorted(self.folder.glob("*.dcm"))
+
+    @property
+    def peer(self) -> Peer:
+        """The receiver as a peer to send to."""
+        return Peer("node", "HILUM", "127.0.0.1", self.port)
+
+    def told(self, name: str) -> list[Mapping[str, object]]:
+        """Return the fields of the events of this name."""
+        return [fields for told, fields in list(self.events) if told == name]
+
+
+@contextmanager
+def running_receiver(
+    folder: Path,
+    *,
+    known: set[str] | None = None,
+    reserve_bytes: int = 0,
+    max_associations: int = 32,
+    max_pdu: int = DEFAULT_MAX_PDU,
+    accept_unknown_sop_classes: bool = True,
+    network_timeout: float = 60.0,
+) -> Iterator[RunningReceiver]:
+    """Run a receiver called HILUM on a free port of 127.0.0.1."""
+    events: list[tuple[str, Mapping[str, object]]] = []
+    inbox = Inbox(folder, reserve_bytes)
+    with open_listening_socket("127.0.0.1", 0) as listening:
+        receiver = Receiver(
+            listening,
+            "HILUM",
+            inbox,
+            known,
+            max_associations=max_associations,
+            max_pdu=max_pdu,
+            accept_unknown_sop_classes=accept_unknown_sop_classes,
+            on_event=lambda name, fields: events.append((name, fields)),
+            network_timeout=network_timeout,
+        )
+        receiver.start()
+        try:
+            yield RunningReceiver(receiver, listening.getsockname()[1], folder, events)
+        finally:
+            receiver.stop(grace_seconds=2.0)
+            inbox.close()
+
+
+RECEIVER_PROCESS = """
+import signal, sys, threading
+from pathlib import Path
+from scp.inbox import Inbox
+from scp.listening import adopt_listening_socket
+from scp.receiver import Receiver
+stop = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: stop.set())
+receiver = Receiver(adopt_listening_socket(int(sys.argv[1])), "HILUM", Inbox(Path(sys.argv[2]), 0))
+receiver.start()
+print("ready", flush=True)
+stop.wait()
+receiver.stop(2.0)
+"""
+"""A receiver alone in a process: arguments are the listening file descriptor and the inbox."""
+
+
+@contextmanager
+def receiver_process(
+    listening: socket.socket, folder: Path, prefix: tuple[str, ...] = ()
+) -> Iterator[subprocess.Popen[str]]:
+    """Run a receiver in a process of its own, started by the command `prefix` where there is one."""
+    command = [*prefix, sys.executable, "-c", RECEIVER_PROCESS, str(listening.fileno()), str(folder)]
+    process = subprocess.Popen(command, pass_fds=[listening.fileno()], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "ready\n"
+        yield process
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+        process.stdout.close()
+
+
+def storescu(port: int, *arguments: str | Path, calling: str = "SCU", called: str = "HILUM") -> list[str]:
+    """Return the command that sends with DCMTK's storescu."""
+    return [
+        program("storescu", package="dcmtk"),
+        *("-aet", calling, "-aec", called, "--max-send-pdu", "131072"),
+        *("127.0.0.1", str(port)),
+        *map(str, arguments),
+    ]
+
+
+def run_dcmtk(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a program of DCMTK to its end."""
+    return subprocess.run(command, env=DCMTK_ENVIRONMENT, capture_output=True, text=True, check=False, timeout=120)
+
+
+def encoded_data_set(path: Path) -> bytes:
+    """Return the bytes of a DICOM file after its File Meta Information."""
+    meta = read_file_meta_info(path)
+    content = path.read_bytes()
+    return content[132 + 12 + int(meta.FileMetaInformationGroupLength) :]
+
+
+def transfer_syntax_of(path: Path) -> UID:
+    """Return the Transfer Syntax UID of a DICOM file."""
+    return UID(str(read_file_meta_info(path).TransferSyntaxUID))

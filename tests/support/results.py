@@ -1,0 +1,105 @@
+"""Results to write: two lungs in boxes, with numbers, for any series."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from sr_writer.context import ResultContext
+from study import codes
+from study.geometry import FrameOfReferencePolicy, assess
+from study.headers import InstanceHeader
+from study.imaging import Finding, LabelMap, Measurement, ModelIdentity, Omission, ResultSet, Segment
+from tests.support.series import axial_affine, ct_series, save_series
+
+MODEL = ModelIdentity(
+    name="lung_ct",
+    version="1.2.0",
+    digest="ab" * 32,
+    device_uid="2.25.123456789",
+    manufacturer="Hilum",
+    software_version="0.1.0",
+    serial="S-1",
+    station_name="NODE1",
+)
+CONTEXT = ResultContext(
+    instances_digest="cd" * 32,
+    parameters_digest="ef" * 32,
+    created_at=datetime(2026, 3, 4, 22, 30, 15, tzinfo=UTC),
+    description="Lung CT",
+)
+SEGMENTS = (
+    Segment(1, "Right lung", codes.ANATOMICAL_STRUCTURE, codes.RIGHT_LUNG, rgb=(230, 159, 0)),
+    Segment(2, "Left lung", codes.ANATOMICAL_STRUCTURE, codes.LEFT_LUNG, rgb=(0, 114, 178)),
+)
+
+
+def headers_on_disk(folder: Path, shape: tuple[int, int, int] = (8, 24, 32), **options: Any) -> list[Dataset]:
+    """Return the headers of a generated series as a reader finds them: from files, without pixels, undecoded."""
+    affine = options.pop("affine", axial_affine())
+    series = ct_series(np.zeros(shape), affine, **options)
+    return [dcmread(path, stop_before_pixels=True) for path in save_series(series, folder)]
+
+
+def headers_of(folder: Path) -> tuple[list[Dataset], NDArray[np.float64]]:
+    """Return the headers of a real series in slice order, and its affine."""
+    datasets = [dcmread(path, stop_before_pixels=True) for path in sorted(folder.glob("**/*.dcm"))]
+    geometry = assess([InstanceHeader.of(dataset) for dataset in datasets], FrameOfReferencePolicy.BY_POSITION)
+    return [datasets[index] for index in geometry.order], geometry.affine
+
+
+def lungs(shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Return a label map with a right lung, 1, and a left lung, 2, of unequal size and touching no border."""
+    values = np.zeros(shape, dtype=np.uint8)
+    slices, rows, columns = shape
+    values[1 : slices - 1, rows // 4 : rows // 2, 2 : columns // 2 - 1] = 1
+    values[2 : slices - 1, rows // 4 : rows - 3, columns // 2 + 1 : columns - 3] = 2
+    return values
+
+
+def result_of(
+    values: NDArray[np.uint8] | NDArray[np.uint16],
+    affine: NDArray[np.float64] | None = None,
+    segments: Sequence[Segment] = SEGMENTS,
+    **changes: Any,
+) -> ResultSet:
+    """Return a result with a right, a left and both lungs, limits, an omission and a note."""
+    label_map = LabelMap(values, axial_affine() if affine is None else affine, tuple(segments))
+    both = Finding("both_lungs", "Both lungs", codes.ANATOMICAL_STRUCTURE, codes.BOTH_LUNGS, (1, 2), numbers(3000.5))
+    result = ResultSet(label_map, (*sides(), both), limits=("The images came from a phantom.",))
+    return replace(result, **changes)
+
+
+def sides() -> tuple[Finding, Finding]:
+    """Return a finding for each lung, the left one incomplete and with a measurement left out."""
+    right = Finding("right_lung", "Right lung", codes.ANATOMICAL_STRUCTURE, codes.RIGHT_LUNG, (1,), numbers(1700.25))
+    left = Finding(
+        "left_lung",
+        "Left lung",
+        codes.ANATOMICAL_STRUCTURE,
+        codes.LEFT_LUNG,
+        (2,),
+        numbers(1300.25)[1:],
+        omissions=(Omission(codes.VOLUME, "the lung is not whole in the images."),),
+        incomplete="the lung touches the last slice.",
+        notes=("A note on the left lung.",),
+    )
+    return right, left
+
+
+def numbers(volume: float) -> tuple[Measurement, ...]:
+    """Return the four measurements of a lung."""
+    return (
+        Measurement(codes.VOLUME, volume, codes.MILLILITRE),
+        Measurement(codes.ATTENUATION, -812.5, codes.HOUNSFIELD_UNIT, codes.MEAN),
+        Measurement(codes.LAA_950, 3.25, codes.PERCENT),
+        Measurement(codes.PERCENTILE_15, -921.0, codes.HOUNSFIELD_UNIT),
+    )
