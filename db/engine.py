@@ -94,6 +94,11 @@ class Database:
         return cls(engine)
 
     @property
+    def url(self) -> str:
+        """Return the URL that opens this database, its password included."""
+        return self._engine.url.render_as_string(hide_password=False)
+
+    @property
     def dialect(self) -> str:
         """Return "sqlite" or "postgresql"."""
         return self._engine.dialect.name

@@ -74,11 +74,12 @@ def lease_deliveries(uow: UnitOfWork, peer: str, owner: str, lease_seconds: floa
             lease_owner=owner,
             next_attempt_at=now + timedelta(seconds=lease_seconds),
         )
+        .returning(DeliveryRow.id)
     )
-    uow.execute(lease)
-    rows = uow.execute(records.deliveries().where(DeliveryRow.id.in_(chosen)))
+    taken = list(uow.execute(lease).scalars())
+    rows = uow.execute(records.deliveries().where(DeliveryRow.id.in_(taken)))
     leased = {row.id: records.delivery_of(row) for row in rows}
-    return [leased[key] for key in chosen]
+    return [leased[key] for key in chosen if key in leased]
 
 
 def delivered(uow: UnitOfWork, delivery_id: int, owner: str, status: int | None) -> None:

@@ -25,7 +25,7 @@ from db.tables import (
 )
 from study.entities import StudyRecord, StudySummary
 from study.errors import Reason
-from study.states import DeliveryState, JobState, StudyState, job_sources, study_state
+from study.states import DeliveryState, JobState, StudyState, study_state
 
 _NOT_SELECTED = "NotSelected"
 
@@ -126,7 +126,6 @@ def retry_study(uow: UnitOfWork, study_instance_uid: str) -> None:
     study, now = places.study(uow, study_instance_uid, for_update=True), uow.now()
     failed = update(JobRow).where(JobRow.study == study.id, JobRow.current, JobRow.state == JobState.FAILED.value)
     fresh: dict[str, Any] = {"crashes": 0, "reason": None, "ended_at": None, "not_before": now}
-    assert JobState.FAILED in job_sources(JobState.QUEUED)
     jobs = uow.execute(failed.values(state=JobState.QUEUED.value, **fresh).returning(JobRow.id)).all()
     waiting = update(JobRow).where(JobRow.study == study.id, JobRow.state == JobState.QUEUED.value)
     uow.execute(waiting.values(not_before=now))

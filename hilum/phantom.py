@@ -19,10 +19,10 @@ from study.uids import derive_uid
 
 Plane = NDArray[np.float32]
 
-SLICES = 72
+SLICES = 208
 _ROWS = _COLUMNS = 256
 _PIXEL_MM = 1.5
-_SLICE_MM = 4.5
+_SLICE_MM = 1.5
 _NOISE_HU = 18.0
 
 
@@ -129,7 +129,7 @@ def _image(plane: Plane, index: int, key: str, now: datetime) -> Dataset:
     dataset.ManufacturerModelName = "Thorax phantom"
     dataset.ReferringPhysicianName = ""
     dataset.StudyDescription = "Thorax phantom"
-    dataset.SeriesDescription = "Thorax phantom 4.5 mm"
+    dataset.SeriesDescription = "Thorax phantom 1.5 mm"
     dataset.PatientName = "Phantom^Thorax"
     dataset.PatientID = "HILUM-DEMO"
     dataset.PatientBirthDate = ""
@@ -137,6 +137,7 @@ def _image(plane: Plane, index: int, key: str, now: datetime) -> Dataset:
     dataset.BodyPartExamined = "CHEST"
     dataset.SliceThickness = _SLICE_MM
     dataset.KVP = "120"
+    dataset.ConvolutionKernel = "STANDARD"
     dataset.PatientPosition = "HFS"
     dataset.StudyInstanceUID = derive_uid("phantom study", key)
     dataset.SeriesInstanceUID = derive_uid("phantom series", key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -190,19 +190,19 @@ def _beside(mask: NDArray[np.bool_], padding: NDArray[np.bool_]) -> bool:
 
 
 def _at_circle(shadow: NDArray[np.bool_], voxels: NDArray[np.float32]) -> bool:
-    """Tell whether a region reaches the reconstruction circle, where the corners outside of it are blank."""
-    rows, columns = shadow.shape
-    radius = min(rows, columns) / 2.0
-    down = np.arange(rows)[:, None] - (rows - 1) / 2.0
-    across = np.arange(columns)[None] - (columns - 1) / 2.0
-    distance = np.hypot(down, across)
-    corners = distance > radius + 1.0
-    beyond = distance >= radius - 2.0
-    if not corners.any() or not bool((shadow & beyond).any()):
-        return False
-    return _is_blank(voxels, corners)
+    """Tell whether a region reaches the edge of the reconstruction circle.
 
-
-def _is_blank(voxels: NDArray[Any], where: NDArray[np.bool_]) -> bool:
-    blank = voxels[0][where][0]
-    return all(bool((plane[where] == blank).all()) for plane in voxels)
+    Outside of the circle scanners that declare no padding write one value into every slice, which the corners show.
+    """
+    rim = shadow.copy()
+    rim[1:] |= shadow[:-1]
+    rim[:-1] |= shadow[1:]
+    rim[:, 1:] |= shadow[:, :-1]
+    rim[:, :-1] |= shadow[:, 1:]
+    blank = rim.copy()
+    corner = voxels[0, 0, 0]
+    for plane in voxels:
+        blank &= plane == corner
+        if not blank.any():
+            return False
+    return True

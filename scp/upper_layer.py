@@ -137,6 +137,8 @@ class _IntakeProvider(DULServiceProvider):
             return
         if responses:
             self._association.connection.send(responses)
+            if self._association.stopping:  # a busy peer leaves no pause in which the other thread would see the end
+                self._association.abort(block=False)
 
     def _drain(self, connection: socket.socket) -> None:
         # The association is over and only the close is awaited: bytes that still come have no meaning.

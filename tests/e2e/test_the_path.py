@@ -91,7 +91,7 @@ def test_the_commands_tell_what_happened(node: Node, phantom: Path) -> None:
 
 
 def test_no_patient_is_named_in_the_logs(node: Node, tmp_path: Path) -> None:
-    voxels = np.full((4, 16, 16), 40)
+    voxels = np.full((40, 32, 32), 40)
     images = ct_series(voxels, attributes={"PatientName": "Secretus^Homo", "PatientID": "SECRETID77"})
     node.send(save_series(images, tmp_path / "secret")[0].parent)
     node.wait_for_state("REFUSED", "FAILED")
@@ -209,7 +209,7 @@ def test_what_can_not_be_analysed_is_refused_in_words(
 
 def test_two_patients_in_one_study_are_refused(tmp_path: Path) -> None:
     program("storescu", package="dcmtk")
-    voxels = np.full((4, 16, 16), 40)
+    voxels = np.full((40, 32, 32), 40)
     images = ct_series(voxels, axial_affine())
     images[2].PatientID = "P2"
     save_series(images, tmp_path / "mixed")

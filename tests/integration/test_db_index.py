@@ -185,9 +185,14 @@ def test_nothing_lasts_that_was_not_committed(database: Database) -> None:
         add_instances(uow, [stored(1)])
     with database.reading() as uow, pytest.raises(ArchiveError):
         current_instances(uow, STUDY)
-    with pytest.raises(RuntimeError, match="midway"), database.writing() as uow:
-        add_instances(uow, [stored(1)])
-        raise RuntimeError("midway")
+
+    def fail_midway() -> None:
+        with database.writing() as uow:
+            add_instances(uow, [stored(1)])
+            raise RuntimeError("midway")
+
+    with pytest.raises(RuntimeError, match="midway"):
+        fail_midway()
     assert add(database, [stored(1)]) == [Arrival.NEW]
 
 

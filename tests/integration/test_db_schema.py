@@ -56,7 +56,7 @@ def test_the_revision_that_is_checked_is_the_newest_migration() -> None:
 
 
 def test_a_database_without_schema_is_refused_and_a_migrated_one_taken(database: Database) -> None:
-    with pytest.raises(SchemaMismatch, match="not there yet.*hilum serve"):
+    with pytest.raises(SchemaMismatch, match=r"not there yet.*hilum serve"):
         database.check_schema()
     database.migrate()
     database.check_schema()

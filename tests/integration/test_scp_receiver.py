@@ -416,6 +416,22 @@ def test_stopping_lets_an_object_be_finished(tmp_path: Path, series: list[Path],
         assert [encoded_data_set(path) for path in node.stored] == [data_set]
 
 
+def test_a_busy_peer_is_stopped_after_an_object(tmp_path: Path, series: list[Path]) -> None:
+    with running_receiver(tmp_path / "inbox") as node:
+        sender = subprocess.Popen(
+            storescu(node.port, *series * 500),
+            env=DCMTK_ENVIRONMENT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_until(lambda: len(node.stored) > 5)
+        node.receiver.stop(grace_seconds=20.0)
+        assert sender.wait(timeout=5) != 0
+        whole = {encoded_data_set(path) for path in series}
+        assert {encoded_data_set(path) for path in node.stored} <= whole
+        assert len(node.stored) == len(node.told("instance_stored")) == len(list(node.folder.iterdir())) < 3000
+
+
 def test_a_peer_that_hangs_in_an_object_does_not_hold_the_stop(tmp_path: Path, associate: Scu) -> None:
     with running_receiver(tmp_path) as node:
         connection = connection_of(associate(node.port))

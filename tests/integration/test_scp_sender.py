@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageStorage, RLELossless
 from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.presentation import build_context
 
 from scp.archive import Archive
@@ -181,7 +182,6 @@ def test_a_port_that_speaks_no_dicom_is_told(series: list[Path], orthanc: Orthan
         (0x0124, NoAcceptedContext, True),
     ],
 )
-@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 def test_a_failure_is_told_with_its_status(
     series: list[Path], status: int, error: type[DeliveryError], permanent: bool
 ) -> None:
@@ -216,6 +216,30 @@ def test_a_class_that_the_peer_does_not_take_is_no_accepted_context(tmp_path: Pa
             with pytest.raises(NoAcceptedContext):
                 sender.store(tmp_path / "mr.dcm")
             assert sender.store(series[0]).status == 0
+
+
+def test_an_object_at_which_the_peer_ends_the_association_stops_no_other(series: list[Path]) -> None:
+    bad = dcmread(series[1]).SOPInstanceUID
+    stored: list[str] = []
+
+    def store(event: evt.Event) -> int:
+        assert isinstance(event.request, C_STORE)
+        if event.request.AffectedSOPInstanceUID == bad:
+            event.assoc.abort()
+        stored.append(str(event.request.AffectedSOPInstanceUID))
+        return 0
+
+    entity = ApplicationEntity("PACS")
+    entity.supported_contexts = [build_context(dcmread(series[0]).SOPClassUID, ExplicitVRLittleEndian)]
+    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
+    assert server is not None
+    try:
+        peer = Peer("pacs", "PACS", "127.0.0.1", server.server_address[1])
+        sent = list(send_files(peer, "HILUM", series))
+    finally:
+        server.shutdown()
+    assert [type(item.error) for item in sent] == [type(None), PeerUnreachable, type(None), type(None)]
+    assert len(stored) == 4
 
 
 def test_what_is_no_dicom_file_is_named_and_stops_nothing(tmp_path: Path, series: list[Path]) -> None:

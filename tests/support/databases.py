@@ -73,16 +73,15 @@ def _cluster() -> Path:
         shutil.chown(folder, "postgres")
     cluster = folder / "data"
     options = f"-k {folder} -c listen_addresses='' -c fsync=off -c synchronous_commit=off"
-    quiet: dict[str, Any] = {"check": True, "stdout": subprocess.DEVNULL, "cwd": "/"}
-    subprocess.run(
-        [*user, initdb, "-D", str(cluster), "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8"], **quiet
-    )
-    subprocess.run(
-        [*user, control, "-D", str(cluster), "-w", "-l", str(folder / "log"), "-o", options, "start"], **quiet
-    )
+
+    def run(*command: str) -> None:
+        subprocess.run([*user, *command], check=True, stdout=subprocess.DEVNULL, cwd="/")
+
+    run(initdb, "-D", str(cluster), "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8")
+    run(control, "-D", str(cluster), "-w", "-l", str(folder / "log"), "-o", options, "start")
 
     def stop() -> None:
-        subprocess.run([*user, control, "-D", str(cluster), "-m", "immediate", "stop"], stdout=subprocess.DEVNULL)
+        run(control, "-D", str(cluster), "-m", "immediate", "stop")
         shutil.rmtree(folder, ignore_errors=True)
 
     atexit.register(stop)
@@ -121,7 +120,7 @@ def stored(
     seconds: float = 0.0,
     header: Mapping[str, Any] | None = None,
 ) -> StoredInstance:
-    """Return instance `number` of a series, received `seconds` after the start; another `content` is another version."""
+    """Return instance `number` of a series, `seconds` after the start; another `content` is another version."""
     uid = f"{study}.9.{number}"
     digest = hashlib.sha256(f"{uid} {series} {content}".encode()).hexdigest()
     values: dict[str, Any] = {

@@ -42,7 +42,7 @@ class Node:
         self, folder: Path, peers: list[Mapping[str, Any]] | None = None, settings: Mapping[str, Any] | None = None
     ) -> None:
         self.folder = folder
-        self.port = free_port()
+        self.port = int((settings or {}).get("node.port", 0)) or free_port()
         self.config = folder / "config.toml"
         self.data_dir = folder / "var"
         self.process: subprocess.Popen[bytes] | None = None

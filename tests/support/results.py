@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,10 +41,15 @@ SEGMENTS = (
 )
 
 
-def headers_on_disk(folder: Path, shape: tuple[int, int, int] = (8, 24, 32), **options: Any) -> list[Dataset]:
+def headers_on_disk(
+    folder: Path,
+    shape: tuple[int, int, int] = (8, 24, 32),
+    *,
+    affine: NDArray[np.float64] | None = None,
+    attributes: Mapping[str, Any] | None = None,
+) -> list[Dataset]:
     """Return the headers of a generated series as a reader finds them: from files, without pixels, undecoded."""
-    affine = options.pop("affine", axial_affine())
-    series = ct_series(np.zeros(shape), affine, **options)
+    series = ct_series(np.zeros(shape), affine, attributes=attributes)
     return [dcmread(path, stop_before_pixels=True) for path in save_series(series, folder)]
 
 
@@ -69,13 +73,11 @@ def result_of(
     values: NDArray[np.uint8] | NDArray[np.uint16],
     affine: NDArray[np.float64] | None = None,
     segments: Sequence[Segment] = SEGMENTS,
-    **changes: Any,
 ) -> ResultSet:
     """Return a result with a right, a left and both lungs, limits, an omission and a note."""
     label_map = LabelMap(values, axial_affine() if affine is None else affine, tuple(segments))
     both = Finding("both_lungs", "Both lungs", codes.ANATOMICAL_STRUCTURE, codes.BOTH_LUNGS, (1, 2), numbers(3000.5))
-    result = ResultSet(label_map, (*sides(), both), limits=("The images came from a phantom.",))
-    return replace(result, **changes)
+    return ResultSet(label_map, (*sides(), both), limits=("The images came from a phantom.",))
 
 
 def sides() -> tuple[Finding, Finding]:

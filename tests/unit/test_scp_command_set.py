@@ -3,7 +3,7 @@ from __future__ import annotations
 from io import BytesIO
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.uid import UID, CTImageStorage
 from pynetdicom.dimse_messages import C_ECHO_RQ, C_STORE_RQ
@@ -81,6 +81,7 @@ def test_a_cut_command_set_is_no_command_set(length: int) -> None:
 
 
 @given(st.binary(max_size=200))
+@settings(deadline=None)
 def test_any_bytes_are_a_request_or_a_value_error(encoded: bytes) -> None:
     try:
         read_request(encoded)

@@ -143,7 +143,7 @@ def test_a_bomb_is_inflated_no_further_than_the_head() -> None:
 
 
 @given(st.binary(max_size=400), st.sampled_from(SYNTAXES))
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_any_bytes_give_uids_or_c000(head: bytes, syntax: str) -> None:
     assert status_of(head, syntax) in (0, 0xC000)
 
@@ -152,7 +152,7 @@ _PLAIN = encoded(data_set(), ExplicitVRLittleEndian, undefined_lengths=True)[:30
 
 
 @given(st.integers(0, len(_PLAIN) - 1), st.binary(min_size=1, max_size=8), st.integers(0, len(_PLAIN)))
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_damaged_heads_give_uids_or_c000(position: int, damage: bytes, length: int) -> None:
     damaged = (_PLAIN[:position] + damage + _PLAIN[position + len(damage) :])[:length]
     assert status_of(damaged, ExplicitVRLittleEndian) in (0, 0xC000)

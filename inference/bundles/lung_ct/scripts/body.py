@@ -14,7 +14,8 @@ TISSUE_ABOVE_HU = -300.0
 GAS_BELOW_HU = -420.0
 """Half-way between lung parenchyma near the pleura (-850 HU) and soft tissue (0 to 50 HU)."""
 
-_AIR_AROUND_BELOW_HU = -930.0
+_PURE_AIR_BELOW_HU = -970.0
+_SHARE_OF_PURE_AIR = 0.2  # foam, clothes and streaks take up much of the air around; lung has next to none of it
 _DETACHING_RADIUS_MM = 2.5
 
 
@@ -22,13 +23,14 @@ def gas_within(scan: CoarseScan) -> torch.Tensor:
     """Return the gas and lung within the body, bool (z, y, x).
 
     What is not body is air around the patient where it reaches the edge of the field of view in its axial slice. Lung
-    that the field of view cuts reaches it too, and is kept: its mean lies far above that of air.
+    that the field of view cuts reaches it too, and is kept: it holds no pure air.
     """
     body = _body(scan)
     holes = components.in_slices(~body & scan.seen)
     at_edge = components.touching(holes, scan.edge_of_view)
     gas = scan.hounsfield < GAS_BELOW_HU
-    around = at_edge & (holes.means(scan.hounsfield, gas) < _AIR_AROUND_BELOW_HU)
+    pure_air = (scan.hounsfield < _PURE_AIR_BELOW_HU).to(torch.float32)
+    around = at_edge & (holes.means(pure_air, gas) > _SHARE_OF_PURE_AIR)
     return holes.select(~around, gas.device) & gas
 
 

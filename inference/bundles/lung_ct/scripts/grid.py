@@ -31,7 +31,7 @@ class CoarseScan:
     spacing
         Of the coarse voxels along (z, y, x) [mm].
     in_view
-        bool (y, x), where the scanner reconstructed an image: all, or a circle.
+        bool (y, x), where the scanner reconstructed an image: all, or about a circle.
     """
 
     hounsfield: torch.Tensor
@@ -132,16 +132,17 @@ def _mean(planes: torch.Tensor) -> torch.Tensor:
 
 
 def _in_view(coarse: torch.Tensor) -> torch.Tensor:
-    """Return the pixels within the reconstruction circle, if the corners outside of it are blank; else all."""
-    height, width = coarse.shape[1:]
-    rows = torch.arange(height, device=coarse.device, dtype=torch.float32)[:, None] - (height - 1) / 2
-    columns = torch.arange(width, device=coarse.device, dtype=torch.float32)[None] - (width - 1) / 2
-    distance = (rows.square() + columns.square()).sqrt()
-    radius = min(height, width) / 2
-    corners = distance > radius + 1
-    if not bool(corners.any()):
-        return torch.ones_like(corners)
-    blank = coarse[:, corners]
-    if bool((blank.amax() - blank.amin()) > 0.5):
-        return torch.ones_like(corners)
-    return distance <= radius - 1
+    """Return where there is an image: outside of a reconstruction circle every slice holds the corners' value.
+
+    The circle is the smallest around the middle that holds whatever differs from the corners.
+    """
+    corners = coarse[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    blank = coarse[0, 0, 0]
+    if not bool((corners == blank).all()):
+        return torch.ones_like(coarse[0], dtype=torch.bool)
+    image = (coarse.amin(dim=0) != blank) | (coarse.amax(dim=0) != blank)
+    height, width = image.shape
+    down = torch.arange(height, device=coarse.device, dtype=torch.float32)[:, None] - (height - 1) / 2
+    across = torch.arange(width, device=coarse.device, dtype=torch.float32)[None] - (width - 1) / 2
+    squared = down.square() + across.square()
+    return squared <= (squared * image).amax()

@@ -19,7 +19,7 @@ _SMALLEST_LUNG_ML = 60.0
 _SMALLEST_PIECE_ML = 1.0
 _SMALLEST_SHARE = 0.05
 _LUNGS_APART_MM = 60.0  # the middles of two lungs lie 120 mm apart and more; those of two lobes of one side do not
-_PARTING_RADII_MM = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 12.0)
+_PARTING_RADII_MM = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 12.0, 15.0, 18.0, 22.0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    MPEG2MPML,
+    RLELossless,
+)
+
+from inference.decoding import DecodedSeries, read_series
+from study.errors import StudyRefused, UndecodablePixelData, UnsupportedTransferSyntax
+from study.headers import InstanceHeader
+from tests.support.peers import shared
+from tests.support.series import axial_affine, ct_series, save_series
+
+VOXELS: NDArray[Any] = np.random.default_rng(3).integers(-1024, 2000, (4, 24, 20))
+LOSSLESS = (
+    "1.2.840.10008.1.2",
+    "1.2.840.10008.1.2.1",
+    "1.2.840.10008.1.2.1.99",
+    "1.2.840.10008.1.2.2",
+    "1.2.840.10008.1.2.4.57",
+    "1.2.840.10008.1.2.4.70",
+    "1.2.840.10008.1.2.4.80",
+    "1.2.840.10008.1.2.4.90",
+    "1.2.840.10008.1.2.5",
+)
+
+
+def headers_of(paths: Sequence[Path]) -> list[InstanceHeader]:
+    headers = []
+    for path in paths:
+        dataset = pydicom.dcmread(path, stop_before_pixels=True)
+        headers.append(InstanceHeader.of(dataset, dataset.file_meta.TransferSyntaxUID))
+    return headers
+
+
+def decode(datasets: list[Dataset], folder: Path, **options: Any) -> DecodedSeries:
+    paths = save_series(datasets, folder)
+    return read_series(paths, headers_of(paths), axial_affine(), **options)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_slices_land_in_order_in_hounsfield_units(tmp_path: Path, threads: int) -> None:
+    decoded = decode(ct_series(VOXELS), tmp_path, threads=threads)
+    np.testing.assert_array_equal(decoded.volume.voxels, VOXELS)
+    assert decoded.volume.voxels.dtype == np.float32
+    assert decoded.volume.padding is None
+    assert [dataset.InstanceNumber for dataset in decoded.datasets] == [1, 2, 3, 4]
+    assert decoded.volume.sop_instance_uids == tuple(dataset.SOPInstanceUID for dataset in decoded.datasets)
+    assert not any("PixelData" in dataset for dataset in decoded.datasets)
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless])
+def test_compressed_slices_decode_alike(tmp_path: Path, syntax: str) -> None:
+    datasets = ct_series(VOXELS)
+    for dataset in datasets:
+        dataset.compress(syntax, generate_instance_uid=False)
+    np.testing.assert_array_equal(decode(datasets, tmp_path).volume.voxels, VOXELS)
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
+def test_native_slices_decode_alike(tmp_path: Path, syntax: str) -> None:
+    datasets = ct_series(VOXELS)
+    for dataset in datasets:
+        dataset.file_meta.TransferSyntaxUID = syntax
+    np.testing.assert_array_equal(decode(datasets, tmp_path).volume.voxels, VOXELS)
+
+
+def test_one_image_in_every_lossless_syntax_decodes_alike() -> None:
+    folder = shared("data", "ct_transfer_syntaxes")
+    pixels = {}
+    for path in sorted(folder.glob("CTImage.dcm_*")):
+        header = headers_of([path])[0]
+        if header.transfer_syntax_uid in LOSSLESS:
+            pixels[header.transfer_syntax_uid] = read_series([path], [header], np.eye(4)).volume.voxels
+    assert len(pixels) >= 7
+    reference = pixels["1.2.840.10008.1.2.1"]
+    assert np.ptp(reference) > 1000
+    for syntax, voxels in pixels.items():
+        np.testing.assert_array_equal(voxels, reference, err_msg=syntax)
+
+
+def test_each_slice_has_its_own_rescale(tmp_path: Path) -> None:
+    datasets = ct_series(VOXELS)
+    datasets[1].RescaleSlope, datasets[1].RescaleIntercept = "0.5", "-100"
+    decoded = decode(datasets, tmp_path)
+    np.testing.assert_array_equal(decoded.volume.voxels[0], VOXELS[0])
+    np.testing.assert_array_equal(decoded.volume.voxels[1], (VOXELS[1] + 1024) * 0.5 - 100)
+
+
+def test_a_window_and_a_presentation_lut_change_nothing(tmp_path: Path) -> None:
+    attributes = {"WindowCenter": ["40", "-600"], "WindowWidth": ["400", "1500"], "PresentationLUTShape": "INVERSE"}
+    np.testing.assert_array_equal(decode(ct_series(VOXELS, attributes=attributes), tmp_path).volume.voxels, VOXELS)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "code"),
+    [
+        ({"RescaleSlope": None, "RescaleIntercept": None}, "MissingRescale"),
+        ({"RescaleSlope": "0"}, "MissingRescale"),
+        ({"RescaleType": "Z_EFF"}, "NotHounsfield"),
+    ],
+)
+def test_a_ct_without_hounsfield_units_is_refused(tmp_path: Path, attributes: dict[str, Any], code: str) -> None:
+    with pytest.raises(StudyRefused) as caught:
+        decode(ct_series(VOXELS, attributes=attributes), tmp_path)
+    assert caught.value.reason.code == code
+
+
+def signed_with_padding(declared: int, vr: str, limit: int | None = None) -> list[Dataset]:
+    """Return slices with signed pixels, -2000 or -1990 in a corner, and the padding declared in this VR."""
+    datasets = ct_series(VOXELS)
+    for dataset in datasets:
+        stored = (VOXELS[dataset.InstanceNumber - 1] + 1024).astype("<i2")
+        if dataset.InstanceNumber > 1:
+            stored[0, 0], stored[0, 1] = -2000, -1990
+        dataset.PixelRepresentation = 1
+        dataset.PixelData = stored.tobytes()
+        dataset.add_new(0x00280120, vr, declared)
+        if limit is not None:
+            dataset.add_new(0x00280121, vr, limit)
+    return datasets
+
+
+@pytest.mark.parametrize(("declared", "vr"), [(-2000, "SS"), (63536, "US")])
+def test_padding_is_found_in_either_signedness(tmp_path: Path, declared: int, vr: str) -> None:
+    padding = decode(signed_with_padding(declared, vr), tmp_path).volume.padding
+    assert padding is not None
+    assert not padding[0].any()
+    assert padding[:, 0, 0].tolist() == [False, True, True, True]
+    assert np.count_nonzero(padding) == 3
+
+
+def test_a_range_of_padding_is_padding(tmp_path: Path) -> None:
+    padding = decode(signed_with_padding(-2000, "SS", -1985), tmp_path).volume.padding
+    assert padding is not None
+    assert np.count_nonzero(padding) == 6
+
+
+def test_declared_padding_that_does_not_occur_takes_no_memory(tmp_path: Path) -> None:
+    attributes = {"PixelPaddingValue": 5000}
+    assert decode(ct_series(VOXELS, attributes=attributes), tmp_path).volume.padding is None
+
+
+def test_a_syntax_without_a_decoder_is_named(tmp_path: Path) -> None:
+    datasets = ct_series(VOXELS)
+    for dataset in datasets:
+        dataset.file_meta.TransferSyntaxUID = MPEG2MPML
+        dataset.PixelData = encapsulate([b"\x00\x01"])
+        dataset["PixelData"].is_undefined_length = True
+    with pytest.raises(UnsupportedTransferSyntax, match="MPEG2") as caught:
+        decode(datasets, tmp_path)
+    assert str(MPEG2MPML) in caught.value.words
+
+
+def test_damaged_pixel_data_are_refused(tmp_path: Path) -> None:
+    datasets = ct_series(VOXELS)
+    datasets[2].compress(JPEG2000Lossless, generate_instance_uid=False)
+    datasets[2].PixelData = encapsulate([b"\xff\x4f\xff\x51" + b"\x00" * 40])
+    with pytest.raises(UndecodablePixelData, match="Image 3"):
+        decode(datasets, tmp_path)
+
+
+def test_too_few_pixels_are_refused(tmp_path: Path) -> None:
+    datasets = ct_series(VOXELS)
+    datasets[0].PixelData = datasets[0].PixelData[:-100]
+    with pytest.raises(UndecodablePixelData, match="can not be decoded"):
+        decode(datasets, tmp_path)
+
+
+def test_a_file_that_is_not_what_was_indexed_is_refused(tmp_path: Path) -> None:
+    paths = save_series(ct_series(VOXELS), tmp_path)
+    headers = headers_of(paths)
+    with pytest.raises(UndecodablePixelData, match="another object"):
+        read_series(paths[::-1], headers, axial_affine())
+    larger = ct_series(np.zeros((4, 30, 20)))
+    for dataset, header in zip(larger, headers, strict=True):
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = header.sop_instance_uid
+    with pytest.raises(UndecodablePixelData, match="30x20"):
+        read_series(save_series(larger, tmp_path / "other"), headers, axial_affine())
+
+
+def test_a_file_that_is_gone_or_no_dicom_is_refused(tmp_path: Path) -> None:
+    paths = save_series(ct_series(VOXELS), tmp_path)
+    headers = headers_of(paths)
+    paths[1].write_bytes(b"no DICOM")
+    with pytest.raises(UndecodablePixelData, match="Image 2"):
+        read_series(paths, headers, axial_affine())
+    paths[1].unlink()
+    with pytest.raises(UndecodablePixelData, match="Image 2"):
+        read_series(paths, headers, axial_affine())
+
+
+def test_an_absurd_size_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
+    datasets = ct_series(VOXELS, attributes={"Rows": 65535, "Columns": 65535})
+    with pytest.raises(UndecodablePixelData, match="65535x65535"):
+        decode(datasets, tmp_path)
+
+
+def test_a_deflated_file_that_would_fill_the_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = ct_series(VOXELS)
+    for dataset in datasets:
+        dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    paths = save_series(datasets, tmp_path)
+    headers = headers_of(paths)
+    deflater = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    bomb = deflater.compress(b"\0" * 2**24) + deflater.flush()
+    content = paths[0].read_bytes()
+    start = 144 + int(pydicom.filereader.read_file_meta_info(paths[0]).FileMetaInformationGroupLength)
+    paths[0].write_bytes(content[:start] + bomb)
+    monkeypatch.setattr("inference.decoding._MOST_BYTES_PER_FILE", 2**23)
+    with pytest.raises(UndecodablePixelData, match="inflates"):
+        read_series(paths, headers, axial_affine())

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from sr_writer.checking import read_back
+from sr_writer.codes import ascii_text, long_string, own_codes
+from sr_writer.pictures import picture_of_seg, picture_of_sr
+from sr_writer.results import write_results
+from study.errors import EncodingError, MissingIdentity
+from study.imaging import SeriesVolume
+from tests.support.peers import REPOSITORY, program
+from tests.support.results import CONTEXT, MODEL, headers_on_disk, lungs, result_of
+from tests.support.series import axial_affine
+
+SHAPE = (12, 40, 60)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Dataset]:
+    return headers_on_disk(tmp_path_factory.mktemp("in"), SHAPE)
+
+
+def volume_of(sources: list[Dataset]) -> SeriesVolume:
+    voxels = np.full(SHAPE, 40.0, dtype=np.float32)
+    voxels[lungs(SHAPE) > 0] = -800
+    return SeriesVolume(voxels, axial_affine(), tuple(str(source.SOPInstanceUID) for source in sources))
+
+
+def test_both_forms_are_on_disk_the_segmentation_first(tmp_path: Path, sources: list[Dataset]) -> None:
+    seg, sr = write_results(result_of(lungs(SHAPE)), sources, MODEL, CONTEXT, tmp_path / "new" / "folder")
+    assert (seg.form, sr.form) == ("seg", "sr")
+    for result in (seg, sr):
+        path = tmp_path / "new" / "folder" / result.path
+        assert result.digest == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert result.size == path.stat().st_size
+        assert dcmread(path).SOPInstanceUID == result.sop_instance_uid
+    assert seg.series_instance_uid != sr.series_instance_uid
+
+
+def test_a_retry_gives_the_same_files(tmp_path: Path, sources: list[Dataset]) -> None:
+    first = write_results(result_of(lungs(SHAPE)), sources, MODEL, CONTEXT, tmp_path / "a")
+    assert write_results(result_of(lungs(SHAPE)), sources, MODEL, CONTEXT, tmp_path / "b") == first
+
+
+@pytest.mark.parametrize("form", ["seg", "sr"])
+def test_one_form_alone(tmp_path: Path, sources: list[Dataset], form: str) -> None:
+    (result,) = write_results(result_of(lungs(SHAPE)), sources, MODEL, CONTEXT, tmp_path, forms=(form,))
+    assert result.form == form
+    assert [path.name for path in tmp_path.iterdir()] == [f"{form}.dcm"]
+
+
+def test_a_label_map_without_a_voxel_makes_a_report_alone(tmp_path: Path, sources: list[Dataset]) -> None:
+    result = result_of(np.zeros(SHAPE, dtype=np.uint8))
+    findings = tuple(replace(each, detected=False, measurements=()) for each in result.findings)
+    (only,) = write_results(replace(result, findings=findings), sources, MODEL, CONTEXT, tmp_path)
+    assert only.form == "sr"
+
+
+def test_an_unknown_form_is_refused(tmp_path: Path, sources: list[Dataset]) -> None:
+    with pytest.raises(EncodingError, match="rtstruct"):
+        write_results(result_of(lungs(SHAPE)), sources, MODEL, CONTEXT, tmp_path, forms=("rtstruct",))
+
+
+def test_nothing_is_written_for_a_patient_without_id(tmp_path: Path) -> None:
+    sources = headers_on_disk(tmp_path / "in", SHAPE, attributes={"PatientID": ""})
+    with pytest.raises(MissingIdentity):
+        write_results(result_of(lungs(SHAPE)), sources, MODEL, CONTEXT, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    allowing = replace(CONTEXT, allow_empty_patient_id=True)
+    assert len(write_results(result_of(lungs(SHAPE)), sources, MODEL, allowing, tmp_path / "out")) == 2
+
+
+def test_file_and_folder_are_synced_around_the_renaming(tmp_path: Path) -> None:
+    strace = program("strace", package="strace")
+    code = (
+        "from pathlib import Path; from sr_writer.files import save; from pydicom.dataset import Dataset\n"
+        "d = Dataset(); d.SOPClassUID = '1.2.840.10008.5.1.4.1.1.66.4'; d.SOPInstanceUID = '2.25.9'\n"
+        f"save(d, Path({str(tmp_path)!r}) / 'kept.dcm')"
+    )
+    trace = tmp_path / "trace"
+    command = [strace, "-f", "-y", "-e", "trace=fsync,rename,renameat,renameat2", "-o", str(trace), sys.executable]
+    subprocess.run([*command, "-c", code], check=True, cwd=REPOSITORY)
+    calls = [line.split(maxsplit=1)[1] for line in trace.read_text().splitlines() if "kept" in line or "fsync" in line]
+    kinds = [call.split("(")[0].rstrip("at2") for call in calls]
+    assert kinds == ["fsync", "rename", "fsync"]
+    assert ".kept.dcm.unfinished" in calls[0]
+    assert calls[2].rstrip().endswith("= 0")
+    assert f"<{tmp_path}>" in calls[2]
+
+
+def test_a_file_that_holds_another_instance_than_its_meta_says_is_refused(
+    tmp_path: Path, sources: list[Dataset]
+) -> None:
+    write_results(result_of(lungs(SHAPE)), sources, MODEL, CONTEXT, tmp_path, forms=("sr",))
+    content = (tmp_path / "sr.dcm").read_bytes()
+    uid = str(dcmread(tmp_path / "sr.dcm").SOPInstanceUID).encode()
+    other = uid[:-1] + (b"1" if uid[-1:] != b"1" else b"2")
+    (tmp_path / "sr.dcm").write_bytes(content.replace(uid, other, 1))
+    with pytest.raises(EncodingError, match="another instance"):
+        read_back(tmp_path / "sr.dcm")
+
+
+def test_pictures_show_the_regions_in_their_colours_on_their_sides(tmp_path: Path, sources: list[Dataset]) -> None:
+    write_results(result_of(lungs(SHAPE)), sources, MODEL, CONTEXT, tmp_path)
+    volume = volume_of(sources)
+    picture_of_seg(tmp_path / "seg.dcm", volume, tmp_path / "seg.png")
+    picture_of_sr(tmp_path / "sr.dcm", volume, tmp_path / "sr.png")
+    seg = np.asarray(Image.open(tmp_path / "seg.png").convert("RGB")).astype(int)
+    # The first panel, without title and legend: orange is the right lung, blue the left, on the viewer's left and right
+    panel = seg[90:400, 12:500]
+    orange = np.argwhere((panel[..., 0] - panel[..., 2] > 60))
+    blue = np.argwhere((panel[..., 2] - panel[..., 0] > 60))
+    assert len(orange) > 500
+    assert len(blue) > 500
+    assert orange[:, 1].mean() < blue[:, 1].mean()
+    assert Image.open(tmp_path / "sr.png").width > 1000
+
+
+def test_a_picture_of_a_report_without_contours_is_its_table(tmp_path: Path, sources: list[Dataset]) -> None:
+    result = replace(result_of(lungs(SHAPE)), label_map=None)
+    write_results(result, sources, MODEL, CONTEXT, tmp_path, forms=("sr",))
+    picture_of_sr(tmp_path / "sr.dcm", volume_of(sources), tmp_path / "sr.png")
+    assert Image.open(tmp_path / "sr.png").width < 700
+
+
+def test_the_pictures_of_a_feet_first_series_have_the_right_lung_on_the_left_too(tmp_path: Path) -> None:
+    # Slices from the head down, rows from the back to the front: the patient lies prone
+    affine = axial_affine()
+    affine[:3, 1] *= -1
+    affine[:3, 2] *= -1
+    values = lungs(SHAPE)[:, :, ::-1].copy()
+    sources = headers_on_disk(tmp_path / "in", SHAPE, affine=affine)
+    write_results(result_of(values, affine), sources, MODEL, CONTEXT, tmp_path)
+    uids = tuple(str(source.SOPInstanceUID) for source in sources)
+    volume = SeriesVolume(np.zeros(SHAPE, dtype=np.float32), affine, uids)
+    picture_of_seg(tmp_path / "seg.dcm", volume, tmp_path / "seg.png")
+    panel = np.asarray(Image.open(tmp_path / "seg.png").convert("RGB")).astype(int)[90:400, 12:500]
+    orange = np.argwhere((panel[..., 0] - panel[..., 2] > 60))
+    blue = np.argwhere((panel[..., 2] - panel[..., 0] > 60))
+    assert orange[:, 1].mean() < blue[:, 1].mean()
+
+
+def test_every_code_of_ours_has_one_meaning_that_fits() -> None:
+    for (value, scheme), meaning in own_codes().items():
+        assert 1 <= len(value) <= 16
+        assert 1 <= len(scheme) <= 16
+        assert long_string(meaning) == meaning
+
+
+def test_text_has_no_sign_that_other_character_sets_show_otherwise() -> None:
+    assert ascii_text("a\\b ~5 ≥ 3 µm") == "a/b about 5 >= 3 um"
+
+
+def test_nothing_of_the_writer_needs_the_heavy_libraries() -> None:
+    code = "import sys, sr_writer.results, sr_writer.pictures; print([m for m in ('torch', 'monai', 'pynetdicom') if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=REPOSITORY)
+    assert run.stdout.strip() == "[]"
+
+
+def test_the_folder_is_left_clean(tmp_path: Path, sources: list[Dataset]) -> None:
+    write_results(result_of(lungs(SHAPE)), sources, MODEL, CONTEXT, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["seg.dcm", "sr.dcm"]
