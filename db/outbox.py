@@ -111,7 +111,9 @@ def postpone(
     seconds: float,
     status: int | None = None,
 ) -> None:
-    """Let the delivery wait for `seconds`; what follows it in its study waits with it.
+    """Let the delivery wait for `seconds`; what follows it in its study waits with it, unless it has a problem.
+
+    A peer that takes no Segmentation until somebody changes its settings still gets the report.
 
     The journal tells it once for as long as the reason stays the same, so that a PACS that is away for a week does not
     fill it.
@@ -136,9 +138,13 @@ def postpone(
         DeliveryRow.peer == held.peer,
         DeliveryRow.state == _PENDING,
         DeliveryRow.position > held.position,
-        or_(DeliveryRow.lease_owner == owner, DeliveryRow.next_attempt_at < until),
     )
-    uow.execute(followers.values(next_attempt_at=until, lease_owner=None))
+    if problem:  # they are handed out again at once, without this one
+        freed = followers.where(DeliveryRow.lease_owner == owner).values(next_attempt_at=now, lease_owner=None)
+    else:
+        theirs = or_(DeliveryRow.lease_owner == owner, DeliveryRow.next_attempt_at < until)
+        freed = followers.where(theirs).values(next_attempt_at=until, lease_owner=None)
+    uow.execute(freed)
     if held.problem != problem or (held.reason or {}).get("code") != reason.code:
         words = f"Not taken by {held.peer}, tried again: {reason.words}"
         numbers = {"peer": held.peer, "code": reason.code, "problem": problem, "status": status}
@@ -210,13 +216,17 @@ def _due(peer: str, now: datetime) -> AnyQuery:
 
 
 def _follows_another(*, later_than: datetime | None = None) -> ColumnElement[bool]:
-    """Tell whether an earlier position of the study and peer is pending (and not due before `later_than`)."""
+    """Tell whether an earlier position of the study and peer is pending (and not due before `later_than`).
+
+    One that a person must see to first, and that is not under way just now, is nobody's predecessor.
+    """
     earlier = aliased(DeliveryRow)
     query = select(earlier.id).where(
         earlier.study == DeliveryRow.study,
         earlier.peer == DeliveryRow.peer,
         earlier.state == _PENDING,
         earlier.position < DeliveryRow.position,
+        or_(~earlier.problem, earlier.lease_owner.is_not(None)),
     )
     if later_than is not None:
         query = query.where(earlier.next_attempt_at > later_than)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -11,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from sr_writer.results import write_results
@@ -19,6 +22,9 @@ from study.imaging import Finding, ResultSet
 from tests.support.peers import environment_program, program, shared
 from tests.support.results import CONTEXT, MODEL, headers_of, headers_on_disk, lungs, result_of
 from tests.support.series import axial_affine
+
+Affine = NDArray[np.float64]
+Labels = NDArray[Any]
 
 JAVA = "-Xmx6g -Djdk.xml.xpathTotalOpLimit=0 -Djdk.xml.xpathExprOpLimit=0 -Djdk.xml.xpathExprGrpLimit=0"
 """Without these DicomSRValidator stops at a limit of Java 17 and still exits 0."""
@@ -53,7 +59,7 @@ class Case:
         return self.folder / "sr.dcm"
 
 
-def _sources(name: str, folder: Path) -> tuple[list[Dataset], Any]:
+def _sources(name: str, folder: Path) -> tuple[list[Dataset], Affine]:
     if name == "ct_head_philips_study":
         axial = next(
             path for path in sorted(shared(name).iterdir()) if path.is_dir() and len(list(path.glob("*"))) > 20
@@ -105,18 +111,18 @@ def test_dicom_sr_validator_finds_no_error(case: Case) -> None:
 
 def test_segimage2itkimage_gives_back_the_mask_voxel_for_voxel(case: Case, tmp_path: Path) -> None:
     converter = environment_program("segimage2itkimage", package="dcmqi")
-    command = [converter, "--inputDICOM", case.seg, "--outputDirectory", tmp_path, "--outputType", "nrrd", "-p", "x"]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    options = ["--inputDICOM", str(case.seg), "--outputDirectory", str(tmp_path), "--outputType", "nrrd", "-p", "x"]
+    subprocess.run([converter, *options], check=True, capture_output=True, timeout=300)
     assert case.result.label_map is not None
     expected = case.result.label_map
-    found = np.zeros_like(expected.values)
+    found: Labels = np.zeros_like(expected.values)
     for number in (1, 2):
         values, affine = read_nrrd(tmp_path / f"x-{number}.nrrd")
         place(values != 0, affine, number, found, expected.affine)
     assert (found == expected.values).all()
 
 
-def place(mask: Any, affine: Any, number: int, into: Any, grid: Any) -> None:
+def place(mask: NDArray[np.bool_], affine: Affine, number: int, into: Labels, grid: Affine) -> None:
     """Put each voxel of `mask` where its place in the patient says, not where its index does."""
     voxels = np.argwhere(mask)
     places = np.column_stack([voxels, np.ones(len(voxels))]) @ affine.T
@@ -126,10 +132,8 @@ def place(mask: Any, affine: Any, number: int, into: Any, grid: Any) -> None:
     into[tuple(rounded.T)] = number
 
 
-def read_nrrd(path: Path) -> tuple[Any, Any]:
+def read_nrrd(path: Path) -> tuple[Labels, Affine]:
     """Read an NRRD with gzip or raw data: voxels as (k, j, i), and the affine from (k, j, i, 1) to LPS [mm]."""
-    import gzip
-
     head, _, body = path.read_bytes().partition(b"\n\n")
     fields = dict(line.split(": ", 1) for line in head.decode().splitlines() if ": " in line)
     assert fields["space"] == "left-posterior-superior"
@@ -138,7 +142,7 @@ def read_nrrd(path: Path) -> tuple[Any, Any]:
     content = gzip.decompress(body) if fields["encoding"] in ("gzip", "gz") else body
     voxels = np.frombuffer(content, dtype=dtype).reshape(sizes[::-1])
 
-    def vectors(text: str) -> Any:
+    def vectors(text: str) -> Affine:
         return np.array([[float(x) for x in part.strip("()").split(",")] for part in text.split()])
 
     affine = np.eye(4)
@@ -174,8 +178,6 @@ def test_dsrdump_reads_the_tree(case: Case) -> None:
 def test_a_head_without_a_birth_date_is_no_obstacle(tmp_path: Path) -> None:
     # Tilted, so no volume: only its identity is tried here, on slices that are said to be a box
     folder = shared("ct_head_ge_tilted")
-    from pydicom import dcmread
-
     real = dcmread(sorted(folder.glob("**/*.dcm"))[0], stop_before_pixels=True)
     assert "PatientBirthDate" not in real
     sources = headers_on_disk(tmp_path / "in", SHAPE)

@@ -122,6 +122,16 @@ def test_what_follows_a_postponed_object_waits_with_it(database: Database) -> No
     assert again[0].reason == AWAY
 
 
+def test_a_problem_lets_what_follows_pass(database: Database) -> None:
+    """A peer that takes no SEG until somebody changes its settings still gets the SR."""
+    report(database)
+    first, _second = lease(database)
+    postpone(database, first, problem=True)
+    assert forms(lease(database, owner="sender-2")) == ["sr"]
+    let_time_pass(database)
+    assert forms(lease(database, owner="sender-3")) == ["seg", "sr"]
+
+
 def test_what_was_kept_aside_blocks_nobody(database: Database) -> None:
     report(database)
     batch = lease(database)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.misc import is_dicom
 
 from sr_writer.context import ResultContext
 from study import codes
@@ -55,7 +56,8 @@ def headers_on_disk(
 
 def headers_of(folder: Path) -> tuple[list[Dataset], NDArray[np.float64]]:
     """Return the headers of a real series in slice order, and its affine."""
-    datasets = [dcmread(path, stop_before_pixels=True) for path in sorted(folder.glob("**/*.dcm"))]
+    paths = [path for path in sorted(folder.glob("**/*")) if path.is_file() and is_dicom(path)]
+    datasets = [dcmread(path, stop_before_pixels=True) for path in paths]
     geometry = assess([InstanceHeader.of(dataset) for dataset in datasets], FrameOfReferencePolicy.BY_POSITION)
     return [datasets[index] for index in geometry.order], geometry.affine
 
