@@ -2,40 +2,43 @@
 
     python -m benchmarks.ingest [--images 500] [--runs 5] [--json FILE] [--folder DIR]
 
-The sender is DCMTK's ``storescu --max-send-pdu 131072`` with TCP_NODELAY=1 (else its programs wait 40 ms an image on
-Nagle's algorithm). Each run starts a server afresh on an empty folder, and turns go round the servers, so that the
-machine's other work falls on all alike. Rates are medians. A rate counts from the first connection to the end of the
-last sender; "durable" says whether the server syncs an image before it answers Success.
+Hilum is measured as it is used: `hilum serve` with all its roles, its indexer at work on what the receivers take in. No
+analysis starts meanwhile, since the quiet period is an hour (`QUIET_SECONDS`). The sender is DCMTK's ``storescu
+--max-send-pdu 131072`` with TCP_NODELAY=1, and so are the DCMTK-based servers (else they wait 40 ms an image on Nagle's
+algorithm). Each run starts a server afresh on an empty folder, and turns go round the servers, so that the machine's
+other work falls on all alike. Rates are medians. A rate counts from the first connection to the end of the last sender;
+a run counts only if every image is then found in the server's index. "Durable" says whether the server syncs an image
+before it answers Success.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import psutil
 from pydicom.uid import generate_uid
 
-from scp.listening import open_listening_socket
-from tests.support.network import accepts_connections, free_port, receiver_process, storescu, wait_until
+from benchmarks.memory import high_water, wait_until_idle
+from benchmarks.report import machine, needing_programs, print_machine, print_table, write_json
+from tests.support.network import accepts_connections, free_port, storescu, wait_until
+from tests.support.node import Node, running
 from tests.support.orthanc import running_orthanc
 from tests.support.peers import DCMTK_ENVIRONMENT, program
 from tests.support.series import ct_series, save_series
 
 ASSOCIATIONS = (1, 4)
 RECEIVERS = 2
+QUIET_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,11 @@ class Server:
 
 @dataclass(frozen=True)
 class RunningServer:
-    """A server that runs: its port, how many images it holds, and its processes' greatest memory [bytes]."""
+    """A server that runs: its port, how many images it holds, and its greatest memory [bytes] where it can be read."""
 
     port: int
     stored: Callable[[], int]
-    peak_memory: Callable[[], int]
+    peak_memory: Callable[[], int] | None
 
 
 @dataclass(frozen=True)
@@ -72,16 +75,16 @@ class Row:
 
 @contextmanager
 def start_node(folder: Path) -> Iterator[RunningServer]:
-    """Run the node's receivers, `RECEIVERS` processes on one port."""
-    with ExitStack() as stack:
-        listening = stack.enter_context(open_listening_socket("127.0.0.1", 0))
-        processes = [
-            stack.enter_context(receiver_process(listening, folder / str(number))) for number in range(RECEIVERS)
-        ]
+    """Run ``hilum serve``, with `RECEIVERS` receiving processes; its memory is that of the largest of them."""
+    settings = {"node.accept": "any", "node.receivers": RECEIVERS, "study.quiet_seconds": QUIET_SECONDS}
+    with running(Node(folder, settings=settings)) as node:
+        # A model loads after the node says that it is ready; its imports would share the processors with the first run.
+        wait_until_idle(node.process_of("runner"))
+        receivers = [process for process in node.processes() if "receiver" in process.cmdline()]
         yield RunningServer(
-            listening.getsockname()[1],
-            stored=lambda: len(list(folder.glob("*/*.dcm"))),
-            peak_memory=lambda: max(_peak_memory(process.pid) for process in processes),
+            node.port,
+            stored=lambda: sum(record.summary.instances for record in node.records()),
+            peak_memory=lambda: max(high_water(process.pid) for process in receivers),
         )
 
 
@@ -92,22 +95,20 @@ def start_orthanc(folder: Path) -> Iterator[RunningServer]:
         yield RunningServer(
             orthanc.dicom_port,
             stored=lambda: int(orthanc.get("/statistics")["CountInstances"]),
-            peak_memory=lambda: _peak_memory(orthanc.process.pid),
+            peak_memory=lambda: high_water(orthanc.process.pid),
         )
 
 
 @contextmanager
 def start_storescp(folder: Path) -> Iterator[RunningServer]:
-    """Run DCMTK's storescp, a process for each association, which syncs nothing."""
+    """Run DCMTK's storescp, which syncs nothing; its memory is that of processes which end with their associations."""
     folder.mkdir(parents=True)
     port = free_port()
     command = [program("storescp", package="dcmtk"), "--fork", "-pdu", "131072", "-od", str(folder), str(port)]
     process = subprocess.Popen(command, env=DCMTK_ENVIRONMENT, stderr=subprocess.DEVNULL)
     try:
         wait_until(lambda: accepts_connections(port), what="storescp")
-        yield RunningServer(
-            port, stored=lambda: len(list(folder.iterdir())), peak_memory=lambda: _peak_memory(process.pid)
-        )
+        yield RunningServer(port, stored=lambda: len(list(folder.iterdir())), peak_memory=None)
     finally:
         process.terminate()
         process.wait(timeout=30)
@@ -138,7 +139,7 @@ def make_images(folder: Path, count: int) -> list[Path]:
 
 
 def measure(server: Server, images: list[Path], associations: int, folder: Path) -> tuple[float, int]:
-    """Return images per second and the peak memory [bytes] of one run."""
+    """Return images per second and the peak memory [bytes] of one run, 0 where that can not be read."""
     shutil.rmtree(folder, ignore_errors=True)
     os.sync()
     with server.start(folder) as running:
@@ -150,9 +151,10 @@ def measure(server: Server, images: list[Path], associations: int, folder: Path)
         senders = [subprocess.Popen(command, env=DCMTK_ENVIRONMENT) for command in commands]
         failed = [code for code in [sender.wait() for sender in senders] if code]
         seconds = time.perf_counter() - started
-        if failed or running.stored() != len(images):
-            raise SystemExit(f"{server.name} stored {running.stored()} of {len(images)}: no figure is given")
-        return len(images) / seconds, running.peak_memory()
+        if failed:
+            raise SystemExit(f"storescu to {server.name} failed with {failed}: no figure is given")
+        wait_until(lambda: running.stored() == len(images), 120, f"{server.name}: every image in its index")
+        return len(images) / seconds, running.peak_memory() if running.peak_memory else 0
 
 
 def run(images: list[Path], runs: int, folder: Path) -> list[Row]:
@@ -181,56 +183,51 @@ def run(images: list[Path], runs: int, folder: Path) -> list[Row]:
     ]
 
 
-def print_table(rows: list[Row]) -> None:
+def print_rows(rows: Sequence[Row]) -> None:
     """Print the rows as a Markdown table, with each rate as a ratio to Orthanc's."""
     of_orthanc = {row.associations: row.images_per_second for row in rows if row.server.startswith("Orthanc")}
-    print("| receiver | durable before Success | associations | images/s | lowest-highest | of Orthanc | memory [MB] |")
-    print("|---|---|---|---|---|---|---|")
-    for row in rows:
-        ratio = row.images_per_second / of_orthanc[row.associations]
-        print(
-            f"| {row.server} | {'yes' if row.durable else 'no'} | {row.associations} | {row.images_per_second:.0f} "
-            f"| {row.lowest:.0f}-{row.highest:.0f} | {ratio:.2f} | {row.peak_memory_mb:.0f} |"
-        )
+    columns = ("receiver", "durable before Success", "associations", "images/s (range)", "of Orthanc", "memory [MB]")
+    print_table(
+        columns,
+        [
+            (
+                row.server,
+                "yes" if row.durable else "no",
+                str(row.associations),
+                f"{row.images_per_second:.0f} ({row.lowest:.0f}-{row.highest:.0f})",
+                f"{row.images_per_second / of_orthanc[row.associations]:.2f}",
+                f"{row.peak_memory_mb:.0f}" if row.peak_memory_mb else "not read",
+            )
+            for row in rows
+        ],
+    )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the table, and write it for machines where asked."""
     parser = argparse.ArgumentParser(description="Measure reception beside Orthanc and storescp.")
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--folder", type=Path, help="where to receive; its disk is what is measured")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        images = make_images(Path(folder) / "images", arguments.images)
-        rows = run(images, arguments.runs, Path(folder) / "received")
-    print(
-        f"{arguments.images} CT images of 512 x 512 x 16 bit, medians of {arguments.runs} runs, {os.cpu_count()} cores"
-    )
-    print_table(rows)
-    if arguments.json:
-        figures = {
-            "images": arguments.images,
-            "runs": arguments.runs,
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
+    chosen = parser.parse_args(arguments)
+    facts = machine()
+    print_machine(facts)
+    with needing_programs(), tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
+        images = make_images(Path(folder) / "images", chosen.images)
+        rows = run(images, chosen.runs, Path(folder) / "received")
+    print(f"{chosen.images} CT images of 512 x 512 x 16 bit, medians of {chosen.runs} runs")
+    print_rows(rows)
+    write_json(
+        chosen.json,
+        {
+            "machine": facts,
+            "images": chosen.images,
+            "runs": chosen.runs,
+            "quiet_seconds": QUIET_SECONDS,
             "rows": [asdict(row) for row in rows],
-        }
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
-
-
-def _peak_memory(pid: int) -> int:
-    """Return the greatest resident memory of a process and its children so far [bytes]."""
-    processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    return sum(_high_water(process.pid) for process in processes)
-
-
-def _high_water(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return 0
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ It shares nothing with the models: it only says what is where in the patient (LP
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,9 +20,9 @@ from study.uids import derive_uid
 Plane = NDArray[np.float32]
 
 SLICES = 208
+_HEIGHT_MM = 312.0
 _ROWS = _COLUMNS = 256
 _PIXEL_MM = 1.5
-_SLICE_MM = 1.5
 _NOISE_HU = 18.0
 
 
@@ -52,33 +52,36 @@ _CARINA = (4.0, 14.0, 42.0)
 _BRONCHUS_ENDS = ((-34.0, 16.0, 8.0), (40.0, 18.0, 12.0))
 
 
-def write_phantom_study(folder: Path, now: datetime) -> list[Path]:
+def write_phantom_study(folder: Path, now: datetime, slices: int = SLICES) -> list[Path]:
     """Write the phantom's CT images into `folder` and return their paths.
 
     Parameters
     ----------
     now
         The time of the study, which also makes its UIDs.
+    slices
+        How many the thorax is cut into; they cover 312 mm.
     """
     folder.mkdir(parents=True, exist_ok=True)
     key = now.isoformat()
     paths = []
-    for index, plane in enumerate(_planes(seed=int(now.timestamp()))):
-        dataset = _image(plane, index, key, now)
+    thickness = _HEIGHT_MM / slices
+    heights = [(index - (slices - 1) / 2) * thickness for index in range(slices)]
+    for index, plane in enumerate(_planes(heights, seed=int(now.timestamp()))):
+        dataset = _image(plane, index, heights[index], thickness, key, now)
         path = folder / f"{index:04d}.dcm"
         dataset.save_as(path, enforce_file_format=True)
         paths.append(path)
     return paths
 
 
-def _planes(seed: int) -> Iterator[Plane]:
-    """Yield the axial planes from the feet's side up, (rows, columns) [HU]."""
+def _planes(heights: Sequence[float], seed: int) -> Iterator[Plane]:
+    """Yield the axial planes at heights [mm] from the feet's side up, (rows, columns) [HU]."""
     noise = np.random.default_rng(seed)
     left = (np.arange(_COLUMNS) - (_COLUMNS - 1) / 2) * _PIXEL_MM
     posterior = (np.arange(_ROWS) - (_ROWS - 1) / 2) * _PIXEL_MM
     x, y = np.meshgrid(left, posterior)
-    for index in range(SLICES):
-        z = _height(index)
+    for z in heights:
         plane = np.full(x.shape, -1000.0)
         for solid in _SOLIDS:
             plane[_inside(solid, x, y, z)] = solid.density
@@ -86,11 +89,6 @@ def _planes(seed: int) -> Iterator[Plane]:
             plane[airway] = -985.0
         plane[(np.abs(y - 128) < 5) & (np.abs(x) < 185)] = -420.0  # the table's shell
         yield (plane + noise.normal(0, _NOISE_HU, plane.shape)).astype(np.float32)
-
-
-def _height(index: int) -> float:
-    """Return the position of a slice [mm], superior positive."""
-    return (index - (SLICES - 1) / 2) * _SLICE_MM
 
 
 def _inside(solid: _Ellipsoid, x: NDArray[np.float64], y: NDArray[np.float64], z: float) -> NDArray[np.bool_]:
@@ -114,7 +112,7 @@ def _airways(x: NDArray[np.float64], y: NDArray[np.float64], z: float) -> Iterat
             yield np.hypot(x - centre[0], y - centre[1]) < _BRONCHUS_RADIUS
 
 
-def _image(plane: Plane, index: int, key: str, now: datetime) -> Dataset:
+def _image(plane: Plane, index: int, height: float, thickness: float, key: str, now: datetime) -> Dataset:
     dataset = Dataset()
     dataset.SpecificCharacterSet = "ISO_IR 100"
     dataset.ImageType = ["DERIVED", "PRIMARY", "AXIAL"]
@@ -129,13 +127,13 @@ def _image(plane: Plane, index: int, key: str, now: datetime) -> Dataset:
     dataset.ManufacturerModelName = "Thorax phantom"
     dataset.ReferringPhysicianName = ""
     dataset.StudyDescription = "Thorax phantom"
-    dataset.SeriesDescription = "Thorax phantom 1.5 mm"
+    dataset.SeriesDescription = f"Thorax phantom {thickness:g} mm"
     dataset.PatientName = "Phantom^Thorax"
     dataset.PatientID = "HILUM-DEMO"
     dataset.PatientBirthDate = ""
     dataset.PatientSex = "O"
     dataset.BodyPartExamined = "CHEST"
-    dataset.SliceThickness = _SLICE_MM
+    dataset.SliceThickness = thickness
     dataset.KVP = "120"
     dataset.ConvolutionKernel = "STANDARD"
     dataset.PatientPosition = "HFS"
@@ -144,9 +142,9 @@ def _image(plane: Plane, index: int, key: str, now: datetime) -> Dataset:
     dataset.StudyID = "1"
     dataset.SeriesNumber = 2
     dataset.AcquisitionNumber = 1
-    dataset.InstanceNumber = SLICES - index
+    dataset.InstanceNumber = index + 1
     corner = -(_COLUMNS - 1) / 2 * _PIXEL_MM
-    dataset.ImagePositionPatient = [corner, corner, _height(index)]
+    dataset.ImagePositionPatient = [corner, corner, height]
     dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
     dataset.FrameOfReferenceUID = derive_uid("phantom frame of reference", key)
     dataset.PositionReferenceIndicator = ""

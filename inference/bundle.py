@@ -1,8 +1,8 @@
 """Load a MONAI bundle: its configuration without loader and writer, its network, its own code, its weights.
 
-The layout is the Model Zoo's: ``configs/inference.json`` (or ``.yaml``), ``configs/metadata.json``, ``models/model.pt`` (a
-state dict) or ``models/model.ts`` (TorchScript), ``scripts/`` (code of the bundle). A bundle is a program; only a folder
-that the configuration names is loaded.
+The layout is the Model Zoo's: ``configs/inference.json`` (or ``.yaml``), ``configs/metadata.json``, ``models/model.pt``
+(a state dict) or ``models/model.ts`` (TorchScript), ``scripts/`` (code of the bundle). A bundle is a program; only a
+folder that the configuration names is loaded.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser
-from monai.inferers import SimpleInferer
-from monai.transforms import Compose
+from monai.bundle.config_parser import ConfigParser
+from monai.inferers.inferer import SimpleInferer
+from monai.transforms.compose import Compose
 
 from inference.catalog import METADATA, read_json
 from study.errors import BundleInvalid
@@ -90,8 +90,15 @@ def load_bundle(path: Path, device: torch.device) -> LoadedBundle:
             return _load(path, config, device, modules)
     except BundleInvalid:
         raise
-    except Exception as error:  # noqa: BLE001 - the bundle's code and configuration may raise anything at all
-        raise BundleInvalid(f"{config} can not be loaded: {type(error).__name__}: {error}") from error
+    except Exception as error:  # the bundle's code and configuration may raise anything at all
+        raise BundleInvalid(f"{config} can not be loaded: {root_cause(error)}") from error
+
+
+def root_cause(error: BaseException) -> str:
+    """Return what first went wrong: MONAI wraps it in errors that only name the transform or the expression."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}"
 
 
 @contextmanager
@@ -193,7 +200,7 @@ def _network(parser: ConfigParser, path: Path, device: torch.device) -> torch.nn
     if "network_def" in parser:
         network = parser.get_parsed_content("network_def")
     elif script.is_file():
-        network = torch.jit.load(str(script), map_location=device)
+        network = torch.jit.load(str(script), map_location=device)  # type: ignore[no-untyped-call]  # torch's gap
     else:
         raise BundleInvalid(f"The bundle has neither a network_def nor {script}.")
     if not isinstance(network, torch.nn.Module):

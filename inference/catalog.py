@@ -249,13 +249,14 @@ def _rule(select: Mapping[str, Any]) -> SelectionRule:
     unknown = set(select) - allowed
     if unknown:
         raise ValueError(f'"select" has no {", ".join(sorted(unknown))}, only {", ".join(sorted(allowed))}')
-    return SelectionRule(
-        **{key: tuple(str(part) for part in value) if isinstance(value, list) else value for key, value in select.items()}
-    )
+    values: dict[str, Any] = {
+        key: tuple(str(part) for part in value) if isinstance(value, list) else value for key, value in select.items()
+    }
+    return SelectionRule(**values)
 
 
-def _code(parts: Sequence[str]) -> Code:
-    if isinstance(parts, str) or len(parts) != 3 or not all(isinstance(part, str) and part for part in parts):
+def _code(parts: object) -> Code:
+    if not isinstance(parts, list) or len(parts) != 3 or not all(isinstance(part, str) and part for part in parts):
         raise ValueError(f"{parts!r} is no code: [value, scheme, meaning]")
     return Code(*parts)
 

@@ -1,7 +1,7 @@
 """The files of one series become one volume: each file is read once, and its pixels land where they stay.
 
-Only the Modality LUT's rescale is applied (PS3.3 C.7.6.16 and C.11.1): a window, a presentation state or a real-world value
-map would change what a model sees. Slices are decoded side by side, since the decoders release the interpreter.
+Only the Modality LUT's rescale is applied (PS3.3 C.11.1): a window, a presentation state or a real-world value map
+would change what a model sees. Slices are decoded side by side, since the decoders release the interpreter.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from study.errors import Reason, StudyRefused, UndecodablePixelData, UnsupportedTransferSyntax
@@ -184,7 +184,9 @@ def _demand_as_announced(dataset: Dataset, header: InstanceHeader, shape: tuple[
     _demand_decoder(UID(syntax))
     announced = (_integer(dataset, "Rows"), _integer(dataset, "Columns"))
     if announced != shape:
-        raise _undecodable(header, f"has {announced[0]}x{announced[1]} pixels where its header had {shape[0]}x{shape[1]}")
+        raise _undecodable(
+            header, f"has {announced[0]}x{announced[1]} pixels where its header had {shape[0]}x{shape[1]}"
+        )
     if _integer(dataset, "SamplesPerPixel") != 1 or (_integer(dataset, "NumberOfFrames") or 1) != 1:
         raise _undecodable(header, "is no single grey-scale frame")
     if "PixelData" not in dataset:
@@ -194,8 +196,8 @@ def _demand_as_announced(dataset: Dataset, header: InstanceHeader, shape: tuple[
 def _decode(dataset: Dataset, header: InstanceHeader) -> NDArray[Any]:
     decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
     try:
-        array, _ = decoder.as_array(dataset, index=0, raw=True, view_only=True)
-    except Exception as error:  # noqa: BLE001 - decoders of three libraries, on hostile bytes, raise anything at all
+        array, _ = decoder.as_array(dataset, index=0, raw=True)
+    except Exception as error:  # decoders of three libraries, on hostile bytes, raise anything at all
         raise _undecodable(header, f"can not be decoded ({type(error).__name__})") from error
     decoded: NDArray[Any] = array
     return decoded

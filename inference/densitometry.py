@@ -1,16 +1,16 @@
 """Within which limits a lung's density numbers mean something, as data and as reasons in words.
 
-LAA-950 and the 15th percentile depend on how the images were made: thick slices average small lesions away (Madani et al.,
-Radiology 2007;243:250), sharp kernels spread the histogram by noise (Boedeker et al., Radiology 2004;233:645; Gierada et
-al., Acad Radiol 2010;17:146), and contrast agent raises the lung's attenuation (Heussel et al., Br J Radiol 2009). The
-threshold of -950 HU itself was validated on sections of 1 mm (Gevenois et al., AJRCCM 1996;154:187). Where an image is
-outside of the limits, or does not say, the numbers are left out with the reason.
+LAA-950 and the 15th percentile depend on how the images were made: thick slices average small lesions away (Madani et
+al. 2007), sharp kernels spread the histogram by noise (Boedeker et al. 2004), and contrast agent raises the lung's
+attenuation. The threshold of -950 HU itself was validated on sections of 1 mm (Gevenois et al. 1996). Where an image is
+outside of the limits, or does not say, the numbers are left out with the reason. The references stand in full in the
+lung model's README.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -91,11 +91,6 @@ def _against_contrast(datasets: Sequence[Dataset]) -> str:
 
 def _first(value: object) -> str:
     """Return the first value of an attribute that may have several, as text."""
-    if value is None:
-        return ""
-    text = value if isinstance(value, str) else next((str(part) for part in value), "") if _several(value) else str(value)
-    return text.strip()[:64]
-
-
-def _several(value: object) -> bool:
-    return hasattr(value, "__iter__") and not isinstance(value, str | bytes)
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        value = next(iter(value), None)
+    return "" if value is None else str(value).strip()[:64]

@@ -31,7 +31,7 @@ _NAMES: Final[dict[str, Code]] = {
     "percentile_15": PERCENTILE_15,
 }
 _LIMITED: Final = {"laa_950", "percentile_15"}  # meaningful only as `inference.densitometry` says
-_FRACTION_OF_PADDING: Final = 1e-3
+_FRACTION_OF_PADDING: Final = 5e-3
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Between the two conventions of an image's axes: (slice, row, column) with LPS here, (column, row, slice) with RAS in MONAI.
+"""Between two conventions of an image's axes: (slice, row, column) in LPS here, (column, row, slice) in RAS in MONAI.
 
 MONAI's readers give arrays whose first axis runs along a row of the picture, with affines to RAS (NIfTI's convention).
 This is the only module that swaps axes or signs; nothing else flips anything.

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
-from monai.transforms import SpatialResample
+from monai.data.meta_tensor import MetaTensor
+from monai.transforms.spatial.array import SpatialResample
 from numpy.typing import NDArray
 
-from inference.bundle import LoadedBundle, own_code
+from inference.bundle import LoadedBundle, own_code, root_cause
 from inference.orientation import from_monai, to_monai
 from study.errors import DeviceOutOfMemory, HilumError, InferenceError, ModelOutputInvalid
 from study.imaging import LabelMap, Segment, SeriesVolume
@@ -53,8 +53,8 @@ def run_bundle(bundle: LoadedBundle, volume: SeriesVolume, segments: Sequence[Se
         raise
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise DeviceOutOfMemory(f"The memory of {bundle.device} does not suffice for this series.") from error
-    except Exception as error:  # noqa: BLE001 - the bundle's code may raise anything at all
-        raise InferenceError(f"The model failed: {type(error).__name__}: {error}") from error
+    except Exception as error:  # the bundle's code may raise anything at all
+        raise InferenceError(f"The model failed: {root_cause(error)}") from error
 
 
 def _run(bundle: LoadedBundle, volume: SeriesVolume, segments: tuple[Segment, ...]) -> RunOutcome:
@@ -111,7 +111,7 @@ def _on_source_grid(output: Any, volume: SeriesVolume) -> NDArray[Any]:  # noqa:
     if not isinstance(output, MetaTensor) or output.ndim != 4:
         raise ModelOutputInvalid("The postprocessing gave no image with channels and an affine.")
     if not _same_grid(output, affine, source.shape):
-        resample = SpatialResample(mode="nearest", padding_mode="zeros", dtype=torch.float32)
+        resample = SpatialResample(mode="nearest", padding_mode="zeros", dtype=np.float32)
         output = resample(output, dst_affine=torch.from_numpy(affine), spatial_size=source.shape)
     if not _same_grid(output, affine, source.shape):
         raise ModelOutputInvalid(

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from highdicom.sr import (
     AlgorithmIdentification,
     CodeContentItem,
@@ -28,7 +27,7 @@ from pydicom.dataset import Dataset
 from sr_writer import codes
 from sr_writer.codes import ascii_text, concept, long_string
 from sr_writer.context import ResultContext
-from sr_writer.contours import outlines
+from sr_writer.contours import Mask, outlines
 from sr_writer.regions import Areas, slices_to_show
 from study.errors import EncodingError
 from study.imaging import Finding, LabelMap, ModelIdentity
@@ -153,8 +152,16 @@ def _regions(
 ) -> Iterator[ImageRegion]:
     for index in outlined.slices:
         image = SourceImageForRegion(images[index].SOPClassUID, images[index].SOPInstanceUID)
-        for points in outlines(np.isin(label_map.values[index], finding.segment_values)):
+        for points in outlines(_mask(label_map, index, finding.segment_values)):
             yield ImageRegion(GraphicTypeValues.POLYLINE, points, image)
+
+
+def _mask(label_map: LabelMap, index: int, values: Sequence[int]) -> Mask:
+    """Return bool (rows, columns), where a slice has one of the values."""
+    mask: Mask = label_map.values[index] == values[0]
+    for value in values[1:]:
+        mask |= label_map.values[index] == value
+    return mask
 
 
 def _comments(finding: Finding, outlined: Outlined, segmented: LabelMap | None) -> Iterator[str]:

@@ -11,6 +11,7 @@ from sr_writer.checking_seg import check_seg
 from sr_writer.checking_sr import check_sr
 from sr_writer.context import ResultContext
 from sr_writer.files import save
+from sr_writer.regions import areas_by_slice
 from sr_writer.seg import write_seg
 from sr_writer.sr import write_sr
 from study.entities import ResultObject
@@ -52,15 +53,15 @@ def write_results(
     unknown = set(forms) - set(FORMS)
     if unknown:
         raise EncodingError(f"There is no result form {', '.join(sorted(unknown))}; there are {', '.join(FORMS)}.")
-    has_voxels = result_set.label_map is not None and bool(result_set.label_map.values.any())
-    segmented = SEG in forms and has_voxels
+    areas = None if result_set.label_map is None else areas_by_slice(result_set.label_map)
+    segmented = SEG in forms and areas is not None and bool(areas[:, 1:].any())
     results = []
     segmentation = None
     if segmented:
-        results.append(_saved(SEG, write_seg(result_set, sources, model, context), folder))
+        results.append(_saved(SEG, write_seg(result_set, sources, model, context, areas=areas), folder))
         segmentation = check_seg(folder / results[-1].path, sources)
     if SR in forms:
-        document = write_sr(result_set, sources, model, context, segmentation_is_written=segmented)
+        document = write_sr(result_set, sources, model, context, segmentation_is_written=segmented, areas=areas)
         results.append(_saved(SR, document, folder))
         check_sr(folder / results[-1].path, sources, segmentation)
     return results

@@ -17,14 +17,19 @@ from sr_writer.codes import ascii_text, code_item, concept, identify_private_sch
 from sr_writer.context import SEG_SERIES, ResultContext
 from sr_writer.equipment import add_contributing_equipment, set_equipment, set_times
 from sr_writer.identity import demand_identity, set_identity, set_request_attributes
-from sr_writer.regions import areas_by_slice, present_segments
+from sr_writer.regions import Areas, areas_by_slice, present_segments
 from sr_writer.stand_ins import demand_grid, stand_ins
 from study.errors import EncodingError
 from study.imaging import Finding, LabelMap, ModelIdentity, ResultSet, Segment
 
 
 def write_seg(
-    result_set: ResultSet, sources: Sequence[Dataset], model: ModelIdentity, context: ResultContext
+    result_set: ResultSet,
+    sources: Sequence[Dataset],
+    model: ModelIdentity,
+    context: ResultContext,
+    *,
+    areas: Areas | None = None,
 ) -> Dataset:
     """Return the label map as a BINARY Segmentation, ready to be saved.
 
@@ -35,6 +40,8 @@ def write_seg(
     ----------
     sources
         Headers of the source images in slice order: `label_map.values[k]` lies on `sources[k]`.
+    areas
+        What `areas_by_slice` gives for the label map, where it was asked before.
 
     Raises
     ------
@@ -50,7 +57,7 @@ def write_seg(
         raise EncodingError("There is no label map to write a Segmentation of.")
     demand_identity(sources[0], allow_empty_patient_id=context.allow_empty_patient_id)
     demand_grid(label_map.affine, label_map.values.shape, sources)
-    segments = present_segments(label_map, areas_by_slice(label_map))
+    segments = present_segments(label_map, areas_by_slice(label_map) if areas is None else areas)
     if not segments:
         raise EncodingError("The label map has no voxel, so there is no Segmentation to write.")
     spacing = float(np.linalg.norm(label_map.affine[:3, 0]))
@@ -75,7 +82,8 @@ def write_seg(
         omit_empty_frames=True,
         series_description=context.series_description(model, "segmentation"),
     )
-    _set_pixel_measures(segmentation, sources[0], spacing)
+    measures = segmentation.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    measures.SpacingBetweenSlices = f"{spacing:.10g}"  # of the whole grid, not of the frames that are left
     _set_dimension_uid(segmentation, context.uid(model, "dimensions", "seg"))
     set_equipment(segmentation, model)
     add_contributing_equipment(segmentation, model)
@@ -129,14 +137,6 @@ def _description(
         property_type = description.SegmentedPropertyTypeCodeSequence[0]
         property_type.SegmentedPropertyTypeModifierCodeSequence = ItemSequence([code_item(segment.laterality)])
     return description
-
-
-def _set_pixel_measures(segmentation: Dataset, source: Dataset, spacing: float) -> None:
-    """Say how far the slices of the whole grid are apart; drop the thickness if the source did not state one."""
-    measures = segmentation.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
-    measures.SpacingBetweenSlices = f"{spacing:.10g}"
-    if not source.get("SliceThickness"):
-        del measures.SliceThickness
 
 
 def _set_dimension_uid(segmentation: Dataset, uid: str) -> None:

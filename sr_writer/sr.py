@@ -29,8 +29,8 @@ from sr_writer.context import SR_SERIES, ResultContext
 from sr_writer.equipment import add_contributing_equipment, set_equipment, set_times
 from sr_writer.identity import demand_identity, procedure_code_items, set_identity, set_referenced_request
 from sr_writer.measurement_group import Group, comment, measurement_group, not_detected, where_to_outline
-from sr_writer.regions import areas_by_slice
-from sr_writer.stand_ins import demand_grid, stand_ins
+from sr_writer.regions import Areas, areas_by_slice
+from sr_writer.stand_ins import demand_grid, slice_thickness, stand_ins
 from study.codes import Code
 from study.errors import EncodingError
 from study.imaging import ModelIdentity, ResultSet
@@ -46,6 +46,7 @@ def write_sr(
     context: ResultContext,
     *,
     segmentation_is_written: bool = True,
+    areas: Areas | None = None,
 ) -> Dataset:
     """Return the findings as a report, complete and unverified, ready to be saved.
 
@@ -55,6 +56,8 @@ def write_sr(
         Headers of the source images in slice order: `label_map.values[k]` lies on `sources[k]`.
     segmentation_is_written
         Whether a Segmentation of the same result exists, so that the report may speak of it.
+    areas
+        What `areas_by_slice` gives for the label map, where it was asked before.
 
     Raises
     ------
@@ -71,7 +74,7 @@ def write_sr(
     label_map = result_set.label_map
     if label_map is not None:
         demand_grid(label_map.affine, label_map.values.shape, sources)
-    areas = None if label_map is None else areas_by_slice(label_map)
+        areas = areas_by_slice(label_map) if areas is None else areas
     drawn = where_to_outline(result_set.findings, areas)
     # A report that draws nothing still says which series it is about, by the middle image
     referenced = sorted({index for outlined in drawn for index in outlined.slices}) or [len(sources) // 2]
@@ -85,10 +88,9 @@ def write_sr(
     ]
     evaluations = [not_detected(finding, model, context) for finding in result_set.findings if not finding.detected]
     limits = [comment(words) for words in result_set.limits]
-    report = _report(groups, [*evaluations, *limits], sources, images, model)
     document = Comprehensive3DSR(
         evidence=list(images.values()),
-        content=report,
+        content=_container(codes.IMAGING_MEASUREMENT_REPORT, [], template="1500"),
         series_instance_uid=context.uid(model, "series", "sr"),
         series_number=SR_SERIES + context.position,
         sop_instance_uid=context.uid(model, "instance", "sr"),
@@ -99,6 +101,8 @@ def write_sr(
         is_verified=False,
         series_description=context.series_description(model, "measurements"),
     )
+    # Set here and not passed to highdicom, which would copy the whole tree; that evidence is complete is checked later
+    document.ContentSequence = ContentSequence(_content(groups, [*evaluations, *limits], sources, images, model))
     set_equipment(document, model)
     add_contributing_equipment(document, model)
     set_times(document, context, sources[0])
@@ -109,15 +113,14 @@ def write_sr(
     return document
 
 
-def _report(
+def _content(
     groups: Sequence[Group],
     evaluations: Sequence[ContentItem],
     sources: Sequence[Dataset],
     images: Mapping[int, Dataset],
     model: ModelIdentity,
-) -> Dataset:
-    """Return the root of the content tree, in the order of the template's rows."""
-    root = ContainerContentItem(concept(codes.IMAGING_MEASUREMENT_REPORT), template_id="1500")
+) -> list[ContentItem]:
+    """Return what stands below the root of the content tree, in the order of the template's rows."""
     modality = str(sources[0].get("Modality", ""))
     content = [
         *LanguageOfContentItemAndDescendants(concept(codes.ENGLISH)),
@@ -133,8 +136,7 @@ def _report(
         content.append(_container(codes.IMAGING_MEASUREMENTS, [item for group in groups for item in group]))
     if evaluations:
         content.append(_container(codes.QUALITATIVE_EVALUATIONS, evaluations))
-    root.ContentSequence = ContentSequence(content)
-    return root
+    return content
 
 
 def _device(model: ModelIdentity) -> ObserverContext:
@@ -170,16 +172,16 @@ def _image_library(images: Sequence[tuple[Dataset, Dataset]]) -> ContainerConten
             concept(_SOURCE), image.SOPClassUID, image.SOPInstanceUID, relationship_type=RelationshipTypeValues.CONTAINS
         )
         descriptors = cast(Sequence[ContentItem], ImageLibraryEntryDescriptors(described))
-        told = [
-            item for item in descriptors if item.name != standard.DCM.SliceThickness or source.get("SliceThickness")
-        ]
+        told = [item for item in descriptors if item.name != standard.DCM.SliceThickness or slice_thickness(source)]
         entry.ContentSequence = ContentSequence(told)
         entries.append(entry)
     return _container(codes.IMAGE_LIBRARY, [_container(codes.IMAGE_LIBRARY_GROUP, entries)])
 
 
-def _container(name: Code, content: Sequence[ContentItem]) -> ContainerContentItem:
-    container = ContainerContentItem(concept(name), relationship_type=RelationshipTypeValues.CONTAINS)
+def _container(name: Code, content: Sequence[ContentItem], template: str | None = None) -> ContainerContentItem:
+    # The root alone names its template, and alone has no relationship to a parent
+    relationship = None if template else RelationshipTypeValues.CONTAINS
+    container = ContainerContentItem(concept(name), template_id=template, relationship_type=relationship)
     container.ContentSequence = ContentSequence(content)
     return container
 

@@ -8,6 +8,7 @@ positions although every slice carries its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -52,7 +53,7 @@ def stand_ins(sources: Sequence[Dataset], which: Sequence[int], spacing_between_
     Parameters
     ----------
     spacing_between_slices
-        Stands for a Slice Thickness that the source does not have [mm].
+        How thick a voxel of the result's grid is where the source states no Slice Thickness [mm].
     """
     if not sources:
         raise EncodingError("A result needs at least one source image.")
@@ -64,13 +65,30 @@ def stand_ins(sources: Sequence[Dataset], which: Sequence[int], spacing_between_
 
 def _stand_in(source: Dataset, frame_of_reference_uid: str, spacing_between_slices: float) -> Dataset:
     neutral = Dataset()
-    for keyword in _EMPTY:
-        setattr(neutral, keyword, "")
+    neutral.update(_nobody())
     carry(source, _CARRIED, neutral)
     neutral.FrameOfReferenceUID = frame_of_reference_uid
     neutral.PositionReferenceIndicator = ""
-    neutral.SliceThickness = source.get("SliceThickness") or f"{spacing_between_slices:.6g}"
+    neutral.SliceThickness = f"{slice_thickness(source) or spacing_between_slices:.10g}"
     return neutral
+
+
+@cache
+def _nobody() -> Dataset:
+    """Return the identity that every stand-in has: none."""
+    empty = Dataset()
+    for keyword in _EMPTY:
+        setattr(empty, keyword, "")
+    return empty
+
+
+def slice_thickness(source: Dataset) -> float | None:
+    """Return the Slice Thickness [mm] that a source image states; None where it states none that is usable."""
+    try:
+        stated = float(source.get("SliceThickness") or 0.0)
+    except (ValueError, TypeError, OverflowError):  # pydicom converts malformed text only here
+        return None
+    return stated if np.isfinite(stated) and stated > 0 else None
 
 
 def demand_grid(affine: Affine, shape: tuple[int, ...], sources: Sequence[Dataset]) -> None:

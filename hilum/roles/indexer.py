@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,6 +45,7 @@ class Indexer:
         self._database = database
         self._store = store
         self._cards: dict[str, ModelCard] = read_cards(settings)
+        self._listens_since = time.monotonic()
 
     def turn(self) -> None:
         """Index everything that was in the inboxes at the start of this turn, then close what was quiet by then.
@@ -54,6 +56,9 @@ class Indexer:
         as_of = datetime.now(UTC)
         for batch in _batches(self._store.scan_inbox(), _BATCH):
             self._index(batch)
+        # While the node was down nobody could reach it: that was no silence of the sender's.
+        if time.monotonic() - self._listens_since < self._settings.study.quiet_seconds:
+            return
         with self._database.reading() as uow:
             due = studies_due(uow, self._settings.study.quiet_seconds, as_of)
         for study_instance_uid in due:

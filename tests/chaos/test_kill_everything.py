@@ -12,7 +12,7 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from hilum.phantom import SLICES, write_phantom_study
+from hilum.phantom import write_phantom_study
 from scp.requesting import Peer
 from scp.sender import send_files
 from study.entities import StudyRecord
@@ -21,6 +21,7 @@ from tests.support.node import MODALITY, Node
 from tests.support.orthanc import Orthanc, running_orthanc
 
 ROUNDS = 4
+SLICES = 60
 
 
 class Modality:
@@ -53,7 +54,7 @@ def pacs(port: int) -> dict[str, object]:
 
 @pytest.fixture
 def images(tmp_path: Path) -> list[Path]:
-    return write_phantom_study(tmp_path / "phantom", datetime.now(UTC))
+    return write_phantom_study(tmp_path / "phantom", datetime.now(UTC), SLICES)
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def port() -> int:
 
 @pytest.fixture
 def node(tmp_path: Path, port: int) -> Iterator[Node]:
-    node = Node(tmp_path / "node", [pacs(port)])
+    node = Node(tmp_path / "node", [pacs(port)], {"study.quiet_seconds": 3})
     try:
         yield node.start()
     finally:

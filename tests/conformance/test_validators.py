@@ -62,11 +62,11 @@ class Case:
 def _sources(name: str, folder: Path) -> tuple[list[Dataset], Affine]:
     if name == "ct_head_philips_study":
         axial = next(
-            path for path in sorted(shared(name).iterdir()) if path.is_dir() and len(list(path.glob("*"))) > 20
+            path for path in sorted(shared("data", name).iterdir()) if path.is_dir() and len(list(path.glob("*"))) > 20
         )
         return headers_of(axial)
     if name in REAL:
-        return headers_of(shared(name))
+        return headers_of(shared("data", name))
     return headers_on_disk(folder / "in", SHAPE, attributes=SYNTHETIC[name]), axial_affine()
 
 
@@ -177,7 +177,7 @@ def test_dsrdump_reads_the_tree(case: Case) -> None:
 
 def test_a_head_without_a_birth_date_is_no_obstacle(tmp_path: Path) -> None:
     # Tilted, so no volume: only its identity is tried here, on slices that are said to be a box
-    folder = shared("ct_head_ge_tilted")
+    folder = shared("data", "ct_head_ge_tilted")
     real = dcmread(sorted(folder.glob("**/*.dcm"))[0], stop_before_pixels=True)
     assert "PatientBirthDate" not in real
     sources = headers_on_disk(tmp_path / "in", SHAPE)

@@ -11,13 +11,15 @@ import numpy as np
 import pydicom
 import pytest
 
-from hilum.phantom import SLICES, write_phantom_study
+from hilum.phantom import write_phantom_study
 from scp.requesting import Peer
 from tests.support.network import free_port, wait_until
 from tests.support.node import MODALITY, Node, results_of, running
 from tests.support.orthanc import Orthanc, running_orthanc
 from tests.support.peers import program, shared
 from tests.support.series import axial_affine, ct_series, save_series
+
+SLICES = 60
 
 
 def pacs(orthanc_port: int) -> dict[str, object]:
@@ -27,7 +29,7 @@ def pacs(orthanc_port: int) -> dict[str, object]:
 @pytest.fixture
 def phantom(tmp_path: Path) -> Path:
     folder = tmp_path / "phantom"
-    write_phantom_study(folder, datetime.now(UTC))
+    write_phantom_study(folder, datetime.now(UTC), SLICES)
     return folder
 
 

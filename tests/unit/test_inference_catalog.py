@@ -21,7 +21,7 @@ DESCRIPTION: dict[str, Any] = {
 }
 
 
-def bundle(folder: Path, **metadata: Any) -> Path:
+def bundle(folder: Path, **metadata: object) -> Path:
     (folder / "configs").mkdir(parents=True)
     (folder / "configs" / "metadata.json").write_text(json.dumps({"version": "2.1", "name": "Toy"} | metadata))
     return folder

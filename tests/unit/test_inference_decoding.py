@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    MPEG2MPML,
+    UID,
     DeflatedExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
-    MPEG2MPML,
     RLELossless,
 )
 
@@ -26,7 +27,7 @@ from study.headers import InstanceHeader
 from tests.support.peers import shared
 from tests.support.series import axial_affine, ct_series, save_series
 
-VOXELS: NDArray[Any] = np.random.default_rng(3).integers(-1024, 2000, (4, 24, 20))
+VOXELS: NDArray[Any] = np.random.default_rng(3).integers(-1024, 2000, (4, 48, 40))
 LOSSLESS = (
     "1.2.840.10008.1.2",
     "1.2.840.10008.1.2.1",
@@ -48,9 +49,9 @@ def headers_of(paths: Sequence[Path]) -> list[InstanceHeader]:
     return headers
 
 
-def decode(datasets: list[Dataset], folder: Path, **options: Any) -> DecodedSeries:
+def decode(datasets: list[Dataset], folder: Path, threads: int = 2) -> DecodedSeries:
     paths = save_series(datasets, folder)
-    return read_series(paths, headers_of(paths), axial_affine(), **options)
+    return read_series(paths, headers_of(paths), axial_affine(), threads)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -65,7 +66,7 @@ def test_slices_land_in_order_in_hounsfield_units(tmp_path: Path, threads: int) 
 
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless])
-def test_compressed_slices_decode_alike(tmp_path: Path, syntax: str) -> None:
+def test_compressed_slices_decode_alike(tmp_path: Path, syntax: UID) -> None:
     datasets = ct_series(VOXELS)
     for dataset in datasets:
         dataset.compress(syntax, generate_instance_uid=False)
@@ -73,7 +74,7 @@ def test_compressed_slices_decode_alike(tmp_path: Path, syntax: str) -> None:
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
-def test_native_slices_decode_alike(tmp_path: Path, syntax: str) -> None:
+def test_native_slices_decode_alike(tmp_path: Path, syntax: UID) -> None:
     datasets = ct_series(VOXELS)
     for dataset in datasets:
         dataset.file_meta.TransferSyntaxUID = syntax
@@ -189,7 +190,8 @@ def test_a_file_that_is_not_what_was_indexed_is_refused(tmp_path: Path) -> None:
         read_series(paths[::-1], headers, axial_affine())
     larger = ct_series(np.zeros((4, 30, 20)))
     for dataset, header in zip(larger, headers, strict=True):
-        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = header.sop_instance_uid
+        dataset.SOPInstanceUID = UID(header.sop_instance_uid)
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     with pytest.raises(UndecodablePixelData, match="30x20"):
         read_series(save_series(larger, tmp_path / "other"), headers, axial_affine())
 
@@ -211,12 +213,10 @@ def test_an_absurd_size_is_refused_before_memory_is_taken(tmp_path: Path) -> Non
         decode(datasets, tmp_path)
 
 
-def test_a_deflated_file_that_would_fill_the_memory_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_deflated_file_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = ct_series(VOXELS)
     for dataset in datasets:
-        dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+        dataset.file_meta.TransferSyntaxUID = UID(DeflatedExplicitVRLittleEndian)
     paths = save_series(datasets, tmp_path)
     headers = headers_of(paths)
     deflater = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)

@@ -165,12 +165,12 @@ def test_slices_with_frames_of_reference_of_their_own_get_the_first_slices(tmp_p
     assert saved(result_of(lungs(SHAPE)), sources, tmp_path).FrameOfReferenceUID == "2.25.1"
 
 
-def test_a_source_without_slice_thickness_makes_none_up(tmp_path: Path) -> None:
-    sources = headers_on_disk(tmp_path / "in", SHAPE, attributes={"SliceThickness": ""})
+@pytest.mark.parametrize("stated", ["", "0", "-1"])
+def test_the_grid_of_a_source_without_slice_thickness_is_as_thick_as_its_spacing(tmp_path: Path, stated: str) -> None:
+    sources = headers_on_disk(tmp_path / "in", SHAPE, attributes={"SliceThickness": stated})
     seg = saved(result_of(lungs(SHAPE)), sources, tmp_path)
     (measures,) = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
-    assert "SliceThickness" not in measures
-    assert measures.SpacingBetweenSlices == 2.0
+    assert (measures.SliceThickness, measures.SpacingBetweenSlices) == (2.0, 2.0)
 
 
 def test_a_label_map_that_is_shifted_is_refused(sources: list[Dataset]) -> None:

@@ -42,7 +42,8 @@ class Components:
 
     def boxes(self) -> list[tuple[slice, slice, slice]]:
         """Return the bounding box of each label from 1 on."""
-        return list(ndimage.find_objects(self.labels, max_label=self.count))
+        found = ndimage.find_objects(self.labels, max_label=self.count)
+        return [(box[0], box[1], box[2]) for box in found]
 
     def select(self, chosen: NDArray[np.bool_], device: torch.device) -> torch.Tensor:
         """Return where the label is one of the chosen; `chosen` has an entry per label, background first."""

@@ -49,7 +49,8 @@ class CoarseScan:
         """Return the outermost pixels of the field of view, bool (y, x)."""
         inside = np.pad(self.in_view.cpu().numpy(), 1)
         core = inside[1:-1, 1:-1] & inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
-        return self.in_view.cpu().numpy() & ~core
+        edge: NDArray[np.bool_] = inside[1:-1, 1:-1] & ~core
+        return edge
 
     @property
     def voxel_millilitres(self) -> float:
@@ -68,7 +69,7 @@ def coarsen(voxels: torch.Tensor, spacing: Spacing) -> CoarseScan:
         Along (z, y, x) [mm].
     """
     factors = [max(1, int(COARSE_MM / length + 0.01)) for length in spacing]
-    # Whole blocks only: the odd slice or row at the end joins no block and takes the values of its neighbour.
+    # A block must fit at least twice; the last one of an axis may be smaller, and averages what there is.
     factors = [factor if size >= 2 * factor else 1 for factor, size in zip(factors, voxels.shape, strict=True)]
     depth, height, width = factors
     planes = [

@@ -14,7 +14,9 @@ from .grid import CoarseScan
 CLOSING_MM = 3.0
 """Vessels and small consolidations up to twice this within a lung belong to it; the hilum does not."""
 
-_FREE_GAS_BELOW_HU = -960.0  # stomach and bowel hold air; emphysema that leaves so little tissue in a whole lung is not seen
+_FREE_GAS_BELOW_HU = (
+    -960.0
+)  # stomach and bowel hold air; emphysema that leaves so little tissue in a whole lung is not seen
 _SMALLEST_LUNG_ML = 60.0
 _SMALLEST_PIECE_ML = 1.0
 _SMALLEST_SHARE = 0.05

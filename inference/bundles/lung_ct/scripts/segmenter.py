@@ -21,8 +21,8 @@ _SURELY_OUTSIDE = 0.05
 class LungSegmenter(torch.nn.Module):
     """Finds right and left lung, without trachea and main bronchi and with the vessels inside.
 
-    It has no trained weights. The anatomy is sorted out on blocks of about 2 mm; the surface is then drawn by a threshold on
-    the voxels of the scan.
+    It has no trained weights. The anatomy is sorted out on blocks of about 2 mm; the surface is then drawn by a
+    threshold on the voxels of the scan.
     """
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
