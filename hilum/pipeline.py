@@ -42,7 +42,6 @@ class Pipeline:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._cards = read_cards(settings)
-        self._positions = {name: position for position, name in enumerate(self._cards)}
         self._analyst = Analyst(settings.inference.device, settings.inference.threads)
 
     def warm_up(self) -> None:
@@ -112,7 +111,8 @@ class Pipeline:
             time_zone=created_at.astimezone().tzinfo or UTC,
             description=card.title,
             disclaimer=f" - {disclaimer}" if disclaimer else "",
-            position=self._positions[card.name],
+            position=request.parameters["series_position"],
+            algorithm_family=card.algorithm_family,
             allow_empty_patient_id=request.parameters["allow_empty_patient_id"],
         )
 

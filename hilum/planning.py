@@ -100,7 +100,7 @@ def _job(
     digests = {instance.header.sop_instance_uid: instance.digest for instance in series[verdict.series_instance_uid]}
     chosen = tuple(header.sop_instance_uid for header in verdict.headers)
     reasons = conflicts or selection.refusal
-    parameters = result_parameters(settings)
+    parameters = result_parameters(settings) | {"series_position": list(settings.models).index(model.name)}
     return PlannedJob(
         model_name=model.name,
         model_digest=card.digest,

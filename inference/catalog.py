@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from study.codes import ANATOMICAL_STRUCTURE, Code
+from study.codes import ALGORITHM_FAMILIES, ANATOMICAL_STRUCTURE, ARTIFICIAL_INTELLIGENCE, Code
 from study.errors import BundleInvalid
 from study.imaging import Segment
 from study.selection import SelectionRule
@@ -69,6 +69,8 @@ class ModelCard:
         What is measured of each finding, out of `MEASURES`.
     target
         The organ without which there is nothing to analyse, in words; "" where an empty result is a result.
+    algorithm_family
+        What kind of algorithm it is (CID 7162).
     kind
         What the model gives.
     """
@@ -85,6 +87,7 @@ class ModelCard:
     findings: tuple[PlannedFinding, ...]
     measures: tuple[str, ...] = ()
     target: str = ""
+    algorithm_family: Code = ARTIFICIAL_INTELLIGENCE
     kind: str = "segmentation"
 
 
@@ -213,7 +216,15 @@ def _card(name: str, bundle: Path, metadata: Mapping[str, Any], own: Mapping[str
         findings=tuple(findings),
         measures=measures,
         target=str(own.get("target", "")),
+        algorithm_family=_algorithm_family(str(own.get("algorithm_family", ARTIFICIAL_INTELLIGENCE.value))),
     )
+
+
+def _algorithm_family(value: str) -> Code:
+    known = {code.value: code for code in ALGORITHM_FAMILIES}
+    if value not in known:
+        raise ValueError(f"the algorithm family {value} is not known; these are: {', '.join(known)}")
+    return known[value]
 
 
 def _segment(entry: Mapping[str, Any]) -> Segment:

@@ -46,6 +46,8 @@ KERNELS: Final = (
     KernelFamily("toshiba", r"FC0[1-9]|FC1[0-8]", r"FC[3-9]\d"),
     KernelFamily("canon", r"FC0[1-9]|FC1[0-8]", r"FC[3-9]\d"),
 )
+PLAIN_WORDS: Final = KernelFamily("", r"STANDARD|SOFT|SMOOTH", r"SHARP|LUNG|BONE|EDGE")
+"""For makers that are not in the table: a kernel whose name says in plain words what it is."""
 
 
 def reasons_against_densitometry(datasets: Sequence[Dataset]) -> tuple[str, ...]:
@@ -75,10 +77,11 @@ def _against_kernel(dataset: Dataset) -> str:
     if not kernel:
         return "the images do not state their convolution kernel"
     manufacturer = str(dataset.get("Manufacturer", "") or "").lower()
-    family = next((family for family in KERNELS if re.search(rf"\b{family.manufacturer}\b", manufacturer)), None)
-    if family and re.fullmatch(family.smooth, kernel.upper()):
+    known = (family for family in KERNELS if re.search(rf"\b{family.manufacturer}\b", manufacturer))
+    family = next(known, PLAIN_WORDS)
+    if re.fullmatch(family.smooth, kernel.upper()):
         return ""
-    if family and re.fullmatch(family.sharp, kernel.upper()):
+    if re.fullmatch(family.sharp, kernel.upper()):
         return f'the convolution kernel "{kernel}" is sharp'
     return f'the convolution kernel "{kernel}" is not known to be a standard or soft one'
 

@@ -149,7 +149,8 @@ def _number(item: Dataset, template: str | None) -> Iterator[str]:
     if len(measured) != 1:
         yield "a number has no value."
         return
-    if not math.isfinite(float(measured[0].get("NumericValue") or "nan")):
+    value = measured[0].get("NumericValue")  # 0 is a number like any other, and false
+    if value is None or not math.isfinite(float(value)):
         yield "a number is not finite."
     unit = code_of(measured[0], "MeasurementUnitsCodeSequence")
     if unit is None or unit.scheme != "UCUM":

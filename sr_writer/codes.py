@@ -21,8 +21,6 @@ RESPONSIBLE_ORGANIZATION = "The Hilum project"
 
 # What an object is and who made it
 PROCESSING_EQUIPMENT = Code("109102", "DCM", "Processing Equipment")
-ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
-MORPHOLOGICAL_OPERATIONS = Code("123104", "DCM", "Morphological Operations")
 ENGLISH = Code("en", "RFC5646", "English")
 
 # Procedures reported, by modality, where the source does not say which it was (CID 100)

@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from pydicom.dataset import Dataset
 
 from sr_writer.carrying import element_bytes, tag_of
-from sr_writer.codes import ARTIFICIAL_INTELLIGENCE, long_string
+from sr_writer.codes import long_string
 from sr_writer.version import WRITER_VERSION
-from study.codes import Code
+from study.codes import ARTIFICIAL_INTELLIGENCE, Code
 from study.imaging import ModelIdentity
 from study.uids import derive_uid
 

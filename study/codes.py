@@ -17,11 +17,16 @@ class Code:
     meaning: str
 
 
+# Kinds of algorithm (CID 7162)
+ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
+MORPHOLOGICAL_OPERATIONS = Code("123104", "DCM", "Morphological Operations")
+ALGORITHM_FAMILIES = (ARTIFICIAL_INTELLIGENCE, MORPHOLOGICAL_OPERATIONS)
+
 # Measured quantities
 VOLUME = Code("118565006", "SCT", "Volume")
 ATTENUATION = Code("112031", "DCM", "Attenuation Coefficient")
-LAA_950 = Code("LAA950", PRIVATE_SCHEME, "Percent of lung voxels below -950 HU (LAA-950)")
-PERCENTILE_15 = Code("PERC15", PRIVATE_SCHEME, "15th percentile of lung attenuation (Perc15)")
+LAA_950 = Code("LAA950", PRIVATE_SCHEME, "LAA-950")
+PERCENTILE_15 = Code("PERC15", PRIVATE_SCHEME, "Perc15")
 
 # Derivations
 MEAN = Code("373098007", "SCT", "Mean")

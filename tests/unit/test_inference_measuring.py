@@ -169,7 +169,9 @@ def header(**attributes: str | list[str] | None) -> Dataset:
         ("TOSHIBA", "FC52", "sharp"),
         ("Canon Medical Systems", "FC18", ""),
         ("GE MEDICAL SYSTEMS", "B30f", "not known"),
-        ("Phantom Works", "STANDARD", "not known"),
+        ("Phantom Works", "STANDARD", ""),  # plain words mean what they say, whoever uses them
+        ("Phantom Works", "LUNG", "sharp"),
+        ("Phantom Works", "B", "not known"),
         ("", "B", "not known"),
         ("Philips", None, "do not state their convolution kernel"),
     ],

@@ -331,6 +331,11 @@ def test_rules_of_a_report(written: Written, tmp_path: Path, name: str) -> None:
         check_sr(changed(written, "sr", change, tmp_path), written.sources)
 
 
+def test_zero_is_a_number(written: Written, tmp_path: Path) -> None:
+    change = in_number(lambda measured: setattr(measured, "NumericValue", "0.0"))
+    check_sr(changed(written, "sr", change, tmp_path), written.sources)
+
+
 def test_a_smaller_contour_first_is_refused(written: Written, tmp_path: Path) -> None:
     def add_smaller(document: Dataset) -> None:
         content = group(document).ContentSequence
