@@ -29,6 +29,7 @@ _PAUSE_SECONDS = 0.05
 _LEASE_SECONDS = 30.0
 _HEARTBEAT_SECONDS = 10.0
 _CRASH_LIMIT = 3
+_RUNNER_PAUSE_SECONDS = 2.0  # between two starts of a runner that dies while it has nothing to do
 
 
 def run(station: Station) -> None:
@@ -40,6 +41,7 @@ def run(station: Station) -> None:
     station.announce({})
     try:
         while not station.stop.wait(_PAUSE_SECONDS):
+            keeper.look_after_runner()
             while not station.stop.is_set() and keeper.turn():
                 pass
     finally:
@@ -63,6 +65,7 @@ class Keeper:
         self._owner = f"{owner_prefix(store)}keeper/{os.getpid()}"
         self._runner: Child | None = None
         self._line: Connection | None = None
+        self._runner_started = 0.0
 
     def turn(self) -> bool:
         """Do the next job that is due; tell whether there was one."""
@@ -85,7 +88,16 @@ class Keeper:
         ours, theirs = socket.socketpair()
         self._runner = spawn("runner", self._settings, descriptors={"line": theirs.fileno()})
         theirs.close()
+        self._runner_started = time.monotonic()
         self._line = endpoint(ours.detach())
+
+    def look_after_runner(self) -> None:
+        """Replace a runner that died between two jobs, so that the next one finds its models loaded."""
+        if self._runner is None or self._runner.process.poll() is None:
+            return
+        if time.monotonic() - self._runner_started > _RUNNER_PAUSE_SECONDS:
+            log.warning("runner.ended", status=self._runner.process.returncode)
+            self.start_runner()
 
     def stop_runner(self) -> None:
         """End the runner, whatever it does."""

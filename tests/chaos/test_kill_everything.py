@@ -214,7 +214,9 @@ def forget_deliveries(node: Node) -> None:
     import sqlite3
 
     with sqlite3.connect(node.data_dir / "hilum.db") as database:
-        database.execute("UPDATE delivery SET state = 'PENDING', delivered_at = NULL, status = NULL")
+        database.execute(
+            "UPDATE delivery SET state = 'PENDING', next_attempt_at = delivered_at, delivered_at = NULL, status = NULL"
+        )
     database.close()
 
 

@@ -63,7 +63,9 @@ def test_a_foreign_package_is_named_before_it_is_used(tmp_path: Path) -> None:
 
 def test_requests_and_answers_survive_the_wire() -> None:
     header = InstanceHeader("1.2", "1.3", "1.4", "1.5", image_type=("A", "B"), image_position_patient=(0.5, 1.0, 2.0))
-    request = Request(1, 2, "m", "d", (("/a", header),), "i", {"x": [1]}, "p", "2026-01-02T03:04:05+00:00", "/out", "2.25.1", "s")
+    request = Request(
+        1, 2, "m", "d", (("/a", header),), "i", {"x": [1]}, "p", "2026-01-02T03:04:05+00:00", "/out", "2.25.1", "s"
+    )
     assert Request.from_bytes(request.to_bytes()) == request
     result = ResultObject("seg", "1.2", "1.3", "1.4", "results/a", "d", 9)
     answer = Answer(1, 2, "done", (result,), {"seconds": 1.5})
