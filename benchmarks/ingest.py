@@ -1,6 +1,6 @@
 """How fast images are received, beside Orthanc and DCMTK's storescp, in one run on one disk.
 
-    python -m benchmarks.ingest [--images 500] [--runs 5] [--json FILE] [--folder DIR]
+    python -m benchmarks.ingest [--images 500] [--runs 5] [--patience SECONDS] [--json FILE] [--folder DIR]
 
 Hilum is measured as it is used: `hilum serve` with all its roles, its indexer at work on what the receivers take in. No
 analysis starts meanwhile, since the quiet period is an hour (`QUIET_SECONDS`). The sender is DCMTK's ``storescu
@@ -29,7 +29,7 @@ import numpy as np
 from pydicom.uid import generate_uid
 
 from benchmarks.memory import high_water, wait_until_idle
-from benchmarks.report import machine, needing_programs, print_machine, print_table, write_json
+from benchmarks.report import machine, needing_programs, print_machine, print_table, wait_for_idle_machine, write_json
 from tests.support.network import accepts_connections, free_port, storescu, wait_until
 from tests.support.node import Node, running
 from tests.support.orthanc import running_orthanc
@@ -138,11 +138,14 @@ def make_images(folder: Path, count: int) -> list[Path]:
     return paths
 
 
-def measure(server: Server, images: list[Path], associations: int, folder: Path) -> tuple[float, int]:
+def measure(
+    server: Server, images: list[Path], associations: int, folder: Path, patience: float = 0
+) -> tuple[float, int]:
     """Return images per second and the peak memory [bytes] of one run, 0 where that can not be read."""
     shutil.rmtree(folder, ignore_errors=True)
     os.sync()
     with server.start(folder) as running:
+        wait_for_idle_machine(patience)
         commands = [
             storescu(running.port, *images[number::associations], called=server.ae_title)
             for number in range(associations)
@@ -157,14 +160,14 @@ def measure(server: Server, images: list[Path], associations: int, folder: Path)
         return len(images) / seconds, running.peak_memory() if running.peak_memory else 0
 
 
-def run(images: list[Path], runs: int, folder: Path) -> list[Row]:
+def run(images: list[Path], runs: int, folder: Path, patience: float = 0) -> list[Row]:
     """Return the medians of all servers with each number of associations."""
     rates: dict[tuple[str, int], list[float]] = {}
     memory: dict[tuple[str, int], int] = {}
     for _ in range(runs):
         for associations in ASSOCIATIONS:
             for server in SERVERS:
-                rate, peak = measure(server, images, associations, folder)
+                rate, peak = measure(server, images, associations, folder, patience)
                 key = server.name, associations
                 rates.setdefault(key, []).append(rate)
                 memory[key] = max(peak, memory.get(key, 0))
@@ -208,6 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Measure reception beside Orthanc and storescp.")
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--patience", type=float, default=0, help="wait so long [s] for an idle machine at each turn")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--folder", type=Path, help="where to receive; its disk is what is measured")
     chosen = parser.parse_args(arguments)
@@ -215,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print_machine(facts)
     with needing_programs(), tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
         images = make_images(Path(folder) / "images", chosen.images)
-        rows = run(images, chosen.runs, Path(folder) / "received")
+        rows = run(images, chosen.runs, Path(folder) / "received", chosen.patience)
     print(f"{chosen.images} CT images of 512 x 512 x 16 bit, medians of {chosen.runs} runs")
     print_rows(rows)
     write_json(

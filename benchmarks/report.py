@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import statistics
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from typing import Any
 
 import psutil
 import pytest
+
+_LOOK_SECONDS = 1.0
+_IDLE_PERCENT = 15.0  # of all processors; the node at rest takes less
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,13 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "load_before": round(os.getloadavg()[0], 2),
     }
+
+
+def wait_for_idle_machine(patience: float) -> None:
+    """Return once the processors are nearly idle, or after `patience` seconds: what runs beside a turn falsifies it."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline and psutil.cpu_percent(_LOOK_SECONDS) > _IDLE_PERCENT:
+        continue
 
 
 def print_machine(facts: Mapping[str, Any]) -> None:

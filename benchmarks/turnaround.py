@@ -1,6 +1,6 @@
 """From the last image's Success to SEG and SR in the PACS, step by step, beside a hand-written script in one run.
 
-    python -m benchmarks.turnaround [--runs 3] [--slices 500] [--study DIR] [--json FILE] [--folder DIR]
+    python -m benchmarks.turnaround [--runs 4] [--slices 500] [--study DIR] [--patience SECONDS] [--json FILE]
 
 `hilum serve` receives a study from DCMTK's ``storescu`` and sends its results to Orthanc; everything is real. Every run
 sends the study under new UIDs to the same node, so the first run is the first study after the node's start and the
@@ -25,7 +25,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.memory import high_water, resident, wait_until_idle
-from benchmarks.report import Spread, machine, needing_programs, print_machine, print_table, write_json
+from benchmarks.report import (
+    Spread,
+    machine,
+    needing_programs,
+    print_machine,
+    print_table,
+    wait_for_idle_machine,
+    write_json,
+)
 from benchmarks.studies import Study, copy_as_new, generate_thorax, real_chest, study_in
 from db.engine import Database
 from db.queries import study_record
@@ -124,7 +132,7 @@ def chain_of(record: StudyRecord) -> dict[str, float]:
     }
 
 
-def measure(study: Study, runs: int, folder: Path) -> Figures:
+def measure(study: Study, runs: int, folder: Path, patience: float = 0) -> Figures:
     """Return the figures of `runs` turns of a study through a fresh node and a fresh Orthanc."""
     sending, chains, script = [], [], []
     with running_orthanc(folder / "orthanc") as pacs:
@@ -136,6 +144,7 @@ def measure(study: Study, runs: int, folder: Path) -> Figures:
             at_rest = resident(runner.pid)
             for _ in range(runs):
                 uid, paths = copy_as_new(study.paths, folder / "images")
+                wait_for_idle_machine(patience)
                 sending.append(_send(node, paths))
                 chains.append(chain_of(_wait_for_the_end(node, uid)))
                 script.append(run_script(folder / "images", folder / "script.dcm"))
@@ -190,6 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=int, default=4, help="how often each study is sent; the first finds a new node")
     parser.add_argument("--slices", type=int, default=500, help="of the generated thorax; 0 leaves it out")
     parser.add_argument("--study", type=Path, default=real_chest(), help="a folder with a chest CT to send as well")
+    parser.add_argument("--patience", type=float, default=0, help="wait so long [s] for an idle machine at each turn")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--folder", type=Path, help="where to work; its disk is part of what is measured")
     chosen = parser.parse_args(arguments)
@@ -199,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with needing_programs(), tempfile.TemporaryDirectory(dir=chosen.folder) as name:
         folder = Path(name)
         for number, study in enumerate(_studies(chosen.study, chosen.slices, folder / "generated")):
-            figures.append(measure(study, chosen.runs, folder / str(number)))
+            figures.append(measure(study, chosen.runs, folder / str(number), chosen.patience))
             print_figures(figures[-1])
     write_json(chosen.json, _for_machines(facts, figures))
 

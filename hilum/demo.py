@@ -26,7 +26,7 @@ from hilum.phantom import write_phantom_study
 from hilum.planning import read_cards
 from hilum.presenting import reason_words
 from hilum.processes import Child, spawn
-from hilum.terminal import complain, console, say, show_table
+from hilum.terminal import complain, console, is_terminal, say, show_table
 from inference.decoding import read_series
 from scp.archive import Archive
 from scp.requesting import Peer
@@ -44,6 +44,7 @@ _ARCHIVE = "DEMO_PACS"
 _START_SECONDS = 120.0
 _LOOK_SECONDS = 0.1
 _ENDED = {StudyState.DELIVERED, StudyState.REFUSED, StudyState.FAILED, StudyState.NOT_SELECTED}
+_UNITS = {"[hnsf'U]": "HU"}  # UCUM's word is for machines
 _WRITTEN = "written-by-demo.json"
 
 
@@ -72,11 +73,9 @@ def run_demo(settings: Settings, study: Path | None, out: Path) -> int:
         status = _run(settings, study, out, home)
     except HilumError as error:
         complain(f"hilum: {error.code}: {error.words}")
-        status = 1
-    if status == 0:
-        shutil.rmtree(home)
-    else:
-        complain(f"hilum: the demo's node, with its logs, is kept in {home}")
+        complain(f"hilum: the demo's node, with its logs and the images, is kept in {home}")
+        return 1
+    shutil.rmtree(home)
     return status
 
 
@@ -162,13 +161,13 @@ def _follow(settings: Settings, port: int, images: Sequence[Path], database: Dat
     sending = threading.Thread(target=_send, args=(node, images, stage), daemon=True)
     sending.start()
     last = ""
-    with Progress(console=console(), transient=True, disable=not console().is_terminal) as progress:
+    with Progress(console=console(), transient=True, disable=not is_terminal()) as progress:
         bar = progress.add_task("sending", total=len(images))
         while True:
             records = _records(database)
             words = _progress_words(records, len(images), stage)
             progress.update(bar, completed=sum(r.summary.instances for r in records), description=words)
-            if words != last and not console().is_terminal:
+            if words != last and not is_terminal():
                 say(words)
             last = words
             if stage.failure:
@@ -261,7 +260,12 @@ def _show_results(arrived: Sequence[tuple[ResultObject, Path]], out: Path) -> li
 
 def _show_report(report: Report) -> None:
     rows = [
-        (finding.label, f"{row.name} ({row.derivation})" if row.derivation else row.name, f"{row.value:g}", row.unit)
+        (
+            finding.label,
+            f"{row.name} ({row.derivation})" if row.derivation else row.name,
+            f"{row.value:g}",
+            _UNITS.get(row.unit, row.unit),
+        )
         for finding in report.findings
         for row in finding.measurements
     ]

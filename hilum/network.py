@@ -9,7 +9,7 @@ from pydicom.misc import is_dicom
 from rich.progress import Progress
 
 from hilum.config import PeerSettings, Settings
-from hilum.terminal import complain, console, say
+from hilum.terminal import complain, console, is_terminal, say
 from scp.requesting import Peer, echo
 from scp.sender import send_files
 from study.errors import ConfigError
@@ -52,7 +52,7 @@ def send_paths(settings: Settings, name: str, paths: Sequence[Path]) -> int:
         complain("hilum: no DICOM file there")
         return 1
     failed = 0
-    with Progress(console=console(), transient=True, disable=not console().is_terminal) as progress:
+    with Progress(console=console(), transient=True, disable=not is_terminal()) as progress:
         bar = progress.add_task(f"sending to {peer.name}", total=len(files))
         for sent in send_files(peer, settings.node.ae_title, files):
             progress.advance(bar)

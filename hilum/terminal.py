@@ -7,20 +7,23 @@ from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-_NEVER_WRAPS = 10_000
+
+def is_terminal() -> bool:
+    """Tell whether a person looks at standard output."""
+    return sys.stdout.isatty()
 
 
 def console() -> Console:
-    """Return standard output: as wide as the terminal, or lines that are never wrapped."""
-    if sys.stdout.isatty():
-        return Console(highlight=False)
-    return Console(width=_NEVER_WRAPS, highlight=False, no_color=True, soft_wrap=True)
+    """Return standard output for what only a terminal shows: tables and progress."""
+    return Console(highlight=False)
 
 
 def say(text: str) -> None:
     """Print one line, as it is."""
-    console().print(text, markup=False)
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def complain(text: str) -> None:
@@ -31,14 +34,13 @@ def complain(text: str) -> None:
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table; where nobody looks on, a line a row with tabs between the cells."""
-    if not sys.stdout.isatty():
-        say("\t".join(columns))
-        for row in rows:
-            say("\t".join(cell.replace("\n", " ") for cell in row))
+    if not is_terminal():
+        for row in (columns, *rows):
+            say("\t".join(" ".join(cell.split()) for cell in row))
         return
     table = Table(title=title, title_justify="left")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(cell.replace("[", "\\[") for cell in row))
+        table.add_row(*(Text(cell) for cell in row))  # Text: what came from the wire is no markup
     console().print(table)

@@ -36,7 +36,7 @@ _HEIGHT = 380
 _KEY_IMAGE_HEIGHT = 640
 _TABLE_WIDTH = 620
 _AXIAL_PANELS = 3
-_PALETTE: tuple[Colour, ...] = ((230, 159, 0), (86, 180, 233), (0, 200, 140), (240, 128, 170), (240, 228, 66))
+_PALETTE: tuple[Colour, ...] = ((0, 200, 140), (86, 180, 233), (230, 159, 0), (240, 128, 170), (240, 228, 66))
 _UNITS = {"[hnsf'U]": "HU"}
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +16,19 @@ from pydicom.dataset import Dataset
 from sr_writer.results import write_results
 from study import codes
 from study.imaging import Finding, ResultSet
-from tests.support.peers import environment_program, program, shared
+from tests.support.peers import program, shared
 from tests.support.results import CONTEXT, MODEL, headers_of, headers_on_disk, lungs, result_of
 from tests.support.series import axial_affine
+from tests.support.validators import (
+    dcentvfy_errors,
+    dciodvfy_errors,
+    dcmqi_label_map,
+    dcmqi_numbers,
+    dcmqi_report,
+    sr_validator_errors,
+)
 
 Affine = NDArray[np.float64]
-Labels = NDArray[Any]
-
-JAVA = "-Xmx6g -Djdk.xml.xpathTotalOpLimit=0 -Djdk.xml.xpathExprOpLimit=0 -Djdk.xml.xpathExprGrpLimit=0"
-"""Without these DicomSRValidator stops at a limit of Java 17 and still exits 0."""
 
 SYNTHETIC: dict[str, dict[str, Any]] = {
     "cyrillic": {"SpecificCharacterSet": "ISO_IR 144", "PatientName": "Люксембург^Роза"},
@@ -82,89 +83,34 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Case(request.param, folder, sources, result)
 
 
-@pytest.mark.parametrize("form", ["seg", "sr"])
-def test_dciodvfy_finds_no_error(case: Case, form: str) -> None:
-    dciodvfy = program("dciodvfy", package="dicom3tools")
-    run = subprocess.run([dciodvfy, "-new", case.folder / f"{form}.dcm"], capture_output=True, text=True, check=False)
-    said = run.stdout + run.stderr
-    assert ("Segmentation" if form == "seg" else "Comprehensive3DSR") in said
-    assert not [line for line in said.splitlines() if line.startswith("Error")], said
+@pytest.mark.parametrize(("form", "iod"), [("seg", "Segmentation"), ("sr", "Comprehensive3DSR")])
+def test_dciodvfy_finds_no_error(case: Case, form: str, iod: str) -> None:
+    assert dciodvfy_errors(case.folder / f"{form}.dcm", iod) == []
 
 
 def test_dcentvfy_finds_one_patient_and_study_in_both(case: Case) -> None:
-    dcentvfy = program("dcentvfy", package="dicom3tools")
-    run = subprocess.run([dcentvfy, case.seg, case.sr], capture_output=True, text=True, check=False)
-    assert not [line for line in (run.stdout + run.stderr).splitlines() if line.startswith("Error")]
+    assert dcentvfy_errors(case.seg, case.sr) == []
 
 
 def test_dicom_sr_validator_finds_no_error(case: Case) -> None:
-    validator = program("DicomSRValidator", package="pixelmed-apps")
-    environment = os.environ | {"JAVA_TOOL_OPTIONS": JAVA}
-    run = subprocess.run(
-        [validator, case.sr], capture_output=True, text=True, check=False, env=environment, timeout=300
-    )
-    said = run.stdout + run.stderr
-    assert "IOD validation complete" in said, said
-    assert "Found Root Template TID_1500" in said
-    assert not [line for line in said.splitlines() if line.startswith("Error")], said
+    assert sr_validator_errors(case.sr) == []
 
 
 def test_segimage2itkimage_gives_back_the_mask_voxel_for_voxel(case: Case, tmp_path: Path) -> None:
-    converter = environment_program("segimage2itkimage", package="dcmqi")
-    options = ["--inputDICOM", str(case.seg), "--outputDirectory", str(tmp_path), "--outputType", "nrrd", "-p", "x"]
-    subprocess.run([converter, *options], check=True, capture_output=True, timeout=300)
     assert case.result.label_map is not None
     expected = case.result.label_map
-    found: Labels = np.zeros_like(expected.values)
-    for number in (1, 2):
-        values, affine = read_nrrd(tmp_path / f"x-{number}.nrrd")
-        place(values != 0, affine, number, found, expected.affine)
+    found = dcmqi_label_map(case.seg, expected.affine, expected.values.shape, tmp_path)
     assert (found == expected.values).all()
 
 
-def place(mask: NDArray[np.bool_], affine: Affine, number: int, into: Labels, grid: Affine) -> None:
-    """Put each voxel of `mask` where its place in the patient says, not where its index does."""
-    voxels = np.argwhere(mask)
-    places = np.column_stack([voxels, np.ones(len(voxels))]) @ affine.T
-    indices = places @ np.linalg.inv(grid).T
-    rounded = np.rint(indices[:, :3]).astype(int)
-    assert np.abs(indices[:, :3] - rounded).max() < 0.05
-    into[tuple(rounded.T)] = number
-
-
-def read_nrrd(path: Path) -> tuple[Labels, Affine]:
-    """Read an NRRD with gzip or raw data: voxels as (k, j, i), and the affine from (k, j, i, 1) to LPS [mm]."""
-    head, _, body = path.read_bytes().partition(b"\n\n")
-    fields = dict(line.split(": ", 1) for line in head.decode().splitlines() if ": " in line)
-    assert fields["space"] == "left-posterior-superior"
-    sizes = [int(size) for size in fields["sizes"].split()]
-    dtype = {"unsigned char": "u1", "short": "<i2", "unsigned short": "<u2"}[fields["type"]]
-    content = gzip.decompress(body) if fields["encoding"] in ("gzip", "gz") else body
-    voxels = np.frombuffer(content, dtype=dtype).reshape(sizes[::-1])
-
-    def vectors(text: str) -> Affine:
-        return np.array([[float(x) for x in part.strip("()").split(",")] for part in text.split()])
-
-    affine = np.eye(4)
-    affine[:3, :3] = vectors(fields["space directions"])[::-1].T
-    affine[:3, 3] = vectors(fields["space origin"])[0]
-    return voxels, affine
-
-
 def test_tid1500reader_reads_our_measurements(case: Case, tmp_path: Path) -> None:
-    reader = environment_program("tid1500reader", package="dcmqi")
-    out = tmp_path / "read.json"
-    subprocess.run([reader, "--inputDICOM", case.sr, "--outputMetadata", out], check=True, capture_output=True)
-    read = json.loads(out.read_text())
+    read = dcmqi_report(case.sr, tmp_path)
     detected = [finding for finding in case.result.findings if finding.detected]
     assert [group["TrackingIdentifier"] for group in read["Measurements"]] == [finding.label for finding in detected]
     for group, finding in zip(read["Measurements"], detected, strict=True):
         assert group["FindingSite"]["CodeValue"] == finding.site.value
-        numbers = [
-            (item["quantity"]["CodeValue"], float(item["value"]), item["units"]["CodeValue"])
-            for item in group["measurementItems"]
-        ]
-        assert numbers == [(each.name.value, each.value, each.unit.value) for each in finding.measurements]
+        expected = [(each.name.value, each.value, each.unit.value) for each in finding.measurements]
+        assert dcmqi_numbers(group) == expected
     assert (read["CompletionFlag"], read["VerificationFlag"]) == ("COMPLETE", "UNVERIFIED")
 
 

@@ -73,17 +73,32 @@ def test_settings_travel_to_child_processes_unchanged() -> None:
         ("[node]\nport = 70000\n", [], {}, "{file}: node.port: input should be less than or equal to 65535"),
         ('[[peers]]\nae_title = "X"\n', [], {}, '{file}: peers: entry 1 has no name; add name = "..."'),
         ('[[peers]]\nname = "p"\n', [], {}, "{file}: peers.p.ae_title: is missing; add it"),
-        ('[[peers]]\nname = "p"\nae_title = "X"\nhost = "h"\n', [], {}, "{file}: peers.p: host and port belong together"),
+        (
+            '[[peers]]\nname = "p"\nae_title = "X"\nhost = "h"\n',
+            [],
+            {},
+            "{file}: peers.p: host and port belong together",
+        ),
         ('[[peers]]\nname = "p"\nae_title = "X"\nresults = ["sr"]\n', [], {}, "{file}: peers.p: results need a host"),
-        ('[[peers]]\nname = "p"\nae_title = "X"\n[[peers]]\nname = "p"\n', [], {}, "{file}: peers.p: the name occurs twice"),
+        (
+            '[[peers]]\nname = "p"\nae_title = "X"\n[[peers]]\nname = "p"\n',
+            [],
+            {},
+            "{file}: peers.p: the name occurs twice",
+        ),
         ('peers = "x"\n', [], {}, "{file}: peers: must be a list of tables; write [[peers]]"),
         ('[[models]]\nname = "m"\n', [], {}, "{file}: models.m.bundle: is missing; add it"),
-        ('[geometry]\nframe_of_reference = "any"\n', [], {}, "{file}: geometry.frame_of_reference: input should be 'strict'"),
+        (
+            '[geometry]\nframe_of_reference = "any"\n',
+            [],
+            {},
+            "{file}: geometry.frame_of_reference: input should be 'strict'",
+        ),
         ('[database]\nurl = "mysql://x"\n', [], {}, "{file}: database.url: string should match pattern"),
         ('base_dir = "/"\n', [], {}, "{file}: base_dir: unknown key"),
         ("[node\n", [], {}, "{file}: is not valid TOML"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_one_line_that_names_source_key_and_remedy(
     tmp_path: Path, text: str, assignments: list[str], environment: dict[str, str], expected: str
 ) -> None:
