@@ -27,8 +27,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--no-build-isolation",
         "-q",
         "-w",
-        folder,
-        REPOSITORY,
+        str(folder),
+        str(REPOSITORY),
     ]
     subprocess.run(command, check=True, capture_output=True)
     (built,) = folder.glob("hilum-*.whl")

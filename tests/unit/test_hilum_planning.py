@@ -1,0 +1,112 @@
+"""Which jobs a study calls for: the accepted series' instances and the settings make the key, nothing else does."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from hilum.config import ModelSettings, PeerSettings, Settings
+from hilum.planning import Plan, plan_study, read_cards
+from study.entities import StoredInstance
+from study.geometry import FrameOfReferencePolicy
+from study.headers import InstanceHeader
+from tests.support.series import axial_affine, ct_series
+
+SETTINGS = Settings(models={"lung_ct": ModelSettings(name="lung_ct", bundle="builtin:lung_ct")})
+CARDS = read_cards(SETTINGS)
+
+
+def stored(datasets: Sequence[Dataset]) -> list[StoredInstance]:
+    now = datetime.now(UTC)
+    return [
+        StoredInstance(
+            InstanceHeader.of(dataset, ExplicitVRLittleEndian), f"digest {dataset.SOPInstanceUID}", "", "", 1, "X", now
+        )
+        for dataset in datasets
+    ]
+
+
+def chest(slices: int = 20, **attributes: object) -> list[Dataset]:
+    affine = axial_affine((2.0, 0.8, 0.8))
+    return ct_series(np.zeros((slices, 8, 8)), affine, attributes=attributes, study_instance_uid="1.2")
+
+
+def plan(*groups: Sequence[Dataset], settings: Settings = SETTINGS) -> Plan:
+    series = {str(group[0].SeriesInstanceUID): stored(group) for group in groups}
+    return plan_study(settings, CARDS, series)
+
+
+def key(made: Plan) -> tuple[str, str, str]:
+    (job,) = made.jobs
+    return job.model_digest, job.parameters_digest, job.instances_digest
+
+
+def test_the_key_holds_whatever_else_the_study_holds() -> None:
+    images = chest()
+    alone = plan(images)
+    report = chest(1, Modality="SR", SOPClassUID="1.2.840.10008.5.1.4.1.1.88.34", Rows=None, Columns=None)
+    segmentation = chest(1, Modality="SEG", SOPClassUID="1.2.840.10008.5.1.4.1.1.66.4", SeriesInstanceUID="1.2.9")
+    assert alone.jobs[0].refusal is None
+    assert key(plan(report, segmentation, images)) == key(alone)
+    assert key(plan(list(reversed(images)))) == key(alone)
+
+
+def test_a_stray_localizer_in_the_series_changes_no_key() -> None:
+    images = chest()
+    stray = chest(1, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], SeriesInstanceUID=images[0].SeriesInstanceUID)
+    made = plan([*images, *stray])
+    assert key(made) == key(plan(images))
+    assert len(made.jobs[0].sop_instance_uids) == len(images)
+    assert made.jobs[0].parameters["notes"]  # the results say that it was left out
+
+
+def test_another_slice_or_other_bytes_make_another_key() -> None:
+    images = chest()
+    again = stored(images)
+    changed = [dataclasses.replace(again[0], digest="other"), *again[1:]]
+    uid = str(images[0].SeriesInstanceUID)
+    assert key(plan(images[:-1])) != key(plan(images))
+    assert key(plan_study(SETTINGS, CARDS, {uid: changed})) != key(plan(images))
+
+
+def test_a_setting_that_changes_results_makes_another_key() -> None:
+    images = chest()
+    lenient = SETTINGS.geometry.model_copy(update={"frame_of_reference": FrameOfReferencePolicy.BY_POSITION})
+    assert key(plan(images, settings=SETTINGS.model_copy(update={"geometry": lenient}))) != key(plan(images))
+    peer = PeerSettings(name="p", ae_title="P", host="h", port=1, results=("sr",))
+    assert key(plan(images, settings=SETTINGS.model_copy(update={"peers": {"p": peer}}))) != key(plan(images))
+    quiet = SETTINGS.study.model_copy(update={"quiet_seconds": 5.0})
+    assert key(plan(images, settings=SETTINGS.model_copy(update={"study": quiet}))) == key(plan(images))
+
+
+def test_a_refusal_is_planned_with_every_reason() -> None:
+    images = chest()
+    del images[7]
+    for index, image in enumerate(images):
+        image.FrameOfReferenceUID = generate_uid() if index else image.FrameOfReferenceUID
+    (job,) = plan(images).jobs
+    assert job.refusal is not None
+    assert job.refusal.code in ("MissingSlices", "InconsistentFrameOfReference")
+    assert "missing" in job.refusal.words
+    assert "Frames of Reference" in job.refusal.words
+
+
+def test_two_patients_are_refused_and_not_named() -> None:
+    images = chest()
+    images[3].PatientID = "SOMEBODY ELSE"
+    (job,) = plan(images).jobs
+    assert job.refusal is not None
+    assert job.refusal.code == "ConflictingIdentity"
+    assert "SOMEBODY" not in job.refusal.words
+
+
+def test_what_no_model_wants_has_no_job_and_says_why() -> None:
+    made = plan(chest(20, Modality="MR", SOPClassUID="1.2.840.10008.5.1.4.1.1.4"))
+    assert made.jobs == ()
+    assert made.words.startswith("lung_ct: none of 1 series is wanted.")
+    assert "MR" in made.words
