@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, insert, or_, select, update
+from sqlalchemy import ColumnElement, Update, insert, or_, select, update
 from sqlalchemy.orm import aliased
 
 from db import records
@@ -140,11 +140,10 @@ def postpone(
         DeliveryRow.position > held.position,
     )
     if problem:  # they are handed out again at once, without this one
-        freed = followers.where(DeliveryRow.lease_owner == owner).values(next_attempt_at=now, lease_owner=None)
+        uow.execute(_untried(followers, owner).values(next_attempt_at=now))
     else:
-        theirs = or_(DeliveryRow.lease_owner == owner, DeliveryRow.next_attempt_at < until)
-        freed = followers.where(theirs).values(next_attempt_at=until, lease_owner=None)
-    uow.execute(freed)
+        uow.execute(_untried(followers, owner).values(next_attempt_at=until))
+        uow.execute(followers.where(DeliveryRow.next_attempt_at < until).values(next_attempt_at=until))
     if held.problem != problem or (held.reason or {}).get("code") != reason.code:
         words = f"Not taken by {held.peer}, tried again: {reason.words}"
         numbers = {"peer": held.peer, "code": reason.code, "problem": problem, "status": status}
@@ -168,7 +167,8 @@ def keep_aside(uow: UnitOfWork, delivery_id: int, owner: str, reason: Reason, st
 
 def give_back(uow: UnitOfWork, delivery_ids: Collection[int], owner: str) -> None:
     """Free what was leased to `owner` and not tried; due at once. What is not theirs any more is left alone."""
-    _free(uow, DeliveryRow.id.in_(list(delivery_ids)), DeliveryRow.lease_owner == owner)
+    theirs = update(DeliveryRow).where(DeliveryRow.state == _PENDING, DeliveryRow.id.in_(list(delivery_ids)))
+    uow.execute(_untried(theirs, owner).values(next_attempt_at=uow.now()))
 
 
 def release_orphans(uow: UnitOfWork, owner_prefix: str) -> int:
@@ -266,6 +266,12 @@ def _move(uow: UnitOfWork, row: AnyRow, target: DeliveryState, **values: Any) ->
     sources = [state.value for state in delivery_sources(target)]
     move = update(DeliveryRow).where(DeliveryRow.id == row.id, DeliveryRow.state.in_(sources))
     uow.execute(move.values(state=target.value, lease_owner=None, **values))
+
+
+def _untried(deliveries: Update, owner: str) -> Update:
+    """Let go of those that `owner` leased and did not come to: that was no attempt."""
+    held = deliveries.where(DeliveryRow.lease_owner == owner)
+    return held.values(lease_owner=None, attempts=DeliveryRow.attempts - 1)
 
 
 def _free(uow: UnitOfWork, *conditions: ColumnElement[bool]) -> int:

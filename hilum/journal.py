@@ -20,7 +20,13 @@ def open_journal(folder: Path, process: str, level: str) -> None:
     below it pynetdicom prints data sets, and with them patients.
     """
     folder.mkdir(parents=True, exist_ok=True)
+
+    def name_process(logger: object, method: str, entry: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        del logger, method
+        return {"process": process, **entry}
+
     steps: list[structlog.typing.Processor] = [
+        name_process,
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -45,13 +51,13 @@ def open_journal(folder: Path, process: str, level: str) -> None:
         handler.setFormatter(to_json)
         root.addHandler(handler)
     root.setLevel(level.upper())
-    for library in ("pynetdicom", "sqlalchemy", "alembic", "PIL"):
+    for library in ("sqlalchemy", "alembic", "PIL"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # each outcome is an event of ours already
     logging.getLogger("pydicom").setLevel(logging.ERROR)  # its warnings quote values of the data set
     structlog.configure(
-        processors=[*steps[:4], structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*steps[:-1], structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(process=process)

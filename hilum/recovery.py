@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import os
+import socket
+
 from db import jobs, outbox
 from db.engine import Database
 from db.filestore import FileStore
 
 
-def release_what_died(database: Database, store: FileStore) -> None:
-    """Put the jobs and deliveries that this node had leased back into their queues.
+def release_what_died(database: Database, store: FileStore, role: str = "") -> None:
+    """Put the jobs and deliveries that this node's workers on this host had leased back into their queues.
 
-    Only the holder of the store's lock may call this: nobody of this node can be at work then.
+    Parameters
+    ----------
+    role
+        Only those of one role: its new process calls this, since the one before it is dead. Without it, those of all:
+        the holder of the store's lock calls this, since nobody else of this node can be at work here.
     """
-    prefix = owner_prefix(store)
+    prefix = _owner_prefix(store) + (f"{role}/" if role else "")
     with database.writing() as uow:
         jobs.release_orphans(uow, prefix)
         outbox.release_orphans(uow, prefix)
         uow.commit()
 
 
-def owner_prefix(store: FileStore) -> str:
-    """Return what the name of every worker of this node begins with."""
-    return f"{store.node_identity().device_uid}/"
+def owner(store: FileStore, role: str) -> str:
+    """Return the name under which this process leases work; no other process has it."""
+    return f"{_owner_prefix(store)}{role}/{os.getpid()}"
+
+
+def _owner_prefix(store: FileStore) -> str:
+    return f"{store.node_identity().device_uid}/{socket.gethostname()}/"

@@ -28,7 +28,10 @@ def serve_all(settings: Settings) -> None:
         If a model's bundle can not be read.
     """
     cards = read_cards(settings)
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"node.data_dir: {settings.data_dir} can not be made: {error.strerror}") from None
     open_journal(settings.data_dir / "logs", "supervisor", settings.node.log_level)
     stop = StopSignal()
     stop.install()

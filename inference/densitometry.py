@@ -1,10 +1,10 @@
 """Within which limits a lung's density numbers mean something, as data and as reasons in words.
 
-LAA-950 and the 15th percentile depend on how the images were made: thick slices average small lesions away (Madani et
-al. 2007), sharp kernels spread the histogram by noise (Boedeker et al. 2004), and contrast agent raises the lung's
-attenuation. The threshold of -950 HU itself was validated on sections of 1 mm (Gevenois et al. 1996). Where an image is
-outside of the limits, or does not say, the numbers are left out with the reason. The references stand in full in the
-lung model's README.
+LAA-950 and the 15th percentile depend on how the images were made: section thickness and kernel both change them
+(Gierada et al. 2010), sharp kernels raise LAA-950 (Boedeker et al. 2004, Gallardo-Estrella et al. 2016), and contrast
+agent raises the lung's attenuation. The threshold of -950 HU itself was found on high-resolution CT (Gevenois et al.
+1995). Where an image is outside of the limits, or does not say, the numbers are left out with the reason. The
+references stand in full in the lung model's README.
 """
 
 from __future__ import annotations

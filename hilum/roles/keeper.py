@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import socket
+import threading
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -13,11 +13,12 @@ from pathlib import Path
 import structlog
 
 from db import index, jobs
+from db.durable import make_folders
 from db.engine import Database
 from db.filestore import FileStore
 from hilum.config import Settings
 from hilum.processes import Child, Station, StopSignal, spawn
-from hilum.recovery import owner_prefix
+from hilum.recovery import owner, release_what_died
 from hilum.wire import Answer, Request, endpoint
 from study.entities import Job, ResultObject
 from study.errors import DeadlineExceeded, HilumError, LeaseLost, NonconformantObject, RunnerDied
@@ -36,7 +37,9 @@ def run(station: Station) -> None:
     """Work through the queue until told to stop; a job that is under way then goes back to it."""
     database = Database.open(station.settings.database_url)
     database.check_schema()
-    keeper = Keeper(station.settings, database, FileStore(station.settings.data_dir), station.stop)
+    store = FileStore(station.settings.data_dir)
+    release_what_died(database, store, "keeper")
+    keeper = Keeper(station.settings, database, store, station.stop)
     keeper.start_runner()
     station.announce({})
     try:
@@ -62,7 +65,7 @@ class Keeper:
         self._store = store
         self._stop = stop
         self._identity = store.node_identity()
-        self._owner = f"{owner_prefix(store)}keeper/{os.getpid()}"
+        self._owner = owner(store, "keeper")
         self._runner: Child | None = None
         self._line: Connection | None = None
         self._runner_started = 0.0
@@ -147,7 +150,7 @@ class Keeper:
         deadline = time.monotonic() + job.deadline_seconds
         heartbeat = time.monotonic() + _HEARTBEAT_SECONDS
         try:
-            line.send_bytes(self._request(job).to_bytes())
+            _send_aside(line, self._request(job).to_bytes())
             while not line.poll(_PAUSE_SECONDS):
                 if self._stop.is_set():
                     raise Interrupted
@@ -189,11 +192,10 @@ class Keeper:
     def _fresh_folder(self, job: Job) -> Path:
         """Return an empty folder for this attempt; what uncommitted attempts left behind goes."""
         parent = self._store.results_folder(job.study_instance_uid)
-        parent.mkdir(parents=True, exist_ok=True)
         for stale in parent.glob(f"{job.id}-*"):
             shutil.rmtree(stale)
         folder = parent / f"{job.id}-{job.attempt}"
-        folder.mkdir()
+        make_folders([folder])
         return folder
 
     def _renew(self, job: Job) -> None:
@@ -218,7 +220,7 @@ class Keeper:
             log.warning("job.attempt_failed", code=answer.code, state=state)
 
     def _finish(self, job: Job, answer: Answer) -> None:
-        results = tuple(self._verified(result) for result in answer.results)
+        results = tuple(self._verified(result, f"{job.id}-{job.attempt}") for result in answer.results)
         deliveries = [
             (peer.name, position, result)
             for peer in self._settings.destinations
@@ -248,9 +250,11 @@ class Keeper:
             uow.commit()
         log.info("job.done", results=len(results), deliveries=len(deliveries))
 
-    def _verified(self, result: ResultObject) -> ResultObject:
-        """Return `result` once the file on disk is proven to be the one that the runner described."""
-        path = self._store.root / result.path
+    def _verified(self, result: ResultObject, folder: str) -> ResultObject:
+        """Return `result` once the file in the attempt's folder is proven to be the one that the runner described."""
+        path = (self._store.root / result.path).resolve()
+        if path.parent.name != folder or not path.is_relative_to(self._store.root.resolve()):
+            raise NonconformantObject(f"The {result.form.upper()} is not in the folder of its job.")
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         if digest != result.digest:
             raise NonconformantObject(f"The {result.form.upper()} on disk is not the one that was written.")
@@ -265,3 +269,15 @@ class Keeper:
             log.warning("job.lease_lost")
             return
         log.warning("job.attempt_failed", code=error.code, state=state, final=state is JobState.FAILED)
+
+
+def _send_aside(line: Connection, message: bytes) -> None:
+    """Send without waiting: a runner that never reads must not keep its keeper from the deadline."""
+
+    def send() -> None:
+        try:
+            line.send_bytes(message)
+        except OSError:
+            return  # the runner is gone; whoever waits for its answer sees that
+
+    threading.Thread(target=send, name="to-runner", daemon=True).start()

@@ -16,7 +16,10 @@ def run(station: Station) -> None:
     """Answer requests until the keeper closes the line."""
     line = endpoint(station.descriptors["line"])
     pipeline = Pipeline(station.settings)
-    pipeline.warm_up()
+    try:
+        pipeline.warm_up()
+    except HilumError:
+        log.exception("runner.not_warm")  # the job that needs the model fails with these words, where they are seen
     station.announce({})
     while True:
         try:

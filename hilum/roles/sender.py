@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import threading
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from db.filestore import FileStore
 from hilum.config import DeliverySettings, PeerSettings, Settings
 from hilum.network import peer_of
 from hilum.processes import Station, StopSignal
-from hilum.recovery import owner_prefix
+from hilum.recovery import owner, release_what_died
 from scp.object_file import describe, offers_for
 from scp.query import prove_stored
 from scp.sender import Sender
@@ -36,6 +35,7 @@ def run(station: Station) -> None:
     database = Database.open(station.settings.database_url)
     database.check_schema()
     store = FileStore(station.settings.data_dir)
+    release_what_died(database, store, "sender")
     couriers = [
         Courier(peer, station.settings, database, store, station.stop) for peer in station.settings.destinations
     ]
@@ -63,7 +63,7 @@ class Courier:
         self._store = store
         self._stop = stop
         self._failures = 0
-        self._owner = f"{owner_prefix(store)}sender/{os.getpid()}/{peer.name}"
+        self._owner = f"{owner(store, 'sender')}/{peer.name}"
 
     def run(self) -> None:
         """Deliver what is due, again and again, until the node stops."""

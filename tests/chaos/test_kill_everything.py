@@ -141,6 +141,16 @@ def test_killed_when_the_study_is(state: str, node: Node, images: list[Path], tm
     assert all(job.crashes == 0 for job in record.jobs)  # an interruption from outside never counts
 
 
+def test_stopped_while_the_study_is_analysed(node: Node, images: list[Path], tmp_path: Path, port: int) -> None:
+    """SIGTERM: the node ends by itself, and the job goes back to the queue without counting against it."""
+    modality = Modality(node, images)
+    modality.send()
+    wait_until(lambda: _state(node) == "PROCESSING", 60, "PROCESSING")
+    assert node.stop() == 0
+    record = finish(node, modality, tmp_path, port)
+    assert [(job.crashes, job.interruptions) for job in record.jobs] == [(0, 1)]
+
+
 def test_killed_while_results_are_delivered(node: Node, images: list[Path], tmp_path: Path, port: int) -> None:
     modality = Modality(node, images)
     modality.send()

@@ -13,6 +13,7 @@ import pytest
 
 from hilum.phantom import write_phantom_study
 from scp.requesting import Peer
+from tests.support.databases import empty_url
 from tests.support.network import free_port, wait_until
 from tests.support.node import MODALITY, Node, results_of, running
 from tests.support.orthanc import Orthanc, running_orthanc
@@ -228,3 +229,15 @@ def test_an_unknown_caller_is_rejected_and_logged(node: Node, phantom: Path) -> 
     assert "STRANGER" in text
     assert node.send(phantom, called="OTHER", check=False).returncode != 0
     assert node.send(phantom, calling=MODALITY).returncode == 0
+
+
+def test_the_path_on_postgresql(tmp_path: Path, phantom: Path) -> None:
+    program("storescu", package="dcmtk")
+    node = Node(tmp_path / "node", settings={"database.url": empty_url("postgresql", tmp_path)})
+    with running(node):
+        node.send(phantom)
+        (record,) = node.wait_for_state("DELIVERED")  # nobody is owed anything; the results are kept here
+        assert sorted(results_of(record)) == ["seg", "sr"]
+        assert not record.deliveries
+        assert "DELIVERED" in node.command("studies").stdout
+        assert not (node.data_dir / "hilum.db").exists()

@@ -122,6 +122,19 @@ def test_what_follows_a_postponed_object_waits_with_it(database: Database) -> No
     assert again[0].reason == AWAY
 
 
+def test_what_was_not_tried_counts_no_attempt(database: Database) -> None:
+    report(database)
+    first, second = lease(database)
+    postpone(database, first, seconds=0)
+    first, second = lease(database)
+    with database.writing() as uow:
+        outbox.give_back(uow, [second.id], "sender-1")
+        uow.commit()
+    attempts = {delivery.result.form: delivery.attempts for delivery in record(database).deliveries}
+    assert attempts["seg"] == 2
+    assert attempts["sr"] == 0
+
+
 def test_a_problem_lets_what_follows_pass(database: Database) -> None:
     """A peer that takes no SEG until somebody changes its settings still gets the SR."""
     report(database)

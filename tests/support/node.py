@@ -45,6 +45,7 @@ class Node:
         self.port = int((settings or {}).get("node.port", 0)) or free_port()
         self.config = folder / "config.toml"
         self.data_dir = folder / "var"
+        self.database_url = str((settings or {}).get("database.url", f"sqlite:///{self.data_dir / 'hilum.db'}"))
         self.process: subprocess.Popen[bytes] | None = None
         keys: dict[str, Any] = {
             "node.ae_title": "HILUM",
@@ -119,7 +120,7 @@ class Node:
 
     def records(self) -> list[StudyRecord]:
         """Return what the node knows of every study."""
-        database = Database.open(f"sqlite:///{self.data_dir / 'hilum.db'}")
+        database = Database.open(self.database_url)
         try:
             with database.reading() as uow:
                 found = [study_record(uow, summary.study_instance_uid) for summary in list_studies(uow, 100)]

@@ -1,0 +1,85 @@
+"""The documents say what the code does, and lead to what exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from inference.catalog import find_bundle, read_card
+from scp import implementation
+from scp.receiver import DEFAULT_MAX_PDU
+from scp.requesting import Timeouts
+from sr_writer import codes as writer_codes
+from sr_writer import files
+from sr_writer.context import SEG_SERIES, SR_SERIES
+from sr_writer.regions import MOST_SLICES
+from study.codes import ATTENUATION, LAA_950, PERCENTILE_15, PRIVATE_SCHEME, VOLUME
+from tests.support.peers import REPOSITORY
+
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+CONFORMANCE = (REPOSITORY / "docs" / "conformance.md").read_text()
+LUNG_CT = (REPOSITORY / "docs" / "lung_ct.md").read_text()
+LARGEST_PICTURE = 300_000
+
+
+def links(page: Path) -> list[str]:
+    targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+    return [target.split("#")[0] for target in targets if not target.startswith(("http", "#"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    missing = [target for target in links(page) if not (page.parent / target).exists()]
+    # Made by `python -m benchmarks` and kept once measured.
+    assert [target for target in missing if not target.endswith("benchmarks.md")] == []
+
+
+def test_pictures_are_small_and_carry_nothing_but_pixels() -> None:
+    pictures = sorted((REPOSITORY / "docs" / "images").glob("*.png"))
+    assert pictures
+    for picture in pictures:
+        content = picture.read_bytes()
+        assert len(content) < LARGEST_PICTURE, picture.name
+        assert not any(chunk in content for chunk in (b"tEXt", b"iTXt", b"zTXt", b"eXIf")), picture.name
+
+
+def test_the_conformance_statement_names_the_implementation() -> None:
+    for uid, name in (
+        (implementation.IMPLEMENTATION_CLASS_UID, implementation.IMPLEMENTATION_VERSION_NAME),
+        (files.IMPLEMENTATION_CLASS_UID, files.IMPLEMENTATION_VERSION_NAME),
+    ):
+        assert uid in CONFORMANCE
+        assert name in CONFORMANCE
+
+
+def test_the_conformance_statement_has_the_network_s_numbers() -> None:
+    limits = Timeouts()
+    assert f"{DEFAULT_MAX_PDU:,} bytes" in CONFORMANCE
+    for what, seconds in (
+        ("connection", limits.connection),
+        ("association negotiation", limits.negotiation),
+        ("C-STORE or C-FIND response", limits.answer),
+        ("network inactivity", limits.network),
+    ):
+        assert f"| {what} | {seconds:g} s |" in CONFORMANCE
+
+
+def test_the_conformance_statement_has_the_results_numbers() -> None:
+    assert f"{SEG_SERIES} + n" in CONFORMANCE
+    assert f"{SR_SERIES} + n" in CONFORMANCE
+    assert f"up to {MOST_SLICES} slices" in CONFORMANCE
+
+
+def test_every_private_code_is_documented() -> None:
+    private = {value for value, scheme in writer_codes.own_codes() if scheme == PRIVATE_SCHEME}
+    assert private
+    assert [value for value in sorted(private) if not re.search(rf"\b{value}\b", CONFORMANCE)] == []
+
+
+@pytest.mark.parametrize("page", [CONFORMANCE, LUNG_CT], ids=["conformance", "lung_ct"])
+def test_the_model_s_codes_are_documented(page: str) -> None:
+    card = read_card("lung_ct", find_bundle("builtin:lung_ct"))
+    named = [finding.finding for finding in card.findings] + [VOLUME, ATTENUATION, LAA_950, PERCENTILE_15]
+    assert [code for code in named if f"{code.value} {code.scheme}" not in page] == []
