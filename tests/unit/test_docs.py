@@ -31,9 +31,7 @@ def links(page: Path) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_to_files(page: Path) -> None:
-    missing = [target for target in links(page) if not (page.parent / target).exists()]
-    # Made by `python -m benchmarks` and kept once measured.
-    assert [target for target in missing if not target.endswith("benchmarks.md")] == []
+    assert [target for target in links(page) if not (page.parent / target).exists()] == []
 
 
 def test_pictures_are_small_and_carry_nothing_but_pixels() -> None:
