@@ -17,11 +17,11 @@ from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 from scp.contexts import supported_contexts
-from scp.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from scp.inbox import Inbox
 from scp.intake import AcceptedContext, EventListener, Intake, Parties
 from scp.quiet import quieten_pynetdicom
 from scp.upper_layer import IntakeAssociation, prepare_connection, wait_for_end
+from study.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 LOGGER = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ from pynetdicom.presentation import build_context
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from scp.contexts import VERIFICATION
-from scp.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from scp.object_file import UNCOMPRESSED, Offer
 from scp.quiet import quieten_pynetdicom
 from study.errors import AssociationRejected, DeliveryError, NoAcceptedContext, PeerUnreachable
+from study.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 _REJECTED_PERMANENT = 0x01
 _SUCCESS = 0x0000

@@ -11,10 +11,7 @@ from pathlib import Path
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from study.uids import derive_uid
-
-IMPLEMENTATION_CLASS_UID = UID(derive_uid("Hilum", "implementation class"))
-IMPLEMENTATION_VERSION_NAME = "HILUM_SR_WRITER"
+from study.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 
 def encoded(dataset: Dataset) -> bytes:
@@ -23,7 +20,7 @@ def encoded(dataset: Dataset) -> bytes:
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    dataset.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     dataset.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     buffer = BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)

@@ -14,9 +14,9 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.uid import CTImageStorage, JPEGLSLossless
 
 from scp.file_meta import encode_file_meta
-from scp.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from scp.inbox import Inbox
 from study.errors import ArchiveError, ReceiveError
+from study.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from study.uids import is_uid
 
 
