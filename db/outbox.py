@@ -47,6 +47,11 @@ def add_deliveries(uow: UnitOfWork, study: int, job: int, owed: Sequence[tuple[s
         uow.execute(insert(DeliveryRow), rows)
 
 
+def is_delivery_waiting(uow: UnitOfWork, peer: str) -> bool:
+    """Tell whether something is due to `peer`: a look that takes no lock, for a sender that looks often."""
+    return uow.execute(_due(peer, uow.now()).limit(1)).first() is not None
+
+
 def lease_deliveries(uow: UnitOfWork, peer: str, owner: str, lease_seconds: float, limit: int) -> list[Delivery]:
     """Lease what is due to `peer`, at most `limit` deliveries, and return them in the order in which they must go.
 

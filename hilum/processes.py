@@ -145,6 +145,9 @@ def spawn(role: str, settings: Settings, *, index: int = 0, descriptors: Mapping
     command += [f"{name}={descriptor}" for name, descriptor in inherited.items()]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HILUM_")}
     environment["PYTHONPATH"] = os.pathsep.join(_search_path())
+    if role == "runner":
+        # torch's threads wait for each other by spinning; beside any other load that costs several times the analysis.
+        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, pass_fds=tuple(inherited.values()), env=environment, start_new_session=True
     )

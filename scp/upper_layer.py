@@ -15,7 +15,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final, cast
 
 from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.ae import ApplicationEntity
@@ -97,7 +97,7 @@ class _IntakeProvider(DULServiceProvider):
         finally:
             self._association.end_intake()
             # Whoever waits for a primitive need not wait for its time-out: none will come.
-            self.to_user_queue.put(None)  # type: ignore[arg-type]  # what `receive_pdu` gives for "nothing came"
+            self.to_user_queue.put(cast("Any", None))  # what `receive_pdu` gives for "nothing came"
 
     def _read_pdu_data(self) -> None:
         connection = self._association.connection.socket
@@ -227,7 +227,7 @@ class IntakeAssociation(Association):
     def _run_reactor(self) -> None:
         # Requests are served in the upper layer's thread; here only the end of the association is awaited.
         while not self._kill:
-            primitive = self.dul.receive_pdu(wait=True, timeout=_TICK_SECONDS)
+            primitive: object = self.dul.receive_pdu(wait=True, timeout=_TICK_SECONDS)
             if isinstance(primitive, A_RELEASE):
                 self.acse.send_release(is_response=True)
                 self.is_released = True

@@ -72,6 +72,9 @@ class Keeper:
 
     def turn(self) -> bool:
         """Do the next job that is due; tell whether there was one."""
+        with self._database.reading() as uow:
+            if not jobs.is_work_waiting(uow):
+                return False
         with self._database.writing() as uow:
             job = jobs.lease_job(uow, self._owner, _LEASE_SECONDS)
             uow.commit()

@@ -83,6 +83,9 @@ class Courier:
 
     def turn(self) -> bool:
         """Take what is due to the peer over one association; tell whether there was anything."""
+        with self._database.reading() as uow:
+            if not outbox.is_delivery_waiting(uow, self.name):
+                return False
         with self._database.writing() as uow:
             due = outbox.lease_deliveries(uow, self.name, self._owner, _LEASE_SECONDS, _AT_ONCE)
             uow.commit()
