@@ -144,6 +144,10 @@ def _parsed(
 ) -> Dataset:
     try:
         return read_dataset(cast("BinaryIO", source), implicit, little, stop_when=_is_behind, specific_tags=tags)
+    except OSError as error:
+        if error.errno is not None:  # the disk's trouble; pydicom's own, over broken bytes, has no number
+            raise
+        raise ArchiveError(f"Its header can not be read: {_kind(error)}.") from error
     except _PARSE_ERRORS as error:
         raise ArchiveError(f"Its header can not be read: {_kind(error)}.") from error
 

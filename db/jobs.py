@@ -132,6 +132,8 @@ def finish_job(
         If a delivery names an object that is not among the results.
     """
     held, now = _held(uow, job_id, attempt), uow.now()
+    if not held.current:  # overtaken while it ran: its results are kept, and owed to nobody
+        deliveries = ()
     _move(uow, held, JobState.DONE, ended_at=now, reason=None, details=dict(details))
     keys = _add_results(uow, job_id, results)
     outbox.add_deliveries(uow, held.study, job_id, [(peer, at, _key(keys, result)) for peer, at, result in deliveries])

@@ -170,6 +170,41 @@ def keep_aside(uow: UnitOfWork, delivery_id: int, owner: str, reason: Reason, st
     record(uow, now, [NewEvent(held.study, EventKind.DELIVERY_KEPT_ASIDE, words, numbers, held.job)])
 
 
+_OUTDATED = Reason("Outdated", "A newer revision of the study took the place of this result before it was delivered.")
+
+
+def owe_no_more(uow: UnitOfWork, jobs: Collection[int]) -> None:
+    """Keep aside what outdated jobs still owe: a result of fewer images, or of another name, must not come late.
+
+    What a sender holds just now goes out all the same. It is no problem: nobody has to look.
+    """
+    pending = update(DeliveryRow).where(
+        DeliveryRow.job.in_(list(jobs)), DeliveryRow.state == _PENDING, DeliveryRow.lease_owner.is_(None)
+    )
+    reason = records.reason_to_json(_OUTDATED)
+    uow.execute(pending.values(state=DeliveryState.KEPT_ASIDE.value, problem=False, reason=reason))
+
+
+def owe_again(uow: UnitOfWork, job: int) -> None:
+    """Undo `owe_no_more` for a job that has become the current one again."""
+    outdated = update(DeliveryRow).where(
+        DeliveryRow.job == job, DeliveryRow.state == DeliveryState.KEPT_ASIDE.value, ~DeliveryRow.problem
+    )
+    uow.execute(outdated.values(state=_PENDING, reason=None, next_attempt_at=uow.now()))
+
+
+def hold_back(uow: UnitOfWork, peer: str, seconds: float) -> None:
+    """Let all that is owed to `peer` wait for `seconds` at least: it did not even take the association."""
+    until = uow.now() + timedelta(seconds=seconds)
+    idle = update(DeliveryRow).where(
+        DeliveryRow.peer == peer,
+        DeliveryRow.state == _PENDING,
+        DeliveryRow.lease_owner.is_(None),
+        DeliveryRow.next_attempt_at < until,
+    )
+    uow.execute(idle.values(next_attempt_at=until))
+
+
 def give_back(uow: UnitOfWork, delivery_ids: Collection[int], owner: str) -> None:
     """Free what was leased to `owner` and not tried; due at once. What is not theirs any more is left alone."""
     theirs = update(DeliveryRow).where(DeliveryRow.state == _PENDING, DeliveryRow.id.in_(list(delivery_ids)))

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import and_, func, or_, select, update
 
 from db import places, records
 from db.engine import AnyQuery, AnyRow, UnitOfWork
@@ -112,11 +112,16 @@ def study_record(uow: UnitOfWork, study_instance_uid: str) -> StudyRecord | None
     )
 
 
-def retry_study(uow: UnitOfWork, study_instance_uid: str) -> None:
+def retry_study(uow: UnitOfWork, study_instance_uid: str) -> tuple[int, int]:
     """Have everything tried again that failed or waits: jobs, deliveries, and the match of models to the study.
 
     Failed jobs are queued as if they had never crashed, waiting ones and deliveries are due at once, what was kept
     aside is pending again; whether a refusal still holds is judged anew when the study is evaluated.
+
+    Returns
+    -------
+    tuple of int
+        How many failed jobs and undelivered results are tried again.
 
     Raises
     ------
@@ -124,7 +129,10 @@ def retry_study(uow: UnitOfWork, study_instance_uid: str) -> None:
         If the index knows no such study.
     """
     study, now = places.study(uow, study_instance_uid, for_update=True), uow.now()
-    failed = update(JobRow).where(JobRow.study == study.id, JobRow.current, JobRow.state == JobState.FAILED.value)
+    refused_by_model = and_(JobRow.state == JobState.REFUSED.value, JobRow.attempt > 0)
+    failed = update(JobRow).where(
+        JobRow.study == study.id, JobRow.current, or_(JobRow.state == JobState.FAILED.value, refused_by_model)
+    )
     fresh: dict[str, Any] = {"crashes": 0, "reason": None, "ended_at": None, "not_before": now}
     jobs = uow.execute(failed.values(state=JobState.QUEUED.value, **fresh).returning(JobRow.id)).all()
     waiting = update(JobRow).where(JobRow.study == study.id, JobRow.state == JobState.QUEUED.value)
@@ -133,6 +141,7 @@ def retry_study(uow: UnitOfWork, study_instance_uid: str) -> None:
         update(DeliveryRow)
         .where(
             DeliveryRow.study == study.id,
+            DeliveryRow.job.in_(select(JobRow.id).where(JobRow.study == study.id, JobRow.current)),
             or_(
                 DeliveryRow.state == DeliveryState.KEPT_ASIDE.value,
                 (DeliveryRow.state == DeliveryState.PENDING.value) & DeliveryRow.lease_owner.is_(None),
@@ -143,8 +152,9 @@ def retry_study(uow: UnitOfWork, study_instance_uid: str) -> None:
     ).all()
     uow.execute(update(StudyRow).where(StudyRow.id == study.id).values(evaluation_due=True))
     numbers = {"jobs": len(jobs), "deliveries": len(deliveries)}
-    words = f"Tried again on request: {len(jobs)} job(s), {len(deliveries)} delivery(ies)."
+    words = f"On request: {len(jobs)} job(s) and {len(deliveries)} undelivered result(s) are tried again."
     record(uow, now, [NewEvent(study.id, EventKind.RETRY, words, numbers)])
+    return len(jobs), len(deliveries)
 
 
 def _studies() -> AnyQuery:

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import func, insert, select, update
 
-from db import places, records
+from db import outbox, places, records
 from db.engine import AnyRow, UnitOfWork
 from db.events import EventKind, NewEvent, record
 from db.tables import InstanceRow, JobInstanceRow, JobRow, RevisionRow, StudyRow
@@ -117,6 +117,9 @@ def _jobs_of(uow: UnitOfWork, study: int) -> list[AnyRow]:
     return list(uow.execute(query))
 
 
+_REFUSABLE = job_sources(JobState.REFUSED)
+
+
 def _newest_revision(uow: UnitOfWork, study: int) -> AnyRow | None:
     query = (
         select(RevisionRow.id, RevisionRow.number, RevisionRow.not_selected)
@@ -148,6 +151,7 @@ def _retire(
     outdated = [row.id for row in others if row.model_name in models and row.current]
     uow.execute(update(JobRow).where(JobRow.id.in_({*queued, *outdated})).values(current=False))
     uow.execute(update(JobRow).where(JobRow.id.in_(queued)).values(state=JobState.SUPERSEDED.value, ended_at=at))
+    outbox.owe_no_more(uow, outdated)
     return [
         NewEvent(study, EventKind.JOB_SUPERSEDED, "The job's place was taken before it ran.", job=key) for key in queued
     ]
@@ -164,8 +168,14 @@ def _reinstate(
             continue
         values: dict[str, Any] = {"current": True}
         never_ran = row.attempt == 0
-        if row.state == JobState.REFUSED and never_ran and job.refusal is not None:
+        if job.refusal is not None and row.state in _REFUSABLE:
+            # Also one that runs: it is no longer its worker's, who then can commit nothing.
+            values |= {"state": JobState.REFUSED.value, "reason": records.reason_to_json(job.refusal), "ended_at": at}
+            events.append(_entered(study, row.id, job))
+        elif row.state == JobState.REFUSED and never_ran and job.refusal is not None:
             values |= {"reason": records.reason_to_json(job.refusal)}
+        elif row.state == JobState.DONE and not row.current:
+            outbox.owe_again(uow, row.id)
         elif row.state == JobState.SUPERSEDED or (row.state == JobState.REFUSED and never_ran):
             values |= {"state": JobState.QUEUED.value, "reason": None, "not_before": at, "ended_at": None}
             events.append(NewEvent(study, EventKind.JOB_QUEUED, f"{job.model_name} is queued again.", job=row.id))

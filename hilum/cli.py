@@ -163,9 +163,10 @@ def retry(
     database = _database(_settings(config, assignments))
     uid = _study_uid(database, study)
     with database.writing() as uow:
-        retry_study(uow, uid)
+        failed, owed = retry_study(uow, uid)
         uow.commit()
-    say(f"{uid}: queued again; hilum show {uid} tells how it goes")
+    say(f"{uid}: {failed} failed or refused job(s) and {owed} undelivered result(s) are tried again")
+    say(f"refusals are judged anew with the settings of the running node; hilum show {uid} tells how it goes")
 
 
 @app.command()

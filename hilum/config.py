@@ -82,7 +82,7 @@ class InferenceSettings(Section):
 class ResultSettings(Section):
     """What is written into every result."""
 
-    disclaimer: str = Field(default="not for diagnostic use", max_length=40)
+    disclaimer: str = Field(default="not for diagnostic use", max_length=28, pattern=r"^[ -\[\]-~]*$")
     allow_empty_patient_id: bool = False
 
 
@@ -255,7 +255,8 @@ def _file_layer(path: Path) -> _Layer:
         text = path.read_bytes()
     except FileNotFoundError:
         raise ConfigError(
-            f"{path}: the configuration file is missing; create it (the README shows one) or name it with --config FILE"
+            f"{path.resolve()}: the configuration file is missing; copy config.toml from the repository, "
+            "or name one with --config FILE"
         ) from None
     except OSError as error:
         raise ConfigError(f"{path}: can not be read: {error.strerror}") from None
@@ -322,13 +323,13 @@ def _put(layer: _Layer, keys: list[str], text: str, source: str, below: Mapping[
 
 
 def _value(text: str, source: str) -> object:
-    """Read lists as TOML; everything else is text that pydantic turns into the key's type."""
-    if not text.startswith("["):
+    """Read lists and quoted strings as TOML; everything else is text that pydantic turns into the key's type."""
+    if not text.startswith(("[", '"', "'")):
         return text
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source}: is not a valid list: {error}") from None
+        raise ConfigError(f"{source}: is not a valid value: {error}") from None
 
 
 def _entries(error: ValidationError) -> list[dict[str, Any]]:
@@ -340,6 +341,11 @@ def _explain(entry: dict[str, Any], layers: Sequence[_Layer], path: Path) -> str
     location = tuple(str(part) for part in entry["loc"] if part != "[key]")
     prefixes = [location[:length] for length in range(len(location), 0, -1)]
     named = [layer.names[prefix] for prefix in prefixes for layer in layers if prefix in layer.names]
+    inside = [
+        name for layer in layers for key, name in layer.names.items() if key[: len(location) - 1] == location[:-1]
+    ]
+    if not named and inside and len(location) > 2:  # a new entry that only flags or variables speak of
+        return f"{inside[0]}: {location[0]}.{location[1]} has no {location[-1]}; is the name {location[1]} right?"
     where = named[0] if named else f"{path}: {'.'.join(location)}"
     if entry["type"] == "extra_forbidden":
         return f"{where}: unknown key; {_nearest(location[-1], _siblings(location))}"
@@ -348,7 +354,8 @@ def _explain(entry: dict[str, Any], layers: Sequence[_Layer], path: Path) -> str
     message = str(entry["msg"]).removeprefix("Value error, ")
     if isinstance(entry["input"], (dict, BaseModel)):
         return f"{where}: {message}"
-    return f"{where}: {message[:1].lower()}{message[1:]} (given: {entry['input']!r})"
+    given = "" if location[:2] == ("database", "url") else f" (given: {entry['input']!r})"  # it may hold a password
+    return f"{where}: {message[:1].lower()}{message[1:]}{given}"
 
 
 def _siblings(location: tuple[str, ...]) -> list[str]:

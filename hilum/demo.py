@@ -84,11 +84,12 @@ def _run(settings: Settings, study: Path | None, out: Path, home: Path) -> int:
     say(f"{len(images)} images from {study or 'a generated thorax phantom'}")
     with Archive(home / "archive", _ARCHIVE) as archive:
         own = _demo_settings(settings, home, archive.port)
-        with _node(own) as port:
+        with _node(own) as node:
+            port = _port_of(node)
             say(f"{own.node.ae_title} listens on 127.0.0.1:{port}, the archive {_ARCHIVE} on 127.0.0.1:{archive.port}")
             database = Database.open(own.database_url)
             try:
-                records = _follow(own, port, images, database)
+                records = _follow(own, node, port, images, database)
                 return _report(records, archive.paths, partial(_source, own, database), out)
             finally:
                 database.close()
@@ -124,12 +125,12 @@ def _demo_settings(settings: Settings, home: Path, archive_port: int) -> Setting
 
 
 @contextlib.contextmanager
-def _node(settings: Settings) -> Iterator[int]:
-    """Run a node; yield the port that it listens on."""
+def _node(settings: Settings) -> Iterator[Child]:
+    """Run a node."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     child = spawn("supervisor", settings)
     try:
-        yield _port_of(child)
+        yield child
     finally:
         child.terminate()
         child.reap()
@@ -154,7 +155,9 @@ class _Stage:
     failure: HilumError | None = None
 
 
-def _follow(settings: Settings, port: int, images: Sequence[Path], database: Database) -> list[StudyRecord]:
+def _follow(
+    settings: Settings, child: Child, port: int, images: Sequence[Path], database: Database
+) -> list[StudyRecord]:
     """Send the images and watch the node until every study has come to an end."""
     stage = _Stage()
     node = Peer("node", settings.node.ae_title, "127.0.0.1", port)
@@ -165,13 +168,15 @@ def _follow(settings: Settings, port: int, images: Sequence[Path], database: Dat
         bar = progress.add_task("sending", total=len(images))
         while True:
             records = _records(database)
+            if stage.failure:
+                raise stage.failure
+            if child.process.poll() is not None:
+                raise ArchiveError("The node ended.")
             words = _progress_words(records, len(images), stage)
             progress.update(bar, completed=sum(r.summary.instances for r in records), description=words)
             if words != last and not is_terminal():
                 say(words)
             last = words
-            if stage.failure:
-                raise stage.failure
             if stage.done and records and all(record.summary.state in _ENDED for record in records):
                 return records
             time.sleep(_LOOK_SECONDS)
@@ -185,7 +190,8 @@ def _send(node: Peer, images: Sequence[Path], stage: _Stage) -> None:
             stage.sent += 1
     except HilumError as error:
         stage.failure = error
-    stage.done = True
+    finally:
+        stage.done = True
 
 
 def _records(database: Database) -> list[StudyRecord]:
@@ -219,7 +225,7 @@ def _report(
         say(f"study {record.summary.study_instance_uid}: {record.summary.state.value}")
         complete &= record.summary.state is StudyState.DELIVERED
         _say_why_not(record)
-        for job in record.jobs:
+        for job in _current(record):
             results = [result for job_id, result in record.results if job_id == job.id]
             arrived = [
                 (result, archive[result.sop_instance_uid]) for result in results if result.sop_instance_uid in archive
@@ -235,8 +241,13 @@ def _report(
     return 0 if complete and written else 1
 
 
+def _current(record: StudyRecord) -> list[Job]:
+    """Return the jobs of the study's newest revision: a slow sender may have made an older one."""
+    return [job for job in record.jobs if job.current]
+
+
 def _say_why_not(record: StudyRecord) -> None:
-    for job in record.jobs:
+    for job in _current(record):
         if job.reason:
             complain(f"hilum: {job.model_name}: not analysed: {reason_words(job.reason)}")
     if record.summary.state is StudyState.NOT_SELECTED:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from db.engine import Database
 from db.filestore import FileStore
+from db.index import list_set_aside
 from hilum.config import PeerSettings, Settings
 from hilum.network import peer_of
 from hilum.ownership import complaint
@@ -69,7 +70,7 @@ def _packages() -> str:
     foreign = complaint()
     if foreign:
         raise _Unwell(foreign)
-    return "ours"
+    return "Hilum's own are found, no other distribution hides them"
 
 
 def _store(settings: Settings) -> str:
@@ -94,9 +95,13 @@ def _database(settings: Settings) -> str:
     database = Database.open(settings.database_url)
     try:
         database.check_schema()
+        with database.reading() as uow:
+            aside = len(list_set_aside(uow))
     finally:
         database.close()
-    return "schema is current"
+    if aside:
+        raise _Unwell(f"{aside} received file(s) were not understood; {settings.data_dir / 'aside'} has them and why")
+    return "schema is current; every received file was understood"
 
 
 def _port(settings: Settings) -> str:

@@ -42,7 +42,14 @@ class Pipeline:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._cards = read_cards(settings)
-        self._analyst = Analyst(settings.inference.device, settings.inference.threads)
+        self._made: Analyst | None = None
+
+    @property
+    def _analyst(self) -> Analyst:
+        """Return what runs models; made at first use, so that a missing device fails the job, with its words."""
+        if self._made is None:
+            self._made = Analyst(self._settings.inference.device, self._settings.inference.threads)
+        return self._made
 
     def warm_up(self) -> None:
         """Load every configured model, so that the first study does not wait for it.

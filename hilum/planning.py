@@ -12,7 +12,7 @@ from hilum.config import ModelSettings, Settings
 from inference.catalog import ModelCard, find_bundle, read_card
 from sr_writer.version import WRITER_VERSION
 from study.entities import PlannedJob, StoredInstance
-from study.errors import Reason, StudyRefused
+from study.errors import BundleInvalid, ConfigError, Reason, StudyRefused
 from study.identity import identity_conflicts
 from study.selection import Selection, select
 
@@ -36,13 +36,17 @@ def read_cards(settings: Settings) -> dict[str, ModelCard]:
 
     Raises
     ------
-    BundleInvalid
+    ConfigError
         If a bundle can not be read.
     """
-    return {
-        model.name: read_card(model.name, find_bundle(settings.bundle_location(model)))
-        for model in settings.models.values()
-    }
+    return {model.name: _read_card(settings, model) for model in settings.models.values()}
+
+
+def _read_card(settings: Settings, model: ModelSettings) -> ModelCard:
+    try:
+        return read_card(model.name, find_bundle(settings.bundle_location(model)))
+    except BundleInvalid as error:
+        raise ConfigError(f"models.{model.name}.bundle: {error.words}") from None
 
 
 def plan_study(

@@ -18,6 +18,7 @@ from typing import Any
 from hilum.config import Settings
 
 _PR_SET_PDEATHSIG = 1
+_NICENESS = 5
 
 
 def announce_to_nobody(facts: Mapping[str, Any]) -> None:
@@ -31,11 +32,23 @@ class StopSignal:
     def __init__(self) -> None:
         self._event = threading.Event()
         self._listeners: list[Callable[[], None]] = []
+        self._signalled = -1
 
     def install(self) -> None:
         """Stop on SIGTERM and SIGINT; only the main thread may call this."""
+        read, self._signalled = os.pipe()
+        self.watch_once(read)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
+            signal.signal(number, self._handle)
+
+    def watch_once(self, descriptor: int) -> None:
+        """Stop at the first byte, or the end, of the pipe `descriptor`."""
+
+        def wait_for_a_byte() -> None:
+            os.read(descriptor, 1)
+            self.set()
+
+        threading.Thread(target=wait_for_a_byte, name="signal-watch", daemon=True).start()
 
     def watch(self, descriptor: int) -> None:
         """Stop when the other end of the pipe `descriptor` is closed, however its holder ended."""
@@ -65,9 +78,10 @@ class StopSignal:
         """Wait until the process should end, or so many seconds; tell which."""
         return self._event.wait(seconds)
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        # The event's lock may be held by the very code that the signal interrupts, so another thread sets it.
         del number, frame
-        self.set()
+        os.write(self._signalled, b"s")
 
 
 @dataclass(frozen=True)
@@ -132,6 +146,10 @@ class Child:
             self._alive = -1
         return status
 
+    def expect_nothing(self) -> None:
+        """Close the line on which the role announces itself: nobody waits for it."""
+        os.close(self._ready)
+
 
 def spawn(role: str, settings: Settings, *, index: int = 0, descriptors: Mapping[str, int] | None = None) -> Child:
     """Start a role in a process of its own, which ends when this one does, however it ends.
@@ -167,6 +185,11 @@ def _search_path() -> list[str]:
     """Return our own packages' folder first, so that a child finds the same Hilum whatever its directory."""
     home = str(Path(__file__).resolve().parents[1])
     return [home, *(entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry and entry != home)]
+
+
+def yield_to_reception() -> None:
+    """Let the receivers go first where the processor is short: a modality waits for them, nobody waits for this."""
+    os.nice(_NICENESS)
 
 
 def die_with_parent() -> None:

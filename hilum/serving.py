@@ -44,14 +44,7 @@ def serve_all(settings: Settings) -> None:
         accepted = settings.known_calling_ae_titles
         say(f"accepts: {'any calling AE title' if accepted is None else ', '.join(sorted(accepted)) or 'nobody'}")
 
-    try:
-        Supervisor(settings, tell).run(stop)
-    except OSError as error:
-        node = settings.node
-        raise ConfigError(
-            f"node.bind, node.port: can not listen on {node.bind}:{node.port}: {error.strerror}; "
-            "is another program there? Choose another port"
-        ) from None
+    Supervisor(settings, tell).run(stop)
     say("stopped")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from hilum.config import Settings
 from hilum.processes import Child, StopSignal, spawn
 from hilum.recovery import release_what_died
 from scp.listening import open_listening_socket
+from study.errors import ConfigError
 
 log = structlog.get_logger()
 
@@ -73,8 +75,8 @@ class Supervisor:
         ------
         StoreBusy
             If another node uses the data directory.
-        OSError
-            If the address can not be bound.
+        ConfigError
+            If the address can not be listened on.
         """
         stop.call_when_set(lambda: self._happenings.put(_Happening("stop")))
         store = FileStore(self._settings.data_dir)
@@ -83,13 +85,22 @@ class Supervisor:
             database.migrate()
             release_what_died(database, store)
             database.close()
-            node = self._settings.node
-            with open_listening_socket(node.bind, node.port) as listening:
+            with self._open_socket() as listening:
                 self._listening = listening
                 try:
                     self._watch(stop)
                 finally:
                     self._stop_all()
+
+    def _open_socket(self) -> socket.socket:
+        node = self._settings.node
+        try:
+            return open_listening_socket(node.bind, node.port)
+        except OSError as error:
+            raise ConfigError(
+                f"node.bind, node.port: can not listen on {node.bind}:{node.port}: {error.strerror}; "
+                "is another program there? Choose another port"
+            ) from None
 
     def _watch(self, stop: StopSignal) -> None:
         for post in self._posts:

@@ -22,7 +22,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
-from study.errors import Reason, StudyRefused, UndecodablePixelData, UnsupportedTransferSyntax
+from study.errors import Reason, SourceUnreadable, StudyRefused, UndecodablePixelData, UnsupportedTransferSyntax
 from study.headers import InstanceHeader
 from study.imaging import Affine, SeriesVolume
 
@@ -155,8 +155,10 @@ def _read_file(path: Path, header: InstanceHeader) -> Dataset:
             _demand_bounded_inflation(path, header)
         dataset = pydicom.dcmread(path)
         dataset.SOPInstanceUID  # noqa: B018 - a truncated header shows here, not later
-    except (InvalidDicomError, AttributeError, ValueError, EOFError, zlib.error, OSError) as error:
+    except (InvalidDicomError, AttributeError, ValueError, EOFError, zlib.error) as error:
         raise _undecodable(header, f"can not be read ({type(error).__name__})") from error
+    except (OSError, MemoryError) as error:
+        raise SourceUnreadable(f"An image can not be read: {type(error).__name__}.") from error
     if dataset.SOPInstanceUID != header.sop_instance_uid:
         raise _undecodable(header, "is another object than the one that was indexed")
     return dataset
@@ -197,6 +199,8 @@ def _decode(dataset: Dataset, header: InstanceHeader) -> NDArray[Any]:
     decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
     try:
         array, _ = decoder.as_array(dataset, index=0, raw=True)
+    except MemoryError as error:
+        raise SourceUnreadable("An image can not be decoded: there is not enough memory.") from error
     except Exception as error:  # decoders of three libraries, on hostile bytes, raise anything at all
         raise _undecodable(header, f"can not be decoded ({type(error).__name__})") from error
     decoded: NDArray[Any] = array

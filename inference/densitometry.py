@@ -96,4 +96,5 @@ def _first(value: object) -> str:
     """Return the first value of an attribute that may have several, as text."""
     if isinstance(value, Iterable) and not isinstance(value, str):
         value = next(iter(value), None)
-    return "" if value is None else str(value).strip()[:64]
+    text = "" if value is None else str(value).strip()[:64]
+    return text.encode("ascii", "backslashreplace").decode()  # it is quoted in reports of any character set

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
@@ -77,10 +78,28 @@ def association_with(
     try:
         if not association.is_established:
             raise _failure(association, peer, connected=bool(connected))
+        leave_responses_alone(association)
         yield association
     finally:
         association.release()
         entity.close()
+
+
+def leave_responses_alone(association: Association) -> None:
+    """Keep the association's own thread from dropping the response that somebody waits for.
+
+    While a request waits for its response pynetdicom pauses that thread; after one request the pause of the next can
+    be seen too early, and the thread then takes the response and drops it as unexpected. Here it puts it back.
+    """
+    serve = association._serve_request
+
+    def serve_requests_only(msg: Any, context_id: int) -> None:  # noqa: ANN401 - any DIMSE primitive
+        if msg.is_valid_request:
+            serve(msg, context_id)
+        else:
+            association.dimse.msg_queue.put((context_id, msg))
+
+    association._serve_request = serve_requests_only  # type: ignore[method-assign]  # this one's
 
 
 def echo(peer: Peer, calling_ae_title: str, timeouts: Timeouts | None = None) -> float:

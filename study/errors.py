@@ -176,6 +176,13 @@ class BundleInvalid(InferenceError):
     code = "BundleInvalid"
 
 
+class SourceUnreadable(InferenceError):
+    """The images could not be read just now: the disk or the memory failed, not the images."""
+
+    code = "SourceUnreadable"
+    transient = True
+
+
 class ModelOutputInvalid(InferenceError):
     """The model's output has a wrong shape, NaNs or a label that nobody declared."""
 

@@ -191,7 +191,7 @@ def _not_wanted(objections: Counter[_Objection], rule: SelectionRule) -> tuple[R
 
 def _left_out(objections: Counter[_Objection], images: int) -> tuple[str, ...]:
     return tuple(
-        f"{count} of {images} objects of the series were left out ({objection.value})."
+        f"{count} of {images} objects of the series were left out ({ascii(objection.value)[1:-1]})."
         for objection, count in sorted(objections.items(), key=lambda item: (item[0].code, item[0].value))
     )
 

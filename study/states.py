@@ -39,12 +39,12 @@ class StudyState(StrEnum):
 
 
 _JOB_MOVES: dict[JobState, frozenset[JobState]] = {
-    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.SUPERSEDED}),
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.SUPERSEDED, JobState.REFUSED}),
     JobState.RUNNING: frozenset({JobState.DONE, JobState.REFUSED, JobState.FAILED, JobState.QUEUED}),
     JobState.DONE: frozenset(),
     JobState.REFUSED: frozenset({JobState.QUEUED}),
-    JobState.FAILED: frozenset({JobState.QUEUED}),
-    JobState.SUPERSEDED: frozenset({JobState.QUEUED}),
+    JobState.FAILED: frozenset({JobState.QUEUED, JobState.REFUSED}),
+    JobState.SUPERSEDED: frozenset({JobState.QUEUED, JobState.REFUSED}),
 }
 
 _DELIVERY_MOVES: dict[DeliveryState, frozenset[DeliveryState]] = {

@@ -93,6 +93,7 @@ class Keeper:
         self.stop_runner()
         ours, theirs = socket.socketpair()
         self._runner = spawn("runner", self._settings, descriptors={"line": theirs.fileno()})
+        self._runner.expect_nothing()
         theirs.close()
         self._runner_started = time.monotonic()
         self._line = endpoint(ours.detach())
@@ -132,6 +133,12 @@ class Keeper:
         except HilumError as error:
             self.stop_runner()
             self._fail(job, error)
+        except OSError:  # the disk, not the job: it is tried again later, and does not count
+            log.exception("job.disk_failed")
+            self.stop_runner()
+            with self._database.writing() as uow:
+                jobs.interrupt_job(uow, job.id, job.attempt)
+                uow.commit()
         self.start_runner()
 
     def _ask(self, job: Job) -> Answer:
@@ -195,8 +202,8 @@ class Keeper:
     def _fresh_folder(self, job: Job) -> Path:
         """Return an empty folder for this attempt; what uncommitted attempts left behind goes."""
         parent = self._store.results_folder(job.study_instance_uid)
-        for stale in parent.glob(f"{job.id}-*"):
-            shutil.rmtree(stale)
+        for attempt in range(1, job.attempt):
+            shutil.rmtree(parent / f"{job.id}-{attempt}", ignore_errors=True)
         folder = parent / f"{job.id}-{job.attempt}"
         make_folders([folder])
         return folder

@@ -43,7 +43,12 @@ def run(station: Station) -> None:
 
 def _write_down(name: str, facts: Mapping[str, object]) -> None:
     """Log what the receiver tells; each stored instance only where the log is to be that detailed."""
-    (log.debug if name == "instance_stored" else log.info)(f"receiver.{name}", **facts)
+    if name == "association_rejected":
+        log.warning(
+            f"receiver.{name}", **facts, remedy="is the caller a peer in the configuration, and calls our title?"
+        )
+    else:
+        (log.debug if name == "instance_stored" else log.info)(f"receiver.{name}", **facts)
 
 
 def _listening_socket(station: Station) -> socket.socket:

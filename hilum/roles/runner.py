@@ -5,7 +5,7 @@ from __future__ import annotations
 import structlog
 
 from hilum.pipeline import Pipeline
-from hilum.processes import Station
+from hilum.processes import Station, yield_to_reception
 from hilum.wire import Answer, Request, endpoint
 from study.errors import HilumError, StudyRefused
 
@@ -14,12 +14,13 @@ log = structlog.get_logger()
 
 def run(station: Station) -> None:
     """Answer requests until the keeper closes the line."""
+    yield_to_reception()
     line = endpoint(station.descriptors["line"])
     pipeline = Pipeline(station.settings)
     try:
         pipeline.warm_up()
     except HilumError:
-        log.exception("runner.not_warm")  # the job that needs the model fails with these words, where they are seen
+        log.exception("runner.not_warm")  # the job that needs model or device fails with these words, where they show
     station.announce({})
     while True:
         try:

@@ -20,7 +20,7 @@ from scp.object_file import describe, offers_for
 from scp.query import prove_stored
 from scp.sender import Sender
 from study.entities import Delivery
-from study.errors import AssociationRejected, DeliveryError, PeerUnreachable, StoreFailed
+from study.errors import ArchiveError, AssociationRejected, DeliveryError, PeerUnreachable, Reason, StoreFailed
 
 log = structlog.get_logger()
 
@@ -71,15 +71,10 @@ class Courier:
         while not self._stop.wait(_PAUSE_SECONDS):
             try:
                 while not self._stop.is_set() and self.turn():
-                    self._rest()
+                    pass
             except Exception:  # the loop's edge: one object must not end the delivery of all others
                 log.exception("delivery.crashed")
                 self._stop.wait(self._delivery.retry_seconds)
-
-    def _rest(self) -> None:
-        """Leave a peer alone for a while that did not even take the association, however much it is owed."""
-        if self._failures:
-            self._stop.wait(back_off(self._delivery, self._failures, problem=False))
 
     def turn(self) -> bool:
         """Take what is due to the peer over one association; tell whether there was anything."""
@@ -94,8 +89,10 @@ class Courier:
         return bool(due)
 
     def _deliver(self, due: Sequence[Delivery]) -> None:
-        left = list(due)
-        offers = offers_for(describe(self._path(delivery)) for delivery in due)
+        left = [delivery for delivery in due if self._is_readable(delivery)]
+        if not left:
+            return
+        offers = offers_for(describe(self._path(delivery)) for delivery in left)
         try:
             with Sender(self._peer, self._ae_title, offers) as sender:
                 while left:
@@ -109,6 +106,23 @@ class Courier:
                 self._not_taken(left.pop(0), error)
             self._failures += isinstance(error, (PeerUnreachable, AssociationRejected))
         self._give_back(left)
+        if self._failures:
+            with self._database.writing() as uow:
+                outbox.hold_back(uow, self.name, back_off(self._delivery, self._failures, problem=False))
+                uow.commit()
+
+    def _is_readable(self, delivery: Delivery) -> bool:
+        """Tell whether the result can be read; one that can not is kept aside, and stops no other."""
+        try:
+            describe(self._path(delivery))
+        except (ArchiveError, OSError) as error:
+            reason = Reason("ResultUnreadable", f"The result's file can not be read: {type(error).__name__}.")
+            with self._database.writing() as uow:
+                outbox.keep_aside(uow, delivery.id, self._owner, reason)
+                uow.commit()
+            log.exception("delivery.unreadable", study=delivery.study_instance_uid, delivery=delivery.id)
+            return False
+        return True
 
     def _store_one(self, sender: Sender, delivery: Delivery) -> None:
         status = self._store_at_peer(sender, delivery)
@@ -150,10 +164,18 @@ class Courier:
             if never:
                 outbox.keep_aside(uow, delivery.id, self._owner, error.reason, error.status)
             else:
-                seconds = back_off(self._delivery, delivery.attempts, problem=error.permanent)
-                outbox.postpone(uow, delivery.id, self._owner, error.reason, error.permanent, seconds, error.status)
+                problem = error.permanent or error.status == _DUPLICATE  # it says that it has it, and does not show it
+                seconds = back_off(self._delivery, delivery.attempts, problem=problem)
+                outbox.postpone(uow, delivery.id, self._owner, error.reason, problem, seconds, error.status)
             uow.commit()
-        log.warning("delivery.not_taken", delivery=delivery.id, code=error.code, kept_aside=never)
+        log.warning(
+            "delivery.not_taken",
+            study=delivery.study_instance_uid,
+            form=delivery.result.form,
+            code=error.code,
+            words=error.words,
+            kept_aside=never,
+        )
 
     def _give_back(self, left: Sequence[Delivery]) -> None:
         """Free the leases of what was not tried; it follows when the first of its study has been taken."""

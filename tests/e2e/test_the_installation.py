@@ -94,7 +94,7 @@ def test_a_missing_configuration_is_one_line_and_status_2(command: str, tmp_path
     done = subprocess.run([HILUM, *command.split()], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "config.toml: the configuration file is missing; create it" in done.stderr
+    assert "config.toml: the configuration file is missing; copy config.toml" in done.stderr
 
 
 def test_a_port_that_is_taken_and_an_unknown_role_are_named(tmp_path: Path) -> None:

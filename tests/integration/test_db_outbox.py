@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from db.revisions import close_study
 from db.tables import DeliveryRow, ResultRow
 from study.entities import Delivery, StudyRecord
 from study.errors import LeaseLost, Reason
-from study.states import DeliveryState, StudyState
+from study.states import DeliveryState, JobState, StudyState
 from tests.support.databases import DIALECTS, STUDY, migrated, planned, query_plans, results, stored
 
 AWAY = Reason("PeerUnreachable", "Connection refused.")
@@ -143,6 +144,62 @@ def test_a_problem_lets_what_follows_pass(database: Database) -> None:
     assert forms(lease(database, owner="sender-2")) == ["sr"]
     let_time_pass(database)
     assert forms(lease(database, owner="sender-3")) == ["seg", "sr"]
+
+
+def close(database: Database, numbers: Sequence[int], refusal: Reason | None = None) -> None:
+    """Bring a revision of these instances about."""
+    with database.writing() as uow:
+        add_instances(uow, [stored(number) for number in numbers])
+        job = replace(planned([stored(number) for number in numbers]), refusal=refusal)
+        close_study(uow, STUDY, [job], "", generation(uow, STUDY))
+        uow.commit()
+
+
+def test_an_outdated_result_is_owed_no_more(database: Database) -> None:
+    report(database)
+    close(database, [1, 2])
+    assert lease(database) == []
+    states = {delivery.state for delivery in record(database).deliveries}
+    assert states == {DeliveryState.KEPT_ASIDE}
+    with database.writing() as uow:
+        retry_study(uow, STUDY)
+        uow.commit()
+    assert lease(database) == []
+
+
+def test_a_job_that_is_overtaken_while_it_runs_owes_nothing(database: Database) -> None:
+    close(database, [1])
+    with database.writing() as uow:
+        running = jobs.lease_job(uow, "keeper", 30)
+        uow.commit()
+    assert running is not None
+    close(database, [1, 2])
+    with database.writing() as uow:
+        made = results(STUDY)
+        owed = [("pacs", position, result) for position, result in enumerate(made)]
+        jobs.finish_job(uow, running.id, running.attempt, made, owed, {})
+        uow.commit()
+    assert lease(database) == []
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_a_job_whose_study_is_refused_meanwhile_comes_to_nothing(database: Database, running: bool) -> None:
+    """Another patient's object arrives while the job waits or runs."""
+    refusal = Reason("ConflictingIdentity", "The study holds 2 different values of PatientID.")
+    close(database, [1])
+    held = None
+    if running:
+        with database.writing() as uow:
+            held = jobs.lease_job(uow, "keeper", 30)
+            uow.commit()
+    close(database, [1], refusal)
+    assert [job.state for job in record(database).jobs] == [JobState.REFUSED]
+    assert record(database).summary.reason == refusal
+    with database.writing() as uow:
+        assert jobs.lease_job(uow, "keeper", 30) is None
+        if held is not None:
+            with pytest.raises(LeaseLost):
+                jobs.finish_job(uow, held.id, held.attempt, results(STUDY), [], {})
 
 
 def test_what_was_kept_aside_blocks_nobody(database: Database) -> None:

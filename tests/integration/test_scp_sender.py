@@ -15,13 +15,13 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageStorage, RLELossless
 from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
-from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dimse_primitives import C_ECHO, C_STORE
 from pynetdicom.presentation import build_context
 
 from scp.archive import Archive
 from scp.object_file import Offer, associations_for, describe, offers_for
 from scp.query import prove_stored
-from scp.requesting import Peer, Timeouts, echo
+from scp.requesting import Peer, Timeouts, association_with, echo
 from scp.sender import Sender, send_files
 from study.errors import (
     ArchiveError,
@@ -150,6 +150,16 @@ def test_a_compressed_object_is_decompressed_for_a_peer_that_takes_no_other(tmp_
     received = dcmread(stored)
     assert received.PixelData == pixels
     assert received.SOPInstanceUID == dataset.SOPInstanceUID
+
+
+def test_a_response_that_the_association_s_own_thread_takes_is_not_lost(orthanc: Orthanc) -> None:
+    offers = [Offer("1.2.840.10008.1.1", ImplicitVRLittleEndian)]
+    with association_with(orthanc.peer, "HILUM", offers) as association:
+        response = C_ECHO()
+        response.MessageIDBeingRespondedTo, response.Status = 7, 0
+        association._serve_request(response, 1)
+        received = association.dimse.get_msg(block=True)
+    assert received == (1, response)
 
 
 def test_a_peer_that_is_not_there_is_unreachable(series: list[Path]) -> None:

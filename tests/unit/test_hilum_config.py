@@ -65,9 +65,10 @@ def test_settings_travel_to_child_processes_unchanged() -> None:
         ("", ["port=1"], {}, "--set port: unknown key"),
         ("", ["node.port"], {}, "--set node.port: write it as --set section.key=value"),
         ("", ["peers.pacs=1"], {}, "--set peers.pacs: write it as peers.NAME.key"),
+        ("", ["peers.pcas.port=1"], {}, "--set peers.pcas.port: peers.pcas has no ae_title; is the name pcas right?"),
         ("", [], {"HILUM_FOO": "1"}, "HILUM_FOO: unknown key"),
         ("", [], {"HILUM_NODE__PORT": "x"}, "HILUM_NODE__PORT: input should be a valid integer"),
-        ("", [], {"HILUM_PEERS__P__RESULTS": "[1"}, "HILUM_PEERS__P__RESULTS: is not a valid list"),
+        ("", [], {"HILUM_PEERS__P__RESULTS": "[1"}, "HILUM_PEERS__P__RESULTS: is not a valid value"),
         ('[node]\nae_title = "SEVENTEEN LETTERS"\n', [], {}, "{file}: node.ae_title: an AE title has 1 to 16"),
         ('[node]\nae_title = "A\\\\B"\n', [], {}, "{file}: node.ae_title: an AE title has printable ASCII"),
         ("[node]\nport = 70000\n", [], {}, "{file}: node.port: input should be less than or equal to 65535"),
@@ -111,7 +112,7 @@ def test_a_mistake_is_one_line_that_names_source_key_and_remedy(
 
 
 def test_a_missing_file_is_named_with_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"config.toml: the configuration file is missing; .* --config FILE"):
+    with pytest.raises(ConfigError, match=r"config.toml: the configuration file is missing; copy .* --config FILE"):
         load(tmp_path / "config.toml", environment={})
 
 

@@ -78,3 +78,28 @@ def test_back_off_doubles_to_its_bound_and_is_slow_for_a_problem() -> None:
     for pause, expected in zip(pauses, (2, 4, 8, 30, 30), strict=True):
         assert expected * 0.9 <= pause <= expected * 1.1
     assert back_off(settings, 1, problem=True) == 900
+
+
+def test_a_stack_is_logged_without_what_libraries_say_of_the_data(tmp_path: Path) -> None:
+    code = """
+import sys, pathlib, structlog
+from hilum.journal import open_journal
+from study.errors import ArchiveError
+open_journal(pathlib.Path(sys.argv[1]), "test", "info")
+def break_down():
+    try:
+        raise ValueError("Secretus^Homo")
+    except ValueError as error:
+        raise ArchiveError("our own words") from error
+try:
+    break_down()
+except ArchiveError:
+    structlog.get_logger().exception("it.broke")
+"""
+    run = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    logged = (tmp_path / "test.jsonl").read_text()
+    for text in (logged, run.stderr):
+        assert "break_down" in text
+        assert "ArchiveError: our own words" in text
+        assert "ValueError" in text
+        assert "Secretus" not in text

@@ -72,7 +72,7 @@ def test_state_depends_on_no_order_and_delivered_owes_nothing(
         (J.QUEUED, {J.RUNNING, J.REFUSED, J.FAILED, J.SUPERSEDED}),
         (J.RUNNING, {J.QUEUED}),
         (J.DONE, {J.RUNNING}),
-        (J.REFUSED, {J.RUNNING}),
+        (J.REFUSED, {J.RUNNING, J.QUEUED, J.FAILED, J.SUPERSEDED}),
         (J.FAILED, {J.RUNNING}),
         (J.SUPERSEDED, {J.QUEUED}),
     ],
