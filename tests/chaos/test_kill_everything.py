@@ -179,6 +179,8 @@ def test_a_result_whose_acknowledgement_was_lost_is_there_once(
 
 def test_every_role_that_is_killed_is_started_again(node: Node, images: list[Path], tmp_path: Path, port: int) -> None:
     for role in ("receiver", "indexer", "keeper", "runner", "sender"):
+        # The runner goes with its keeper: a new keeper's runner may still be on its way.
+        wait_until(lambda role=role: _has_role(node, role), 30, f"a {role}")  # type: ignore[misc]  # its default
         victim = node.process_of(role)
         victim.kill()
         victim.wait(20)

@@ -113,7 +113,10 @@ class Node:
     def process_of(self, role: str) -> psutil.Process:
         """Return the (first) process of a role."""
         for member in self.processes()[1:]:
-            command = member.cmdline()
+            try:
+                command = member.cmdline()
+            except psutil.NoSuchProcess:  # it ended meanwhile, which is what tests here are about
+                continue
             if "hilum.roles" in command and command[command.index("hilum.roles") + 1] == role:
                 return member
         raise AssertionError(f"no process of role {role}")
