@@ -125,21 +125,22 @@ class Keeper:
             log.warning("job.lease_lost")
             self.stop_runner()
         except Interrupted:
-            self.stop_runner()
-            with self._database.writing() as uow:
-                jobs.interrupt_job(uow, job.id, job.attempt)
-                uow.commit()
+            self._interrupt(job)
             log.info("job.interrupted")
         except HilumError as error:
             self.stop_runner()
             self._fail(job, error)
         except OSError:  # the disk, not the job: it is tried again later, and does not count
             log.exception("job.disk_failed")
-            self.stop_runner()
-            with self._database.writing() as uow:
-                jobs.interrupt_job(uow, job.id, job.attempt)
-                uow.commit()
+            self._interrupt(job)
         self.start_runner()
+
+    def _interrupt(self, job: Job) -> None:
+        """Put the job back into the queue; that counts against nothing."""
+        self.stop_runner()
+        with self._database.writing() as uow:
+            jobs.interrupt_job(uow, job.id, job.attempt)
+            uow.commit()
 
     def _ask(self, job: Job) -> Answer:
         """Give the job to the runner and wait for its answer, renewing the lease meanwhile.
