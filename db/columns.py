@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
-JSONValue = dict[str, Any]
+JSONValue = dict[str, Any] | list[dict[str, Any]]
 
 
 class UTCDateTime(TypeDecorator[datetime]):
@@ -48,7 +48,7 @@ class SafeText(TypeDecorator[str]):
 
 
 class SafeJSON(TypeDecorator[JSONValue]):
-    """An object of JSON, its texts made storable as `SafeText` does; JSONB in PostgreSQL."""
+    """An object of JSON or a list of such, texts made storable as `SafeText` does; JSONB in PostgreSQL."""
 
     impl = JSON
     cache_ok = True

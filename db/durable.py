@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -43,6 +45,40 @@ def write_once(path: Path, content: bytes) -> bool:
         draft.unlink()
     sync_folder(path.parent)
     return True
+
+
+@contextmanager
+def draft_of(path: Path, content: bytes) -> Iterator[Path]:
+    """Give a durable draft of what the file at `path` may become, beside it, with its owner and mode.
+
+    `publish` puts it in the file's place; a draft that was not published is gone at the end.
+
+    Raises
+    ------
+    OSError
+        If it can not be written, or not be given to the file's owner.
+    """
+    found = path.stat()
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    draft = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            made = os.fstat(file.fileno())
+            if (made.st_uid, made.st_gid) != (found.st_uid, found.st_gid):
+                os.fchown(file.fileno(), found.st_uid, found.st_gid)
+            os.fchmod(file.fileno(), found.st_mode & 0o7777)
+            file.flush()
+            os.fsync(file.fileno())
+        yield draft
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def publish(draft: Path, path: Path) -> None:
+    """Put a draft in the place of the file that it is of, at once and durably."""
+    draft.replace(path)
+    sync_folder(path.parent)
 
 
 def append_line(path: Path, line: bytes) -> None:

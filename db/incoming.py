@@ -1,8 +1,9 @@
 """Reading a received file: its header, and the digest of its data set. Its bytes are a stranger's.
 
 What is read into memory is bounded, whatever the lengths in the file claim: parsing stops behind the last attribute
-that the index keeps, a parser that wants more than a budget of bytes is stopped, and no more of a deflated data set is
-inflated than that.
+that the index keeps, a parser that wants more than a budget is stopped, and no more of a deflated data set is inflated
+than that. The frames of a multi-frame image are read one by one, and an image with more of them than can be read is
+indexed without: it is stored all the same, and no model is run on it.
 """
 
 from __future__ import annotations
@@ -12,24 +13,37 @@ import io
 import struct
 import warnings
 import zlib
-from dataclasses import astuple, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
 from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 
+from db.frugal import Budget, Encoding, Frugal, ItemReader, TooMuch, find_sequence
 from study.errors import ArchiveError
-from study.headers import HEADER_KEYWORDS, InstanceHeader
+from study.frames import FUNCTIONAL_GROUPS
+from study.functional_groups import GROUP_KEYWORDS
+from study.headers import IMAGE_KEYWORDS, InstanceHeader
 from study.uids import is_storable_uid
 
 _PREAMBLE: Final = 128
 _META_START: Final = _PREAMBLE + len(b"DICM")
 _GROUP_LENGTH = struct.Struct("<HH2sHL")  # (0002,0000) UL: tag, VR, length 4, value (PS3.10 7.1)
 _LONGEST_META = 64 * 2**10
-_BUDGET = 8 * 2**20  # bytes that a header may make us read
+# Of a header. An object may refer to 50 thousand others before the last attribute that the index keeps, in ten reads
+# each; a hostile one gets as far as 130 thousand data sets of pydicom's, 100 MB.
+_BUDGET = Budget(size=8 * 2**20, reads=2**19)
+# Of one frame, and of all: a Philips MR takes 1.7 KB and 210 reads a frame, so 20 thousand frames are within it.
+_FRAME_BUDGET = Budget(size=2**18, reads=2**14)
+_FRAMES_BUDGET = Budget(size=64 * 2**20, reads=2**22)
+_MOST_FRAMES = 20_000
+_LONGEST_ELEMENT = 2**16  # bytes; what pydicom would convert of a text or of a sequence of codes
 _LONGEST_TEXT = 512  # characters; the longest value of an attribute that we keep, a PN of three groups, has 194
 _CHUNK = 2**20
 _MOST_VALUES = 64
@@ -39,10 +53,16 @@ _IMPLICIT_VR = "1.2.840.10008.1.2"
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _TRANSFER_SYNTAX_UID = BaseTag(0x00020010)
 _SENDING_AE_TITLE = BaseTag(0x00020017)
-_HEADER_TAGS: list[BaseTag | int] = [
-    BaseTag(tag) for keyword in HEADER_KEYWORDS if (tag := tag_for_keyword(keyword)) is not None
-]
+
+
+def _tags(keywords: Iterable[str]) -> list[BaseTag | int]:
+    return [BaseTag(tag) for keyword in keywords if (tag := tag_for_keyword(keyword)) is not None]
+
+
+_HEADER_TAGS = _tags(IMAGE_KEYWORDS)
 _LAST_TAG = max(_HEADER_TAGS)
+_SHARED_GROUPS, _FRAMES_GROUPS = _tags(FUNCTIONAL_GROUPS)
+_FRAME_READER = ItemReader(frozenset(_tags(GROUP_KEYWORDS)), _FRAME_BUDGET)
 
 # What pydicom raises over bytes that are no data set; deep nesting ends in RecursionError.
 _PARSE_ERRORS = (
@@ -121,7 +141,7 @@ def _read_header(file: BinaryIO, start: int, transfer_syntax_uid: str) -> Instan
     if not is_storable_uid(transfer_syntax_uid):
         raise ArchiveError("Its file meta information names no Transfer Syntax.")
     file.seek(start)
-    source = _inflated(file) if transfer_syntax_uid in _DEFLATED else _Frugal(file)
+    source = _inflated(file) if transfer_syntax_uid in _DEFLATED else file
     # Every Transfer Syntax but the two is Explicit VR LE, those to come too (PS3.5 10); pydicom notices a private one
     # that is not.
     dataset = _parsed(
@@ -130,20 +150,42 @@ def _read_header(file: BinaryIO, start: int, transfer_syntax_uid: str) -> Instan
         implicit=transfer_syntax_uid == _IMPLICIT_VR,
         little=transfer_syntax_uid != _BIG_ENDIAN,
     )
+    _demand_short_elements(dataset)
     try:
         header = InstanceHeader.of(dataset, transfer_syntax_uid)
     except _PARSE_ERRORS as error:
         words = str(error) if str(error).endswith("is absent or empty") else _kind(error)
         raise ArchiveError(f"Its header can not be used: {words}.") from error
     _demand_storable(header)
+    return _with_frames(header, dataset, source) if header.is_multi_frame else header
+
+
+def _with_frames(header: InstanceHeader, dataset: Dataset, source: BinaryIO) -> InstanceHeader:
+    """Return the header of a multi-frame image with its frames; without, where they can not be read."""
+    if header.number_of_frames > _MOST_FRAMES:
+        return header
+    part = Frugal(source, _FRAMES_BUDGET)
+    encoding = Encoding.of(dataset)
+    try:
+        shared = find_sequence(part, _SHARED_GROUPS, encoding)
+        common = list(islice(_FRAME_READER.items(part, *shared), 2)) if shared else []
+        frames = find_sequence(part, _FRAMES_GROUPS, encoding)
+        if frames is None or len(common) > 1:
+            return header
+        groups = islice(_FRAME_READER.items(part, *frames), header.number_of_frames + 1)
+        return header.with_frames_of(dataset, common[0] if common else None, groups)
+    except OSError as error:
+        if error.errno is not None:
+            raise
+    except (TooMuch, *_PARSE_ERRORS):
+        pass
     return header
 
 
-def _parsed(
-    source: io.BytesIO | _Frugal, tags: list[BaseTag | int], *, implicit: bool = False, little: bool = True
-) -> Dataset:
+def _parsed(source: BinaryIO, tags: list[BaseTag | int], *, implicit: bool = False, little: bool = True) -> Dataset:
+    frugal = cast("BinaryIO", Frugal(source, _BUDGET))
     try:
-        return read_dataset(cast("BinaryIO", source), implicit, little, stop_when=_is_behind, specific_tags=tags)
+        return read_dataset(frugal, implicit, little, stop_when=_is_behind, specific_tags=tags)
     except OSError as error:
         if error.errno is not None:  # the disk's trouble; pydicom's own, over broken bytes, has no number
             raise
@@ -161,29 +203,13 @@ def _kind(error: Exception) -> str:
     return type(error).__name__
 
 
-class _Frugal:
-    """A file that lets only so much of itself be read."""
-
-    def __init__(self, file: BinaryIO, budget: int = _BUDGET) -> None:
-        self._file = file
-        self._budget = budget
-        self.tell = file.tell
-        self.seek = file.seek
-
-    def read(self, size: int = -1) -> bytes:
-        self._budget -= size
-        if size < 0 or self._budget < 0:
-            raise ArchiveError(f"Its header is longer than {_BUDGET // 2**20} MiB.")
-        return self._file.read(size)
-
-
 def _inflated(file: BinaryIO) -> io.BytesIO:
     """Return the beginning of a deflated data set, inflated; the rest is behind every attribute that we keep."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)  # no zlib header (PS3.5 A.5)
     inflated = bytearray()
     try:
-        while len(inflated) < _BUDGET and not inflater.eof and (chunk := file.read(_CHUNK)):
-            inflated += inflater.decompress(chunk, _BUDGET - len(inflated))
+        while len(inflated) < _BUDGET.size and not inflater.eof and (chunk := file.read(_CHUNK)):
+            inflated += inflater.decompress(chunk, _BUDGET.size - len(inflated))
     except zlib.error as error:
         raise ArchiveError("Its deflated data set can not be inflated.") from error
     return io.BytesIO(inflated)
@@ -201,15 +227,26 @@ def _digest(file: BinaryIO, start: int) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
+def _demand_short_elements(dataset: Dataset) -> None:
+    """Demand that what is kept is short enough to be converted: of a wrong VR, it may become very many objects."""
+    for tag in list(dataset.keys()):
+        element = cast("DataElement | RawDataElement", dataset.get_item(tag))
+        if isinstance(element, RawDataElement) and len(element.value or b"") > _LONGEST_ELEMENT:
+            raise _too_long(f"{len(element.value or b'')} bytes")
+
+
+def _too_long(measure: str) -> ArchiveError:
+    return ArchiveError(
+        f"Its header holds a value of {measure}, more than any attribute that the index keeps may have (PS3.5 6.2)."
+    )
+
+
 def _demand_storable(header: InstanceHeader) -> None:
     for keyword in ("sop_instance_uid", "study_instance_uid", "series_instance_uid"):
         if not is_storable_uid(getattr(header, keyword)):
             raise ArchiveError(f"Its {keyword} is no UID (PS3.5 9.1).")
-    for value in astuple(header):
+    for value in (getattr(header, field.name) for field in fields(header)):
         texts = (value,) if isinstance(value, str) else value if isinstance(value, tuple) else ()
         characters = sum(len(text) for text in texts if isinstance(text, str))
         if characters > _LONGEST_TEXT or len(texts) > _MOST_VALUES:
-            raise ArchiveError(
-                f"Its header holds a value of {max(characters, len(texts))} characters or parts, more than any "
-                "attribute that the index keeps may have (PS3.5 6.2)."
-            )
+            raise _too_long(f"{max(characters, len(texts))} characters or parts")

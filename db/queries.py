@@ -97,6 +97,7 @@ def study_record(uow: UnitOfWork, study_instance_uid: str) -> StudyRecord | None
         records.results().join(JobRow, JobRow.id == ResultRow.job).where(JobRow.study == row.id).order_by(ResultRow.id)
     )
     events = uow.execute(records.events().where(EventRow.study == row.id).order_by(EventRow.id))
+    verdicts = uow.execute(select(StudyRow.verdicts).where(StudyRow.id == row.id)).scalar_one()
     others = uow.execute(
         records.instances().where(InstanceRow.study == row.id, ~InstanceRow.current).order_by(InstanceRow.id)
     )
@@ -108,6 +109,7 @@ def study_record(uow: UnitOfWork, study_instance_uid: str) -> StudyRecord | None
         deliveries=tuple(records.delivery_of(delivery) for delivery in deliveries),
         results=tuple((result.job, records.result_of(result)) for result in results),
         events=tuple(records.event_of(event) for event in events),
+        verdicts=tuple(records.verdict_from_json(verdict) for verdict in verdicts or ()),
         other_versions=tuple(records.instance_of(version) for version in others),
     )
 

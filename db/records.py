@@ -16,10 +16,10 @@ from db.tables import (
     RevisionRow,
     StudyRow,
 )
-from study.entities import Delivery, Event, Job, ResultObject, StoredInstance
+from study.entities import Delivery, Event, Job, ResultObject, StoredInstance, Verdict
 from study.errors import Reason
 from study.headers import InstanceHeader
-from study.states import DeliveryState, JobState
+from study.states import DeliveryState, JobState, VerdictOutcome
 
 
 def reason_to_json(reason: Reason) -> dict[str, Any]:
@@ -30,6 +30,32 @@ def reason_to_json(reason: Reason) -> dict[str, Any]:
 def reason_from_json(value: dict[str, Any] | None) -> Reason | None:
     """Return the reason that `reason_to_json` wrote."""
     return None if value is None else Reason(value["code"], value["words"], value["numbers"])
+
+
+def verdict_to_json(verdict: Verdict) -> dict[str, Any]:
+    """Return `verdict` as a JSON object."""
+    return {
+        "model": verdict.model_name,
+        "series": verdict.series_instance_uid,
+        "number": verdict.series_number,
+        "description": verdict.series_description,
+        "stack": verdict.stack,
+        "outcome": verdict.outcome.value,
+        "reasons": [reason_to_json(reason) for reason in verdict.reasons],
+    }
+
+
+def verdict_from_json(value: dict[str, Any]) -> Verdict:
+    """Return the verdict that `verdict_to_json` wrote."""
+    return Verdict(
+        model_name=value["model"],
+        series_instance_uid=value["series"],
+        series_number=value["number"],
+        series_description=value["description"],
+        stack=value["stack"],
+        outcome=VerdictOutcome(value["outcome"]),
+        reasons=tuple(Reason(reason["code"], reason["words"], reason["numbers"]) for reason in value["reasons"]),
+    )
 
 
 def instances() -> AnyQuery:

@@ -17,7 +17,7 @@ from db import outbox, places, records
 from db.engine import AnyRow, UnitOfWork
 from db.events import EventKind, NewEvent, record
 from db.tables import InstanceRow, JobInstanceRow, JobRow, RevisionRow, StudyRow
-from study.entities import PlannedJob
+from study.entities import PlannedJob, Verdict
 from study.errors import ArchiveError
 from study.states import JobState, job_sources
 
@@ -47,7 +47,12 @@ class ClosedRevision:
 
 
 def close_study(
-    uow: UnitOfWork, study_instance_uid: str, planned: Sequence[PlannedJob], words: str, generation: int
+    uow: UnitOfWork,
+    study_instance_uid: str,
+    planned: Sequence[PlannedJob],
+    words: str,
+    generation: int,
+    verdicts: Sequence[Verdict] = (),
 ) -> ClosedRevision:
     """Queue the planned jobs that are not there yet, and let newer ones take the place of older ones.
 
@@ -61,6 +66,8 @@ def close_study(
         Why nothing is planned, where `planned` is empty; kept with the revision, which is made once.
     generation
         Of the study when its instances were read for the plan.
+    verdicts
+        What each model says of each series; they take the place of those of an earlier look.
 
     Raises
     ------
@@ -85,7 +92,8 @@ def close_study(
     for job in fresh:
         ids[_planned_key(job)] = _enter(uow, place.id, revision.id, job, at)
         events.append(_entered(place.id, ids[_planned_key(job)], job))
-    uow.execute(update(StudyRow).where(StudyRow.id == place.id).values(receiving=False, evaluation_due=False))
+    seen = {"verdicts": [records.verdict_to_json(verdict) for verdict in verdicts]}
+    uow.execute(update(StudyRow).where(StudyRow.id == place.id).values(receiving=False, evaluation_due=False, **seen))
     record(uow, at, events)
     return ClosedRevision(True, revision.number, created, tuple(ids[key] for key in plan))
 

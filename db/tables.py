@@ -30,7 +30,13 @@ class Table(DeclarativeBase):
     """Base of every table."""
 
     metadata = MetaData(naming_convention=_NAMES)
-    type_annotation_map = {str: SafeText(), datetime: UTCDateTime(), dict[str, Any]: SafeJSON(), float: Float()}  # noqa: RUF012 - read once by SQLAlchemy
+    type_annotation_map = {  # noqa: RUF012 - read once by SQLAlchemy
+        str: SafeText(),
+        datetime: UTCDateTime(),
+        dict[str, Any]: SafeJSON(),
+        list[dict[str, Any]]: SafeJSON(),
+        float: Float(),
+    }
 
 
 class PatientRow(Table):
@@ -52,7 +58,8 @@ class StudyRow(Table):
 
     `generation` counts the batches that changed its instances: who plans work on a study remembers it, and finds out
     at closing whether something came in between. `receiving` says that instances arrived which no revision has seen,
-    `evaluation_due` that models must be matched again, for that or another cause.
+    `evaluation_due` that models must be matched again, for that or another cause. `verdicts` is what each model said of
+    each series when they were matched last.
     """
 
     __tablename__ = "study"
@@ -69,6 +76,7 @@ class StudyRow(Table):
     generation: Mapped[Number]
     receiving: Mapped[bool]
     evaluation_due: Mapped[bool]
+    verdicts: Mapped[list[dict[str, Any]] | None]
 
 
 class SeriesRow(Table):

@@ -5,16 +5,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from hilum.models import models
+from hilum.options import ConfigOption, JsonOption, SetOption, database_of, settings_of, study_uid
 from hilum.terminal import complain, say, show_table
 from study.errors import ArchiveError
-
-if TYPE_CHECKING:
-    from db.engine import Database
-    from hilum.config import Settings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,13 +21,7 @@ app = typer.Typer(
     help="A DICOM node that brings AI results into the radiologist's normal viewer.",
 )
 
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="The configuration; config.toml here by default.")
-]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting, e.g. node.port=11113; repeatable.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, as docs/json.md describes it.")]
+app.add_typer(models, name="models")
 
 
 @app.command()
@@ -41,7 +33,7 @@ def serve(
     """Run the node: receive studies, analyse them, send the results. Ends on SIGTERM or Ctrl-C, losing nothing."""
     from hilum.serving import serve_all, serve_role
 
-    settings = _settings(config, assignments)
+    settings = settings_of(config, assignments)
     if role is None:
         serve_all(settings)
     else:
@@ -75,7 +67,7 @@ def send(
     """Send DICOM files to a peer."""
     from hilum.network import send_paths
 
-    raise typer.Exit(send_paths(_settings(config, assignments), to, paths))
+    raise typer.Exit(send_paths(settings_of(config, assignments), to, paths))
 
 
 @app.command()
@@ -87,7 +79,7 @@ def echo(
     """Ask a peer whether it answers (C-ECHO)."""
     from hilum.network import echo_peer
 
-    say(echo_peer(_settings(config, assignments), peer))
+    say(echo_peer(settings_of(config, assignments), peer))
 
 
 @app.command()
@@ -101,7 +93,7 @@ def studies(
     from db.queries import list_studies
     from hilum.presenting import local, summary_json
 
-    with _database(_settings(config, assignments)).reading() as uow:
+    with database_of(settings_of(config, assignments)).reading() as uow:
         summaries = list_studies(uow, limit)
     if as_json:
         say(json.dumps([summary_json(summary) for summary in summaries], indent=1))
@@ -138,9 +130,9 @@ def show(
     from db.queries import study_record
     from hilum.presenting import record_json, show_record
 
-    database = _database(_settings(config, assignments))
+    database = database_of(settings_of(config, assignments))
     with database.reading() as uow:
-        record = study_record(uow, _study_uid(database, study))
+        record = study_record(uow, study_uid(database, study))
     if record is None:
         raise ArchiveError(f"No study {study}; hilum studies lists them.")
     if as_json:
@@ -160,8 +152,8 @@ def retry(
     """Try again what failed: analyses, deliveries, and refusals that other settings may lift."""
     from db.queries import retry_study
 
-    database = _database(_settings(config, assignments))
-    uid = _study_uid(database, study)
+    database = database_of(settings_of(config, assignments))
+    uid = study_uid(database, study)
     with database.writing() as uow:
         failed, owed = retry_study(uow, uid)
         uow.commit()
@@ -170,63 +162,13 @@ def retry(
 
 
 @app.command()
-def models(config: ConfigOption = None, assignments: SetOption = None) -> None:
-    """List the models that the node runs."""
-    from hilum.planning import read_cards
-
-    cards = read_cards(_settings(config, assignments))
-    show_table(
-        "Models",
-        ("Name", "Version", "Modality", "Segments", "Digest (SHA-256)"),
-        [
-            (
-                card.name,
-                card.version,
-                card.rule.modality,
-                ", ".join(segment.label for segment in card.segments),
-                card.digest,
-            )
-            for card in cards.values()
-        ],
-    )
-
-
-@app.command()
 def doctor(config: ConfigOption = None, assignments: SetOption = None) -> None:
     """Check configuration, packages, disk, database, ports, peers and devices; exit 1 where something is wrong."""
     from hilum.doctor import examine
 
-    findings = examine(_settings(config, assignments))
+    findings = examine(settings_of(config, assignments))
     for finding in findings:
         say(f"{'ok  ' if finding.good else 'FAIL'} {finding.subject}: {finding.words}")
     if not all(finding.good for finding in findings):
         complain("hilum: something above needs mending")
         raise typer.Exit(1)
-
-
-def _settings(config: Path | None, assignments: list[str] | None) -> Settings:
-    from hilum.config import load
-
-    return load(config, assignments or ())
-
-
-def _database(settings: Settings) -> Database:
-    from db.engine import Database
-
-    if settings.database.url == "sqlite" and not (settings.data_dir / "hilum.db").exists():
-        raise ArchiveError(f"There is no database in {settings.data_dir} yet; hilum serve makes it.")
-    database = Database.open(settings.database_url)
-    database.check_schema()
-    return database
-
-
-def _study_uid(database: Database, text: str) -> str:
-    from db.queries import find_studies
-
-    with database.reading() as uow:
-        found = find_studies(uow, text)
-    if not found:
-        raise ArchiveError(f"No study {text}; hilum studies lists them.")
-    if len(found) > 1:
-        raise ArchiveError(f"{text} fits {len(found)} studies: {', '.join(found[:5])}; give more of the UID.")
-    return found[0]

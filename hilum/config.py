@@ -6,7 +6,6 @@ addressed by their ``name`` everywhere: ``peers.pacs.port``, ``HILUM_PEERS__PACS
 
 from __future__ import annotations
 
-import difflib
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from hilum.mistakes import explain, nearest
+from inference.catalog import is_builtin
+from inference.description import ModelDescription
 from study.errors import ConfigError
 from study.geometry import FrameOfReferencePolicy
 from study.uids import ae_title
@@ -27,7 +29,8 @@ _PREFIX = "HILUM_"
 _NAMED_LISTS = ("peers", "models")
 
 AETitleText = Annotated[str, AfterValidator(ae_title)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 ResultForm = Literal["seg", "sr"]
 
@@ -114,12 +117,22 @@ class PeerSettings(Section):
         return self
 
 
-class ModelSettings(Section):
-    """A model that the node runs."""
+class ModelSettings(ModelDescription):
+    """A model that the node runs: its bundle, the digest that was approved, and what the site says of it."""
 
     name: Name
     bundle: str = Field(min_length=1)
+    digest: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     deadline_seconds: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _approved(self) -> ModelSettings:
+        if self.digest is None and not is_builtin(self.bundle):
+            raise ValueError(
+                "digest is missing: a bundle is a program, and only one that somebody looked at runs; "
+                f"hilum models add {self.bundle} --name {self.name} --replace shows it and writes the digest"
+            )
+        return self
 
 
 class Settings(BaseSettings):
@@ -169,6 +182,13 @@ class Settings(BaseSettings):
     def known_calling_ae_titles(self) -> frozenset[str] | None:
         """Return the AE titles that may call; None: any."""
         return None if self.node.accept == "any" else frozenset(peer.ae_title for peer in self.peers.values())
+
+    def to_json(self) -> str:
+        """Return the settings for another process, which reads them by `model_validate_json`.
+
+        What nobody set stays unset: only what an entry of ``[[models]]`` says wins over what its bundle says.
+        """
+        return self.model_dump_json(exclude_unset=True)
 
     def bundle_location(self, model: ModelSettings) -> str:
         """Return a model's bundle as an absolute path, or as it is where it names a built-in one."""
@@ -246,13 +266,20 @@ def load(
     try:
         loaded = Loaded(base_dir=base_dir)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(entry, layers, path) for entry in _entries(error))) from None
+        raise ConfigError(explain(error, Settings, [layer.names for layer in layers], path)) from None
     return Settings(**{name: getattr(loaded, name) for name in Settings.model_fields})
 
 
-def _file_layer(path: Path) -> _Layer:
+def file_text(path: Path) -> str:
+    """Return the text of a configuration file, its line ends as they are.
+
+    Raises
+    ------
+    ConfigError
+        If it is missing, or can not be read.
+    """
     try:
-        text = path.read_bytes()
+        return path.read_bytes().decode()
     except FileNotFoundError:
         raise ConfigError(
             f"{path.resolve()}: the configuration file is missing; copy config.toml from the repository, "
@@ -260,9 +287,15 @@ def _file_layer(path: Path) -> _Layer:
         ) from None
     except OSError as error:
         raise ConfigError(f"{path}: can not be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not valid TOML: {error}") from None
+
+
+def _file_layer(path: Path) -> _Layer:
+    text = file_text(path)
     try:
-        values = tomllib.loads(text.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: is not valid TOML: {error}") from None
     if "base_dir" in values:
         raise ConfigError(f"{path}: base_dir: unknown key; remove it")
@@ -307,17 +340,25 @@ def _environment_layer(environment: Mapping[str, str], below: Mapping[str, Any])
 
 def _put(layer: _Layer, keys: list[str], text: str, source: str, below: Mapping[str, Any]) -> None:
     if keys[0] not in Settings.model_fields or keys[0] == "base_dir" or len(keys) < 2:
-        raise ConfigError(f"{source}: unknown key; {_nearest(keys[0], [*Settings.model_fields])}")
+        raise ConfigError(
+            f"{source}: unknown key; {nearest(keys[0], (name for name in Settings.model_fields if name != 'base_dir'))}"
+        )
     if keys[0] in _NAMED_LISTS:
-        if len(keys) != 3:
+        if len(keys) < 3:
             raise ConfigError(f"{source}: write it as {keys[0]}.NAME.key")
         known = {str(name).lower(): str(name) for name in below.get(keys[0], {})}
-        keys = [keys[0], known.get(keys[1].lower(), keys[1]), keys[2]]
-    table = layer.values
-    for key in keys[:-1]:
+        keys = [keys[0], known.get(keys[1].lower(), keys[1]), *keys[2:]]
+    table: Any = layer.values
+    for depth, key in enumerate(keys[:-1]):
         table = table.setdefault(key, {})
-    if keys[0] in _NAMED_LISTS:
-        table.setdefault("name", keys[1])
+        if not isinstance(table, dict):
+            raise ConfigError(
+                f"{source}: {'.'.join(keys[: depth + 1])} is given as a whole too; leave out one of the two"
+            )
+        if keys[0] in _NAMED_LISTS and depth == 1:
+            table.setdefault("name", keys[1])
+    if isinstance(table.get(keys[-1]), dict):
+        raise ConfigError(f"{source}: keys within {'.'.join(keys)} are given too; leave out one of the two")
     table[keys[-1]] = _value(text, source)
     layer.names[tuple(keys)] = source
 
@@ -330,44 +371,3 @@ def _value(text: str, source: str) -> object:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source}: is not a valid value: {error}") from None
-
-
-def _entries(error: ValidationError) -> list[dict[str, Any]]:
-    return cast("list[dict[str, Any]]", error.errors(include_url=False, include_input=True))
-
-
-def _explain(entry: dict[str, Any], layers: Sequence[_Layer], path: Path) -> str:
-    """Return one line: where the value came from, its key, what is wrong, and the remedy."""
-    location = tuple(str(part) for part in entry["loc"] if part != "[key]")
-    prefixes = [location[:length] for length in range(len(location), 0, -1)]
-    named = [layer.names[prefix] for prefix in prefixes for layer in layers if prefix in layer.names]
-    inside = [
-        name for layer in layers for key, name in layer.names.items() if key[: len(location) - 1] == location[:-1]
-    ]
-    if not named and inside and len(location) > 2:  # a new entry that only flags or variables speak of
-        return f"{inside[0]}: {location[0]}.{location[1]} has no {location[-1]}; is the name {location[1]} right?"
-    where = named[0] if named else f"{path}: {'.'.join(location)}"
-    if entry["type"] == "extra_forbidden":
-        return f"{where}: unknown key; {_nearest(location[-1], _siblings(location))}"
-    if entry["type"] == "missing":
-        return f"{where}: is missing; add it"
-    message = str(entry["msg"]).removeprefix("Value error, ")
-    if isinstance(entry["input"], (dict, BaseModel)):
-        return f"{where}: {message}"
-    given = "" if location[:2] == ("database", "url") else f" (given: {entry['input']!r})"  # it may hold a password
-    return f"{where}: {message[:1].lower()}{message[1:]}{given}"
-
-
-def _siblings(location: tuple[str, ...]) -> list[str]:
-    if len(location) < 2:
-        return [name for name in Settings.model_fields if name != "base_dir"]
-    entries: dict[str, type[Section]] = {"peers": PeerSettings, "models": ModelSettings}
-    section = entries.get(location[0]) or cast("type[Section]", Settings.model_fields[location[0]].annotation)
-    return [*section.model_fields]
-
-
-def _nearest(key: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1)
-    if close:
-        return f"did you mean {close[0]}?"
-    return f"known here: {', '.join(sorted(name for name in known if name != 'base_dir'))}"

@@ -24,9 +24,9 @@ from hilum.config import ModelSettings, NodeSettings, PeerSettings, Settings, St
 from hilum.network import dicom_files
 from hilum.phantom import write_phantom_study
 from hilum.planning import read_cards
-from hilum.presenting import reason_words
 from hilum.processes import Child, spawn
 from hilum.terminal import complain, console, is_terminal, say, show_table
+from hilum.wording import reason_words
 from inference.decoding import read_series
 from scp.archive import Archive
 from scp.requesting import Peer

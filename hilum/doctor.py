@@ -42,11 +42,11 @@ def examine(settings: Settings) -> list[Finding]:
         ("disk", lambda: _disk(settings)),
         ("database", lambda: _database(settings)),
         ("port", lambda: _port(settings)),
-        ("models", lambda: _models(settings)),
-        ("device", lambda: _device(settings)),
     ]
     findings = [Finding("configuration", True, f"valid; paths count from {settings.base_dir}")]
     findings += [_finding(subject, check) for subject, check in checks]
+    findings += _models(settings)
+    findings.append(_finding("device", lambda: _device(settings)))
     findings += _peers(settings)
     return findings
 
@@ -121,11 +121,22 @@ def _port(settings: Settings) -> str:
     return f"{node.bind}:{node.port} is free"
 
 
-def _models(settings: Settings) -> str:
-    cards = read_cards(settings)
+def _models(settings: Settings) -> Iterator[Finding]:
+    """Tell of the models together, then of each what keeps it from running, or what could be said better of it."""
+    try:
+        cards = read_cards(settings).values()
+    except HilumError as error:
+        yield Finding("models", False, error.words)
+        return
     if not cards:
-        raise _Unwell('none; add [[models]] with name = "lung_ct", bundle = "builtin:lung_ct"')
-    return ", ".join(f"{card.name} {card.version} ({card.rule.modality})" for card in cards.values())
+        yield Finding("models", False, 'none; add [[models]] with name = "lung_ct", bundle = "builtin:lung_ct"')
+        return
+    named = (f"{card.name} {card.version} ({card.kind}, {', '.join(card.rule.modality)})" for card in cards)
+    objections = [card.objection.words for card in cards if card.objection]
+    yield Finding("models", not objections, ". ".join(["; ".join(named), *objections]))
+    for card in cards:
+        for hint in card.hints:
+            yield Finding(f"model {card.name}", True, f"advice: {hint}")
 
 
 def _device(settings: Settings) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,7 +21,8 @@ from sr_writer.context import ResultContext
 from sr_writer.results import write_results
 from study.entities import ResultObject
 from study.errors import BundleInvalid
-from study.geometry import FrameOfReferencePolicy, assess
+from study.geometry import FrameOfReferencePolicy, UnevenSpacing, VolumeGeometry, assess
+from study.headers import InstanceHeader
 from study.imaging import ModelIdentity
 from study.uids import derive_uid
 
@@ -74,12 +75,11 @@ class Pipeline:
         """
         card = self._card(request)
         clock = Clock()
-        headers = [header for _, header in request.instances]
-        geometry = assess(headers, FrameOfReferencePolicy(request.parameters["frame_of_reference"]))
-        geometry = dataclasses.replace(geometry, notes=tuple(request.parameters["notes"]))
-        ordered = [request.instances[index] for index in geometry.order]
-        paths = [Path(path) for path, _ in ordered]
-        analysis = self._analyst.analyse(card, paths, [header for _, header in ordered], geometry)
+        slices = _slices(request)
+        geometry = None if card.rule.form == "image" else _geometry(request, slices)
+        ordered = slices if geometry is None else [slices[index] for index in geometry.order]
+        paths, headers = [Path(path) for path, _ in ordered], [header for _, header in ordered]
+        analysis = self._analyst.analyse(card, paths, headers, geometry, request.parameters["notes"])
         with clock.measure("encode"):
             objects = write_results(
                 analysis.result_set,
@@ -126,6 +126,24 @@ class Pipeline:
     def _in_store(self, result: ResultObject, request: Request) -> ResultObject:
         path = (Path(request.folder) / result.path).relative_to(self._settings.data_dir)
         return dataclasses.replace(result, path=str(path))
+
+
+def _slices(request: Request) -> list[tuple[str, InstanceHeader]]:
+    """Return (path, header) of each slice that the job is about: each image, or the planned frames of the images."""
+    frames = request.parameters.get("frames")
+    if frames is None:
+        return list(request.instances)
+    by_frame = [(path, header.slices()) for path, header in request.instances]
+    return [(by_frame[index][0], by_frame[index][1][(number or 1) - 1]) for index, number in frames]
+
+
+def _geometry(request: Request, slices: Sequence[tuple[str, InstanceHeader]]) -> VolumeGeometry:
+    """Return the grid of the job's slices, by the settings that it was planned with."""
+    return assess(
+        [header for _, header in slices],
+        FrameOfReferencePolicy(request.parameters["frame_of_reference"]),
+        uneven_spacing=UnevenSpacing(request.parameters["uneven_spacing"]),
+    )
 
 
 class Clock:

@@ -10,11 +10,14 @@ from typing import Any
 
 from hilum.config import ModelSettings, Settings
 from inference.catalog import ModelCard, find_bundle, read_card
+from inference.decoders import is_decodable
 from sr_writer.version import WRITER_VERSION
-from study.entities import PlannedJob, StoredInstance
+from study.entities import PlannedJob, StoredInstance, Verdict
 from study.errors import BundleInvalid, ConfigError, Reason, StudyRefused
+from study.headers import InstanceHeader
 from study.identity import identity_conflicts
-from study.selection import Selection, select
+from study.selection import Selection, SeriesVerdict, select
+from study.states import VerdictOutcome
 
 
 @dataclass(frozen=True)
@@ -25,10 +28,13 @@ class Plan:
     ----------
     words
         Why there is no job, where there is none: per model and series, what did not fit.
+    verdicts
+        What each model says of each series.
     """
 
     jobs: tuple[PlannedJob, ...]
     words: str
+    verdicts: tuple[Verdict, ...] = ()
 
 
 def read_cards(settings: Settings) -> dict[str, ModelCard]:
@@ -44,9 +50,20 @@ def read_cards(settings: Settings) -> dict[str, ModelCard]:
 
 def _read_card(settings: Settings, model: ModelSettings) -> ModelCard:
     try:
-        return read_card(model.name, find_bundle(settings.bundle_location(model)))
+        return read_card(model.name, find_bundle(settings.bundle_location(model)), model, model.digest)
     except BundleInvalid as error:
-        raise ConfigError(f"models.{model.name}.bundle: {error.words}") from None
+        raise ConfigError(f"models.{model.name}: {error.words}") from None
+
+
+def judge(settings: Settings, card: ModelCard, series: Mapping[str, Sequence[InstanceHeader]]) -> Selection:
+    """Return what a model says of each series of a study, without running anything.
+
+    Parameters
+    ----------
+    series
+        The headers of each series, by Series Instance UID.
+    """
+    return select(series, card.rule, settings.geometry.frame_of_reference, is_decodable)
 
 
 def plan_study(
@@ -61,16 +78,43 @@ def plan_study(
     """
     headers = {uid: [instance.header for instance in instances] for uid, instances in series.items()}
     conflicts = identity_conflicts(header for group in headers.values() for header in group)
-    jobs, words = [], []
+    jobs: list[PlannedJob] = []
+    words: list[str] = []
+    verdicts: list[Verdict] = []
     for model in settings.models.values():
         card = cards[model.name]
-        selection = select(headers, card.rule, settings.geometry.frame_of_reference)
+        selection = judge(settings, card, headers)
+        verdicts += verdicts_of(card, selection)
         job = _job(settings, model, card, selection, series, conflicts)
         if job is None:
             words.append(f"{model.name}: {_why_not(selection)}")
         else:
             jobs.append(job)
-    return Plan(tuple(jobs), " ".join(words) or "No model is configured.")
+    return Plan(tuple(jobs), " ".join(words) or "No model is configured.", tuple(verdicts))
+
+
+def verdicts_of(card: ModelCard, selection: Selection) -> tuple[Verdict, ...]:
+    """Return what a model says of each series and stack, as it is shown and kept."""
+    return tuple(
+        Verdict(
+            model_name=card.name,
+            series_instance_uid=verdict.series_instance_uid,
+            series_number=verdict.series_number,
+            series_description=verdict.series_description,
+            stack=verdict.stack,
+            outcome=_outcome(verdict, selection),
+            reasons=verdict.reasons,
+        )
+        for verdict in selection.verdicts
+    )
+
+
+def _outcome(verdict: SeriesVerdict, selection: Selection) -> VerdictOutcome:
+    if verdict is selection.chosen:
+        return VerdictOutcome.CHOSEN
+    if verdict.accepted:
+        return VerdictOutcome.ACCEPTED
+    return VerdictOutcome.REFUSED if verdict.wanted else VerdictOutcome.NOT_WANTED
 
 
 def result_parameters(settings: Settings) -> dict[str, Any]:
@@ -102,16 +146,23 @@ def _job(
     if verdict is None:
         return None
     digests = {instance.header.sop_instance_uid: instance.digest for instance in series[verdict.series_instance_uid]}
-    chosen = tuple(header.sop_instance_uid for header in verdict.headers)
-    reasons = conflicts or selection.refusal
-    parameters = result_parameters(settings) | {"series_position": list(settings.models).index(model.name)}
+    chosen = tuple(dict.fromkeys(header.sop_instance_uid for header in verdict.headers))
+    reasons = (card.objection,) if card.objection else conflicts or selection.refusal
+    parameters = result_parameters(settings) | {
+        "series_position": list(settings.models).index(model.name),
+        "description": card.description_digest,
+        "uneven_spacing": card.rule.uneven_spacing.value,
+    }
+    if any(header.frame_number for header in verdict.headers):
+        place = {uid: index for index, uid in enumerate(chosen)}
+        parameters["frames"] = [(place[header.sop_instance_uid], header.frame_number) for header in verdict.headers]
     return PlannedJob(
         model_name=model.name,
         model_digest=card.digest,
         series_instance_uid=verdict.series_instance_uid,
         instances_digest=digest_of(sorted((uid, digests[uid]) for uid in chosen)),
         # The notes follow from the instances and the other parameters, so they are no part of the job's key.
-        parameters=parameters | {"notes": verdict.geometry.notes if verdict.geometry else ()},
+        parameters=parameters | {"notes": verdict.notes},
         parameters_digest=digest_of(parameters),
         sop_instance_uids=chosen,
         deadline_seconds=model.deadline_seconds or settings.inference.deadline_seconds,

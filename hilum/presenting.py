@@ -7,7 +7,8 @@ from datetime import datetime
 from typing import Any
 
 from hilum.terminal import say, show_table
-from study.entities import Delivery, Event, Job, ResultObject, StudyRecord, StudySummary
+from hilum.wording import outcome_words, reason_words, why_words
+from study.entities import Delivery, Event, Job, ResultObject, StudyRecord, StudySummary, Verdict
 from study.errors import Reason
 from study.states import DeliveryState
 
@@ -43,6 +44,7 @@ def record_json(record: StudyRecord) -> dict[str, Any]:
     return summary_json(record.summary) | {
         "revision": record.revision,
         "series_list": list(record.series),
+        "verdicts": [verdict_json(verdict) for verdict in record.verdicts],
         "jobs": [_job_json(job) for job in record.jobs],
         "results": [_result_json(job_id, result, record.deliveries) for job_id, result in record.results],
         "other_versions": [
@@ -55,6 +57,19 @@ def record_json(record: StudyRecord) -> dict[str, Any]:
             for version in record.other_versions
         ],
         "events": [_event_json(event) for event in record.events],
+    }
+
+
+def verdict_json(verdict: Verdict) -> dict[str, Any]:
+    """Return what a model says of a series."""
+    return {
+        "model": verdict.model_name,
+        "series_instance_uid": verdict.series_instance_uid,
+        "series_number": verdict.series_number,
+        "series_description": verdict.series_description,
+        "stack": verdict.stack,
+        "outcome": verdict.outcome.value,
+        "reasons": [reason_json(reason) for reason in verdict.reasons],
     }
 
 
@@ -123,11 +138,6 @@ def local(time: datetime | None) -> str:
     return "" if time is None else time.astimezone().isoformat(sep=" ", timespec="milliseconds")[:23]
 
 
-def reason_words(reason: Reason | None) -> str:
-    """Return a refusal or failure on one line."""
-    return f"{reason.code}: {reason.words}" if reason else ""
-
-
 def show_record(record: StudyRecord) -> None:
     """Print everything about a study for a person."""
     summary = record.summary
@@ -149,6 +159,7 @@ def show_record(record: StudyRecord) -> None:
             for series in record.series
         ],
     )
+    show_verdicts(record.verdicts)
     show_table(
         "Jobs",
         ("Job", "Model", "State", "Attempt", "Started", "Ended", "Reason"),
@@ -172,6 +183,26 @@ def show_record(record: StudyRecord) -> None:
     )
     show_table(
         "Events", ("Time", "Event", "Words"), [(local(event.at), event.kind, event.words) for event in record.events]
+    )
+
+
+def show_verdicts(verdicts: Sequence[Verdict]) -> None:
+    """Print what each model says of each series, for a person."""
+    show_table(
+        "Series by model",
+        ("Model", "Series", "Description", "Stack", "Verdict", "Why", "Series Instance UID"),
+        [
+            (
+                verdict.model_name,
+                "" if verdict.series_number is None else str(verdict.series_number),
+                verdict.series_description,
+                verdict.stack,
+                outcome_words(verdict),
+                why_words(verdict),
+                verdict.series_instance_uid,
+            )
+            for verdict in verdicts
+        ],
     )
 
 

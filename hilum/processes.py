@@ -174,7 +174,7 @@ def spawn(role: str, settings: Settings, *, index: int = 0, descriptors: Mapping
     if process.stdin is None:  # pragma: no cover - PIPE was asked for
         raise RuntimeError("the child has no standard input")
     try:
-        process.stdin.write(settings.model_dump_json().encode())
+        process.stdin.write(settings.to_json().encode())
         process.stdin.close()
     except BrokenPipeError:
         pass  # the child died at once; its exit status tells

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -14,15 +14,17 @@ import torch
 from pydicom.dataset import Dataset
 
 from inference.bundle import LoadedBundle, choose_device, load_bundle
-from inference.catalog import ModelCard
-from inference.decoding import read_series
+from inference.catalog import ModelCard, digest_of
+from inference.decoding import read_image, read_series
 from inference.densitometry import reasons_against_densitometry
+from inference.evening import evened, nearest_given, on_slices
 from inference.measuring import measure
 from inference.running import run_bundle
-from study.errors import TargetNotInFieldOfView
+from inference.scoring import score_image, score_volume
+from study.errors import BundleInvalid, TargetNotInFieldOfView
 from study.geometry import VolumeGeometry
 from study.headers import InstanceHeader
-from study.imaging import LabelMap, ResultSet, SeriesVolume
+from study.imaging import Assessment, LabelMap, ResultSet, SeriesVolume
 
 _VERSIONED: Final = ("torch", "monai", "numpy", "scipy", "pydicom", "connected-components-3d")
 
@@ -42,7 +44,6 @@ class Analysis:
     """
 
     result_set: ResultSet
-    volume: SeriesVolume
     datasets: tuple[Dataset, ...]
     timings: dict[str, float]
     versions: dict[str, str] = field(default_factory=dict)
@@ -72,10 +73,13 @@ class Analyst:
         Raises
         ------
         BundleInvalid
-            If it can not be loaded.
+            If it can not be loaded, or is not the one that was approved.
         """
+        if card.objection is not None:
+            raise BundleInvalid(card.objection.words)
         key = (card.path, card.digest)
         if key not in self._loaded:
+            _demand_unchanged(card)
             self._loaded[key] = load_bundle(card.path, self.device)
         return self._loaded[key]
 
@@ -84,16 +88,19 @@ class Analyst:
         card: ModelCard,
         paths: Sequence[Path],
         headers: Sequence[InstanceHeader],
-        geometry: VolumeGeometry,
+        geometry: VolumeGeometry | None,
+        notes: Sequence[str] = (),
     ) -> Analysis:
         """Return what the model says about a series.
 
         Parameters
         ----------
         paths, headers
-            Of each slice, in slice order.
+            Of each slice or image, in their order.
         geometry
-            The grid that the slices form; its `order` is not applied again.
+            The grid that the slices form, its `order` not applied again; None for images that stand alone.
+        notes
+            What a reader of the results must know of the series, in words.
 
         Raises
         ------
@@ -103,24 +110,97 @@ class Analyst:
             If the model can not be run, or gives what can not be used.
         """
         bundle = self.load(card)
+        if geometry is None:
+            result, datasets, timings = self._say_of_images(card, bundle, paths, headers)
+        else:
+            result, datasets, timings = self._say_of_volume(card, bundle, paths, headers, geometry)
+        result = replace(result, limits=(*notes, *bundle.notes, *result.limits))
+        return Analysis(result, datasets, timings, {name: version(name) for name in _VERSIONED})
+
+    def _say_of_volume(
+        self,
+        card: ModelCard,
+        bundle: LoadedBundle,
+        paths: Sequence[Path],
+        headers: Sequence[InstanceHeader],
+        geometry: VolumeGeometry,
+    ) -> _Said:
         started = time.perf_counter()
         decoded = read_series(paths, headers, geometry.affine, self.threads)
-        decoded_at = time.perf_counter()
-        outcome = run_bundle(bundle, decoded.volume, card.segments)
+        volume = _even(decoded.volume, geometry)
+        timings = {"decode": time.perf_counter() - started}
+        if card.kind != "segmentation":
+            scored = score_volume(bundle, volume, card)
+            return ResultSet(None, (), assessments=scored.assessments), decoded.datasets, timings | scored.timings
+        outcome = run_bundle(bundle, volume, card.segments)
         _demand_target(card, outcome.label_map)
         ran_at = time.perf_counter()
-        against_densitometry = reasons_against_densitometry(decoded.datasets)
-        findings = measure(decoded.volume, outcome.label_map, card, against_densitometry)
-        timings = {"decode": decoded_at - started, **outcome.timings, "measure": time.perf_counter() - ran_at}
-        return Analysis(
-            result_set=ResultSet(outcome.label_map, findings, limits=tuple(geometry.notes)),
-            volume=decoded.volume,
-            datasets=decoded.datasets,
-            timings=timings,
-            versions={name: version(name) for name in _VERSIONED},
+        findings = measure(volume, outcome.label_map, card, reasons_against_densitometry(decoded.datasets))
+        timings |= outcome.timings | {"measure": time.perf_counter() - ran_at}
+        return ResultSet(_on_source(outcome.label_map, geometry), findings), decoded.datasets, timings
+
+    def _say_of_images(
+        self,
+        card: ModelCard,
+        bundle: LoadedBundle,
+        paths: Sequence[Path],
+        headers: Sequence[InstanceHeader],
+    ) -> _Said:
+        timings: dict[str, float] = {"decode": 0.0}
+        assessments: list[Assessment] = []
+        datasets: list[Dataset] = []
+        inverted = 0
+        for index, (path, header) in enumerate(zip(paths, headers, strict=True)):
+            started = time.perf_counter()
+            image = read_image(path, header)
+            timings["decode"] += time.perf_counter() - started
+            scored = score_image(bundle, image.pixels, _spacing(header), card, index)
+            timings |= {step: timings.get(step, 0.0) + seconds for step, seconds in scored.timings.items()}
+            assessments += scored.assessments
+            datasets.append(image.dataset)
+            inverted += image.inverted
+        limits = [f"{inverted} of {len(paths)} images are stored as negatives (MONOCHROME1) and were inverted."]
+        result = ResultSet(None, (), tuple(limits if inverted else ()), assessments=tuple(assessments))
+        return result, tuple(datasets), timings
+
+
+_Said = tuple[ResultSet, tuple[Dataset, ...], dict[str, float]]
+
+
+def _even(volume: SeriesVolume, geometry: VolumeGeometry) -> SeriesVolume:
+    """Return the volume that the model gets: as it is, or interpolated where its slices are unevenly spaced."""
+    if not geometry.offsets:
+        return volume
+    voxels = evened(volume.voxels, geometry.offsets, geometry.slices)
+    nearest = nearest_given(geometry.offsets, geometry.slices)
+    padding = None if volume.padding is None else volume.padding[nearest]
+    return SeriesVolume(voxels, geometry.affine, tuple(volume.sop_instance_uids[index] for index in nearest), padding)
+
+
+def _on_source(label_map: LabelMap, geometry: VolumeGeometry) -> LabelMap:
+    """Return the label map on the slices of the series."""
+    if not geometry.offsets:
+        return label_map
+    first, *further = (on_slices(layer, geometry.offsets) for layer in label_map.layers)
+    return LabelMap(first, label_map.affine, label_map.segments, tuple(further), geometry.offsets)
+
+
+def _spacing(header: InstanceHeader) -> tuple[float, float]:
+    """Return the pixel spacing of an image along (row, column) [mm]; 1 where none is stated, as from a picture file."""
+    given = header.pixel_spacing
+    return (given[0], given[1]) if given is not None and len(given) == 2 and min(given) > 0 else (1.0, 1.0)
+
+
+def _demand_unchanged(card: ModelCard) -> None:
+    """Demand that the bundle is still the one that the card was read from: it may lie there for days before it runs."""
+    found = digest_of(card.path)
+    if found != card.digest:
+        raise BundleInvalid(
+            f"The bundle of {card.name} changed while the node ran: its digest was {card.digest}, it is {found}; "
+            "restart the node once it is as it should be."
         )
 
 
 def _demand_target(card: ModelCard, label_map: LabelMap) -> None:
-    if card.target and not np.any(label_map.values):
+    if card.target and not any(np.any(layer) for layer in label_map.layers):
         raise TargetNotInFieldOfView(f"The {card.target} are not in the field of view of the series.")

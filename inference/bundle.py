@@ -2,12 +2,12 @@
 
 The layout is the Model Zoo's: ``configs/inference.json`` (or ``.yaml``), ``configs/metadata.json``, ``models/model.pt``
 (a state dict) or ``models/model.ts`` (TorchScript), ``scripts/`` (code of the bundle). A bundle is a program; only a
-folder that the configuration names is loaded.
+folder that the configuration names, with the digest that it names, is loaded.
 """
 
 from __future__ import annotations
 
-import pickle
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,17 +18,28 @@ from typing import Any
 
 import torch
 from monai.bundle.config_parser import ConfigParser
-from monai.inferers.inferer import SimpleInferer
+from monai.inferers.inferer import SimpleInferer, SliceInferer
 from monai.transforms.compose import Compose
 
-from inference.catalog import METADATA, read_json
+from inference.catalog import read_json
+from inference.chains import Intake, Loader, invert_labels_by_nearest, prepare_intake, remove_writers
+from inference.metadata import METADATA, Metadata
+from inference.weights import load_network
 from study.errors import BundleInvalid
 
 _CONFIGS = ("inference.json", "inference.yaml", "inference.yml")
-_TRANSFORM_ENDINGS = ("Dict", "D", "d")
-_LOADERS = {"LoadImage"}
-_WRITERS = {"SaveImage", "SaveClassification"}
 _CODE_PACKAGE = "scripts"
+_TRANSFORM_ENDINGS = ("Dict", "D", "d")
+_LOADERS = frozenset({"LoadImage"})
+_WRITERS = frozenset({"SaveImage", "SaveClassification"})
+_PREDICTION = "pred"  # what MONAI's evaluators call the network's output (monai.engines.utils.CommonKeys)
+
+_PLACES = {
+    "preprocessing": ("preprocessing", "dataset::transform", "validate::preprocessing"),
+    "postprocessing": ("postprocessing", "evaluator::postprocessing"),
+    "inferer": ("inferer", "evaluator::inferer"),
+}
+"""Where a configuration may keep each part: under its usual name, else where the evaluator would take it from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +48,16 @@ class LoadedBundle:
 
     Parameters
     ----------
-    input_key, output_key
-        What its transforms call the image and the prediction.
-    channel_first
-        Whether its loader would have put the channel axis first.
+    intake
+        How its transforms expect the image: the key, and whether with a channel axis.
+    output_key
+        What its transforms call the prediction.
+    channels
+        How many the network takes.
+    is_planar
+        Whether it works on two-dimensional images and does not itself go through a volume slice by slice.
+    notes
+        Where it is run otherwise than as it stands, in words for the results.
     modules
         The bundle's own Python modules, kept out of `sys.modules` while it does not run.
     """
@@ -51,9 +68,11 @@ class LoadedBundle:
     inferer: Callable[..., Any]
     preprocessing: Compose
     postprocessing: Compose
-    input_key: str
-    output_key: str
-    channel_first: bool
+    intake: Intake
+    output_key: str = _PREDICTION
+    channels: int = 1
+    is_planar: bool = False
+    notes: tuple[str, ...] = ()
     modules: dict[str, ModuleType] = field(default_factory=dict)
 
 
@@ -105,8 +124,11 @@ def root_cause(error: BaseException) -> str:
 def own_code(path: Path, modules: dict[str, ModuleType]) -> Iterator[None]:
     """Make a bundle's ``scripts`` importable within the block, and nothing of it visible after.
 
-    Every bundle calls its code ``scripts``; kept in `sys.modules`, the first one's would serve for all.
+    Every bundle calls its code ``scripts``; kept in `sys.modules`, the first one's would serve for all. Compiled code
+    (``__pycache__``) is neither read nor written: the digest that was approved is that of the source.
     """
+    kept = sys.pycache_prefix, sys.dont_write_bytecode
+    sys.pycache_prefix, sys.dont_write_bytecode = os.devnull, True
     hidden = _take_out(_CODE_PACKAGE)
     sys.modules.update(modules)
     sys.path.insert(0, str(path))
@@ -114,6 +136,7 @@ def own_code(path: Path, modules: dict[str, ModuleType]) -> Iterator[None]:
         yield
     finally:
         sys.path.remove(str(path))
+        sys.pycache_prefix, sys.dont_write_bytecode = kept
         modules.update(_take_out(_CODE_PACKAGE))
         sys.modules.update(hidden)
 
@@ -132,38 +155,88 @@ def _config_file(path: Path) -> Path:
 
 
 def _load(path: Path, config: Path, device: torch.device, modules: dict[str, ModuleType]) -> LoadedBundle:
-    parser = ConfigParser()
-    parser.read_config(str(config))
-    parser[ConfigParser.meta_key] = read_json(path / METADATA)
-    parser["bundle_root"] = str(path)
-    parser["device"] = f"$torch.device('{device}')"
-    loaders = _remove_transforms(parser, "preprocessing", _LOADERS)
-    _remove_transforms(parser, "postprocessing", _WRITERS)
+    metadata = Metadata.of(read_json(path / METADATA), path / METADATA)
+    parser = _parser(path, config, device)
+    loaders = _take_out_loaders(parser)
+    _take_out_transforms(parser, "postprocessing", _WRITERS)
     parser.parse(reset=True)
-    input_key, output_key = _keys(parser)
+    preprocessing, postprocessing = _compose(parser, "preprocessing"), _compose(parser, "postprocessing")
+    remove_writers(postprocessing)
+    inferer_id = _place(parser, "inferer")
+    inferer = parser.get_parsed_content(inferer_id) if inferer_id else SimpleInferer()
     return LoadedBundle(
         path=path,
         device=device,
-        network=_network(parser, path, device),
-        inferer=parser.get_parsed_content("inferer") if "inferer" in parser else SimpleInferer(),
-        preprocessing=_compose(parser, "preprocessing"),
-        postprocessing=_compose(parser, "postprocessing"),
-        input_key=input_key,
-        output_key=output_key,
-        channel_first=any(loader.get("ensure_channel_first", False) for loader in loaders),
+        network=load_network(parser, path, device),
+        inferer=inferer,
+        preprocessing=preprocessing,
+        postprocessing=postprocessing,
+        intake=prepare_intake(preprocessing, loaders, tuple(metadata.inputs)),
+        channels=metadata.input_channels,
+        is_planar=metadata.is_planar and not isinstance(inferer, SliceInferer),
+        notes=invert_labels_by_nearest(postprocessing),
         modules=modules,
     )
 
 
-def _remove_transforms(parser: ConfigParser, section: str, names: set[str]) -> list[dict[str, Any]]:
-    """Take the transforms of these names out of a section of the configuration, and return them."""
-    content = parser.get(section)
+def _parser(path: Path, config: Path, device: torch.device) -> ConfigParser:
+    """Return the bundle's configuration as it stands, but for where it lies and where it runs."""
+    parser = ConfigParser()
+    parser.read_config(str(config))
+    content = parser.get()
+    if not isinstance(content, dict):
+        raise BundleInvalid(f"{config} is no table of a bundle's parts.")
+    origin = content.get("bundle_root")
+    if isinstance(origin, str) and Path(origin).is_absolute():
+        parser.set(_moved(content, origin.rstrip("/"), str(path)))
+    parser[ConfigParser.meta_key] = read_json(path / METADATA)
+    parser["bundle_root"] = str(path)
+    parser["device"] = f"$torch.device('{device}')"
+    parser.parse(reset=True)
+    return parser
+
+
+def _moved(content: Any, origin: str, path: str) -> Any:  # noqa: ANN401 - a configuration holds anything
+    """Return a configuration whose paths below the folder where it was written lead to where it lies now."""
+    if isinstance(content, dict):
+        return {key: _moved(value, origin, path) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_moved(value, origin, path) for value in content]
+    if isinstance(content, str) and (content == origin or content.startswith(origin + "/")):
+        return path + content[len(origin) :]
+    return content
+
+
+def _place(parser: ConfigParser, part: str) -> str | None:
+    return next((place for place in _PLACES[part] if place in parser), None)
+
+
+def _take_out_loaders(parser: ConfigParser) -> list[Loader]:
+    """Take the loaders out before they are made: making one looks for every library that reads image files."""
+    taken = _take_out_transforms(parser, "preprocessing", _LOADERS)
+    return [
+        Loader(_resolved(parser, entry.get("keys", ())), entry.get("ensure_channel_first") is True) for entry in taken
+    ]
+
+
+def _resolved(parser: ConfigParser, keys: Any) -> tuple[str, ...]:  # noqa: ANN401 - one key or several, as MONAI allows
+    """Return the names that a transform's keys stand for; a reference is looked up."""
+    listed = (keys,) if isinstance(keys, str) else tuple(keys)
+    return tuple(str(parser.get_parsed_content(key[1:])) if str(key).startswith("@") else str(key) for key in listed)
+
+
+def _take_out_transforms(parser: ConfigParser, part: str, names: frozenset[str]) -> list[dict[str, Any]]:
+    """Take the transforms of these names out of a part of the configuration, and return them.
+
+    What stands in expressions is not found here, but in the chain once it is made.
+    """
+    place = _place(parser, part)
+    content = parser.get(place) if place else None
     if not isinstance(content, dict) or not isinstance(content.get("transforms"), list):
         return []
-    removed = [entry for entry in content["transforms"] if _transform_name(entry) in names]
-    kept = [entry for entry in content["transforms"] if _transform_name(entry) not in names]
-    parser[section]["transforms"] = kept
-    return removed
+    entries = content["transforms"]
+    content["transforms"] = [entry for entry in entries if _transform_name(entry) not in names]
+    return [entry for entry in entries if _transform_name(entry) in names]
 
 
 def _transform_name(entry: object) -> str:
@@ -176,50 +249,9 @@ def _transform_name(entry: object) -> str:
     return name
 
 
-def _compose(parser: ConfigParser, section: str) -> Compose:
-    if section not in parser:
+def _compose(parser: ConfigParser, part: str) -> Compose:
+    place = _place(parser, part)
+    if place is None:
         return Compose([])
-    content = parser.get_parsed_content(section)
+    content = parser.get_parsed_content(place)
     return content if isinstance(content, Compose) else Compose(content)
-
-
-def _keys(parser: ConfigParser) -> tuple[str, str]:
-    """Return the names of the one image and the one prediction that the metadata declare."""
-    formats = parser.get("_meta_::network_data_format") or {}
-    inputs, outputs = list(formats.get("inputs", {"image": {}})), list(formats.get("outputs", {"pred": {}}))
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise BundleInvalid(
-            f"The bundle has {len(inputs)} inputs and {len(outputs)} outputs (network_data_format); a model with one "
-            "image and one prediction can be run."
-        )
-    return inputs[0], outputs[0]
-
-
-def _network(parser: ConfigParser, path: Path, device: torch.device) -> torch.nn.Module:
-    script, weights = path / "models" / "model.ts", path / "models" / "model.pt"
-    if "network_def" in parser:
-        network = parser.get_parsed_content("network_def")
-    elif script.is_file():
-        network = torch.jit.load(str(script), map_location=device)  # type: ignore[no-untyped-call]  # torch's gap
-    else:
-        raise BundleInvalid(f"The bundle has neither a network_def nor {script}.")
-    if not isinstance(network, torch.nn.Module):
-        raise BundleInvalid("The bundle's network_def is no torch module.")
-    if weights.is_file() and not isinstance(network, torch.jit.ScriptModule):
-        network.load_state_dict(_state_dict(weights, device))
-    network.to(device)
-    network.eval()
-    return network
-
-
-def _state_dict(weights: Path, device: torch.device) -> dict[str, Any]:
-    try:
-        content = torch.load(weights, map_location=device, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise BundleInvalid(f"{weights} holds more than weights, and is not loaded; save a state dict.") from error
-    for name in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(name), dict):
-            content = content[name]
-    if not isinstance(content, dict):
-        raise BundleInvalid(f"{weights} holds no state dict.")
-    return content

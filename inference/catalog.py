@@ -1,7 +1,8 @@
-"""What a bundle says of itself, read without running any of it and without torch.
+"""What the node knows of a model before it runs it, read without running any of its bundle and without torch.
 
-MONAI's ``metadata.json`` has no place for what a DICOM node must know of a model: which series it is for, the codes of
-its segments, what to measure. That stands in an object of its own in the same file, ``hilum``.
+MONAI's ``metadata.json`` has no place for what a DICOM node must know: which series a model is for, the codes of its
+segments, what to measure. That is taken, in this order, from the site's configuration, from the object ``hilum`` of the
+metadata, from the built-in tables (`inference.structures`), and from the label names of the metadata.
 """
 
 from __future__ import annotations
@@ -9,45 +10,29 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from study.codes import ALGORITHM_FAMILIES, ANATOMICAL_STRUCTURE, ARTIFICIAL_INTELLIGENCE, Code
-from study.errors import BundleInvalid
+from pydantic import ValidationError
+
+from inference.description import Kind, ModelDescription, family_of
+from inference.metadata import METADATA, Metadata
+from inference.naming import PlannedClass, PlannedFinding, PlannedNumber, Vocabulary
+from inference.structures import table_digest
+from study.codes import ARTIFICIAL_INTELLIGENCE, Code
+from study.errors import BundleInvalid, Reason
 from study.imaging import Segment
 from study.selection import SelectionRule
 
-MEASURES: Final = ("volume", "mean_attenuation", "laa_950", "percentile_15")
-"""What the node can measure of a segment, by the names that a bundle uses."""
-
-_BUILTIN = "builtin:"
+_BUILTIN: Final = "builtin:"
 _BUILTIN_NAME = re.compile(r"[a-z0-9_]+")
-METADATA: Final = "configs/metadata.json"
-_LARGEST_LABEL = 65535
-
-
-@dataclass(frozen=True)
-class PlannedFinding:
-    """A region that the report speaks of.
-
-    Parameters
-    ----------
-    key, label, finding, site, segment_values
-        As in `study.imaging.Finding`.
-    """
-
-    key: str
-    label: str
-    finding: Code
-    site: Code
-    segment_values: tuple[int, ...]
+_HOUNSFIELD_MEASURES: Final = frozenset({"mean_attenuation", "laa_950", "percentile_15"})
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What the node knows of a model before it runs it.
+    """What the node knows of a model.
 
     Parameters
     ----------
@@ -59,6 +44,8 @@ class ModelCard:
         SHA-256 over the bundle's files, hexadecimal.
     path
         The bundle's folder.
+    kind
+        What the model gives.
     rule
         Which series the model is for.
     segments, keys
@@ -66,13 +53,22 @@ class ModelCard:
     findings
         What the report speaks of: each segment, then regions of several.
     measures
-        What is measured of each finding, out of `MEASURES`.
+        What is measured of each finding, by the names of `inference.description.Measure`.
+    classes, numbers
+        What each place of the output of a classification, or of a measurement, means.
+    activation, exclusive
+        What turns the output of a classification into probabilities where the bundle does not; whether exactly one
+        class holds (None: as the bundle's own activation says).
     target
         The organ without which there is nothing to analyse, in words; "" where an empty result is a result.
     algorithm_family
         What kind of algorithm it is (CID 7162).
-    kind
-        What the model gives.
+    description_digest
+        SHA-256 of all that was said of the model: another description makes other results.
+    hints
+        What a person could say better of the model, in words with the remedy.
+    objection
+        Why it may not run at all, as a changed bundle; None where it may.
     """
 
     name: str
@@ -81,14 +77,26 @@ class ModelCard:
     version: str
     digest: str
     path: Path
+    kind: Kind
     rule: SelectionRule
-    segments: tuple[Segment, ...]
-    keys: tuple[str, ...]
-    findings: tuple[PlannedFinding, ...]
+    segments: tuple[Segment, ...] = ()
+    keys: tuple[str, ...] = ()
+    findings: tuple[PlannedFinding, ...] = ()
     measures: tuple[str, ...] = ()
+    classes: tuple[PlannedClass, ...] = ()
+    numbers: tuple[PlannedNumber, ...] = ()
+    activation: str = "none"
+    exclusive: bool | None = None
     target: str = ""
     algorithm_family: Code = ARTIFICIAL_INTELLIGENCE
-    kind: str = "segmentation"
+    description_digest: str = ""
+    hints: tuple[str, ...] = ()
+    objection: Reason | None = None
+
+
+def is_builtin(location: str | Path) -> bool:
+    """Tell whether a location names a bundle that ships with the node."""
+    return str(location).startswith(_BUILTIN)
 
 
 def find_bundle(location: str | Path, relative_to: Path | None = None) -> Path:
@@ -115,33 +123,53 @@ def find_bundle(location: str | Path, relative_to: Path | None = None) -> Path:
     return path
 
 
-def read_card(name: str, bundle: Path, description: Mapping[str, Any] | None = None) -> ModelCard:
+def read_card(name: str, bundle: Path, entry: ModelDescription | None = None, digest: str | None = None) -> ModelCard:
     """Return the card of the bundle in a folder.
 
     Parameters
     ----------
     name
         What the node calls the model.
-    description
-        Stands for the metadata's ``hilum`` object where the bundle has none.
+    entry
+        What the site says of it; wins over what the bundle says.
+    digest
+        The digest that the site has approved; None for a bundle that ships with the node. A bundle of another digest
+        has a card with an `objection`: it is known what it would be for, and it never runs.
 
     Raises
     ------
     BundleInvalid
-        With the file and what is wrong in it.
+        With the file or key and what is wrong in it.
     """
     file = bundle / METADATA
-    metadata = read_json(file)
-    own = metadata.get("hilum", description)
-    if own is None:
-        raise BundleInvalid(
-            f'{file} does not say which series the model is for and what its labels mean; add a "hilum" object with '
-            '"select", "segments" and "measures" to it.'
-        )
+    metadata = Metadata.of(read_json(file), file)
+    description = (entry or ModelDescription()).over(_own_description(metadata, file))
+    found = digest_of(bundle)
     try:
-        return _card(name, bundle, metadata, own)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BundleInvalid(f'{file}: the "hilum" object can not be used: {_words(error)}.') from error
+        return _card(name, bundle, metadata, description, found, _objection(name, bundle, digest, found))
+    except ValueError as error:
+        raise BundleInvalid(f"{file}: {error}.") from error
+
+
+def _own_description(metadata: Metadata, file: Path) -> ModelDescription:
+    """Return what the bundle itself says beyond MONAI's metadata."""
+    try:
+        return ModelDescription.model_validate(metadata.hilum)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        words = str(first["msg"]).removeprefix("Value error, ")
+        raise BundleInvalid(f'{file}: the "hilum" object can not be used: {where}: {words}.') from error
+
+
+def _objection(name: str, bundle: Path, approved: str | None, found: str) -> Reason | None:
+    if approved is None or approved == found:
+        return None
+    words = (
+        f"The bundle of {name} is not the one that was added: its digest was {approved}, it is {found}. "
+        f"If the change is wanted, look at it and add it again: hilum models add {bundle.name} --name {name} --replace."
+    )
+    return Reason("BundleChanged", words, {"approved": approved, "found": found})
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -174,6 +202,56 @@ def digest_of(bundle: Path) -> str:
     return digest.hexdigest()
 
 
+def _card(
+    name: str, bundle: Path, metadata: Metadata, description: ModelDescription, digest: str, objection: Reason | None
+) -> ModelCard:
+    metadata.demand_one_image_in_and_one_result_out()
+    kind = description.kind or metadata.kind()
+    rule = description.select.rule(metadata.modality())
+    metadata.demand_channels(rule.form)
+    vocabulary = Vocabulary(metadata, description, bundle.name)
+    segments, keys = vocabulary.segments() if kind == "segmentation" else ((), ())
+    if kind == "segmentation" and rule.form == "image":
+        raise ValueError("a segmentation of single images can not be run; models of kind classification can")
+    return ModelCard(
+        name=name,
+        title=description.title or metadata.name or name,
+        task=metadata.task,
+        version=metadata.version,
+        digest=digest,
+        path=bundle,
+        kind=kind,
+        rule=rule,
+        segments=segments,
+        keys=keys,
+        findings=vocabulary.findings(segments, keys) if segments else (),
+        measures=_measures(description, rule),
+        classes=vocabulary.classes() if kind == "classification" else (),
+        numbers=vocabulary.numbers() if kind == "measurement" else (),
+        activation=description.activation,
+        exclusive=description.exclusive,
+        target=description.target,
+        algorithm_family=family_of(description),
+        description_digest=_digest_of_description(description),
+        hints=tuple(vocabulary.hints),
+        objection=objection,
+    )
+
+
+def _measures(description: ModelDescription, rule: SelectionRule) -> tuple[str, ...]:
+    of_ct = set(rule.modality) == {"CT"}
+    if description.measures is None:
+        return ("volume", "mean_attenuation") if of_ct else ("volume",)
+    foreign = set(description.measures) & _HOUNSFIELD_MEASURES
+    if foreign and not of_ct:
+        raise ValueError(f"{', '.join(sorted(foreign))} are in Hounsfield units, which only CT has")
+    return tuple(description.measures)
+
+
+def _digest_of_description(description: ModelDescription) -> str:
+    return hashlib.sha256((table_digest() + description.model_dump_json()).encode()).hexdigest()
+
+
 def _find_builtin(name: str) -> Path:
     shipped = Path(__file__).resolve().parent / "bundles"
     path = shipped / name
@@ -185,97 +263,3 @@ def _find_builtin(name: str) -> Path:
 
 def _files(bundle: Path) -> list[Path]:
     return [file for file in bundle.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
-
-
-def _card(name: str, bundle: Path, metadata: Mapping[str, Any], own: Mapping[str, Any]) -> ModelCard:
-    segments = tuple(_segment(entry) for entry in own["segments"])
-    keys = tuple(str(entry["key"]) for entry in own["segments"])
-    _demand_distinct("key", keys)
-    _demand_distinct("value", [segment.value for segment in segments])
-    measures = tuple(str(measure) for measure in own.get("measures", ()))
-    unknown = set(measures) - set(MEASURES)
-    if unknown:
-        raise ValueError(f"measures {', '.join(sorted(unknown))} are not known; these are: {', '.join(MEASURES)}")
-    values = dict(zip(keys, (segment.value for segment in segments), strict=True))
-    findings = [
-        PlannedFinding(key, segment.label, segment.property_type, segment.property_type, (segment.value,))
-        for key, segment in zip(keys, segments, strict=True)
-    ]
-    findings += [_joint_finding(entry, values) for entry in own.get("findings", ())]
-    _demand_distinct("key", [finding.key for finding in findings])
-    return ModelCard(
-        name=name,
-        title=str(metadata.get("name") or name),
-        task=str(metadata.get("task", "")),
-        version=str(metadata["version"]),
-        digest=digest_of(bundle),
-        path=bundle,
-        rule=_rule(own.get("select", {})),
-        segments=segments,
-        keys=keys,
-        findings=tuple(findings),
-        measures=measures,
-        target=str(own.get("target", "")),
-        algorithm_family=_algorithm_family(str(own.get("algorithm_family", ARTIFICIAL_INTELLIGENCE.value))),
-    )
-
-
-def _algorithm_family(value: str) -> Code:
-    known = {code.value: code for code in ALGORITHM_FAMILIES}
-    if value not in known:
-        raise ValueError(f"the algorithm family {value} is not known; these are: {', '.join(known)}")
-    return known[value]
-
-
-def _segment(entry: Mapping[str, Any]) -> Segment:
-    value = entry["value"]
-    if not isinstance(value, int) or not 1 <= value <= _LARGEST_LABEL:
-        raise ValueError(f"a segment's value is a whole number from 1 to {_LARGEST_LABEL}, not {value!r}")
-    red, green, blue = (int(part) for part in entry.get("rgb", (230, 159, 0)))
-    if not all(0 <= part <= 255 for part in (red, green, blue)):
-        raise ValueError(f"the colour of segment {value} is not three numbers from 0 to 255")
-    return Segment(
-        value=value,
-        label=str(entry["label"]),
-        category=_code(entry["category"]) if "category" in entry else ANATOMICAL_STRUCTURE,
-        property_type=_code(entry["type"]),
-        laterality=_code(entry["laterality"]) if "laterality" in entry else None,
-        rgb=(red, green, blue),
-    )
-
-
-def _joint_finding(entry: Mapping[str, Any], values: Mapping[str, int]) -> PlannedFinding:
-    code = _code(entry["type"])
-    return PlannedFinding(
-        key=str(entry["key"]),
-        label=str(entry["label"]),
-        finding=code,
-        site=_code(entry["site"]) if "site" in entry else code,
-        segment_values=tuple(values[key] for key in entry["segments"]),
-    )
-
-
-def _rule(select: Mapping[str, Any]) -> SelectionRule:
-    allowed = set(SelectionRule.__dataclass_fields__)
-    unknown = set(select) - allowed
-    if unknown:
-        raise ValueError(f'"select" has no {", ".join(sorted(unknown))}, only {", ".join(sorted(allowed))}')
-    values: dict[str, Any] = {
-        key: tuple(str(part) for part in value) if isinstance(value, list) else value for key, value in select.items()
-    }
-    return SelectionRule(**values)
-
-
-def _code(parts: object) -> Code:
-    if not isinstance(parts, list) or len(parts) != 3 or not all(isinstance(part, str) and part for part in parts):
-        raise ValueError(f"{parts!r} is no code: [value, scheme, meaning]")
-    return Code(*parts)
-
-
-def _demand_distinct(what: str, values: Sequence[object]) -> None:
-    if not values or len(set(values)) != len(values):
-        raise ValueError(f"there must be segments, and each {what} may occur once only")
-
-
-def _words(error: Exception) -> str:
-    return f"{error} is missing" if isinstance(error, KeyError) else str(error)

@@ -1,5 +1,7 @@
 """The files of one series become one volume: each file is read once, and its pixels land where they stay.
 
+Classic images and the frames of Enhanced ones are slices alike; a single image is read for itself.
+
 Only the Modality LUT's rescale is applied (PS3.3 C.11.1): a window, a presentation state or a real-world value map
 would change what a model sees. Slices are decoded side by side, since the decoders release the interpreter.
 """
@@ -7,7 +9,8 @@ would change what a model sees. Slices are decoded side by side, since the decod
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +22,12 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.pixels.processing import apply_modality_lut
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from study.errors import Reason, SourceUnreadable, StudyRefused, UndecodablePixelData, UnsupportedTransferSyntax
+from inference.decoders import decode_frame, demand_decoder
+from study.errors import Reason, SourceUnreadable, StudyRefused, UndecodablePixelData
+from study.frames import GEOMETRY_MACROS, VALUE_MACROS, flattened
 from study.headers import InstanceHeader
 from study.imaging import Affine, SeriesVolume
 
@@ -39,22 +44,44 @@ class DecodedSeries:
     Parameters
     ----------
     datasets
-        One per slice, in slice order, without pixel data.
+        One per slice, in slice order, without pixel data; of a multi-frame image the header of the slice's frame
+        (`study.frames.flattened`).
     """
 
     volume: SeriesVolume
     datasets: tuple[Dataset, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class DecodedImage:
+    """A single image in memory.
+
+    Parameters
+    ----------
+    pixels
+        float32 (rows, columns), after the Modality LUT; larger is brighter.
+    inverted
+        Whether the image was stored the other way round (MONOCHROME1).
+    """
+
+    pixels: NDArray[np.float32]
+    dataset: Dataset
+    inverted: bool
+
+
 def read_series(
     paths: Sequence[Path], headers: Sequence[InstanceHeader], affine: Affine, threads: int = 2
 ) -> DecodedSeries:
-    """Return the volume and the headers of a classic (single-frame) series.
+    """Return the volume and the headers of a series.
+
+    The values of a CT, MR or PET are physical and stay as they are whatever the Photometric Interpretation says: it is
+    about how they are shown.
 
     Parameters
     ----------
     paths, headers
-        Of each slice, in slice order; the headers are what the series was accepted by.
+        Of each slice, in slice order; the headers are what the series was accepted by. Slices that are frames of one
+        image have its path and their own `frame_number`.
     affine
         (4, 4), (slice, row, column, 1) to LPS [mm].
     threads
@@ -70,11 +97,15 @@ def read_series(
         If the images of a CT do not say how to get Hounsfield units (MissingRescale, NotHounsfield).
     """
     shape = _shape(headers)
-    _demand_decoders(headers)
+    for uid in sorted({header.transfer_syntax_uid for header in headers}):
+        demand_decoder(uid)
     target = _Target(np.empty(shape, dtype=np.float32))
+    multi_frame = _MultiFrameFiles(
+        path for path, header in zip(paths, headers, strict=True) if header.frame_number is not None
+    )
     with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
         tasks = [
-            pool.submit(_read_slice, index, path, header, target)
+            pool.submit(_read_slice, index, path, header, target, multi_frame)
             for index, (path, header) in enumerate(zip(paths, headers, strict=True))
         ]
         try:
@@ -84,6 +115,36 @@ def read_series(
                 task.cancel()
     uids = tuple(header.sop_instance_uid for header in headers)
     return DecodedSeries(SeriesVolume(target.voxels, affine, uids, target.padding), datasets)
+
+
+def read_image(path: Path, header: InstanceHeader) -> DecodedImage:
+    """Return a single image, such as a radiograph.
+
+    Raises
+    ------
+    UnsupportedTransferSyntax, UndecodablePixelData
+        As `read_series` does.
+    """
+    demand_decoder(header.transfer_syntax_uid)
+    shape = _shape([header])[1:]
+    dataset = _read_file(path, header)
+    _demand_as_announced(dataset, header, shape)
+    stored = _decode(dataset, header, path, 0)
+    if stored.shape != shape:
+        raise _undecodable(header, f"decodes to {stored.shape}, not to {shape}")
+    inverted = header.photometric_interpretation == "MONOCHROME1"
+    pixels = np.asarray(apply_modality_lut(_negative(stored, dataset) if inverted else stored, dataset))
+    _drop_pixels(dataset)
+    return DecodedImage(np.ascontiguousarray(pixels, dtype=np.float32), dataset, inverted)
+
+
+def _negative(stored: NDArray[Any], dataset: Dataset) -> NDArray[Any]:
+    """Return the image with its darkest and brightest possible values exchanged (PS3.3 C.7.6.3.1.2)."""
+    bits = _integer(dataset, "BitsStored") or 16
+    signed = _integer(dataset, "PixelRepresentation") == 1
+    highest_and_lowest = -1 if signed else (1 << bits) - 1  # their sum
+    negative: NDArray[Any] = highest_and_lowest - stored.astype(np.int32)
+    return negative if "ModalityLUTSequence" not in dataset else negative.astype(stored.dtype)
 
 
 class _Target:
@@ -103,6 +164,26 @@ class _Target:
         self.padding[index] = mask
 
 
+class _MultiFrameFiles:
+    """Multi-frame images, each read once for all of its frames, and let go after the last one."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._owed = Counter(paths)
+        self._held: dict[Path, Dataset] = {}
+        self._lock = Lock()
+
+    def take(self, path: Path, header: InstanceHeader) -> Dataset:
+        """Return the image in a file, for one of its frames."""
+        with self._lock:
+            if path not in self._held:
+                self._held[path] = _read_file(path, header)
+            dataset = self._held[path]
+            self._owed[path] -= 1
+            if not self._owed[path]:
+                del self._held[path]
+            return dataset
+
+
 def _shape(headers: Sequence[InstanceHeader]) -> tuple[int, int, int]:
     rows, columns = headers[0].rows or 0, headers[0].columns or 0
     voxels = len(headers) * rows * columns
@@ -114,39 +195,39 @@ def _shape(headers: Sequence[InstanceHeader]) -> tuple[int, int, int]:
     return len(headers), rows, columns
 
 
-def _demand_decoders(headers: Sequence[InstanceHeader]) -> None:
-    for uid in sorted({header.transfer_syntax_uid for header in headers} - {""}):
-        _demand_decoder(UID(uid))
-
-
-def _demand_decoder(uid: UID) -> None:
-    try:
-        available = get_decoder(uid).is_available
-    except NotImplementedError:
-        available = False
-    if not available:
-        raise UnsupportedTransferSyntax(
-            f"No installed decoder reads the Transfer Syntax {uid.name} ({uid}).", {"transfer_syntax_uid": str(uid)}
-        )
-
-
-def _read_slice(index: int, path: Path, header: InstanceHeader, target: _Target) -> Dataset:
-    dataset = _read_file(path, header)
-    _demand_as_announced(dataset, header, target.voxels.shape[1:])
-    slope, intercept = _rescale(dataset, header)
-    stored = _decode(dataset, header)
+def _read_slice(
+    index: int, path: Path, header: InstanceHeader, target: _Target, multi_frame: _MultiFrameFiles
+) -> Dataset:
+    image = _read_file(path, header) if header.frame_number is None else multi_frame.take(path, header)
+    _demand_as_announced(image, header, target.voxels.shape[1:])
+    values = image if header.frame_number is None else _frame(image, header, VALUE_MACROS)
+    slope, intercept = _rescale(values, header)
+    stored = _decode(image, header, path, (header.frame_number or 1) - 1)
     if stored.shape != target.voxels.shape[1:]:
         raise _undecodable(header, f"decodes to {stored.shape}, not to {target.voxels.shape[1:]}")
     plane = target.voxels[index]
     np.multiply(stored, np.float32(slope), out=plane, casting="unsafe")
     if intercept:
         plane += np.float32(intercept)
-    limits = _padding_limits(dataset)
+    limits = _padding_limits(image)
     if limits is not None:
         target.mark_padding(index, (stored >= limits[0]) & (stored <= limits[1]))
+    if header.frame_number is not None:
+        return _frame(image, header, GEOMETRY_MACROS)
+    _drop_pixels(image)
+    return image
+
+
+def _frame(image: Dataset, header: InstanceHeader, macros: tuple[str, ...]) -> Dataset:
+    try:
+        return flattened(image, header.frame_number or 1, macros)
+    except IndexError as error:
+        raise _undecodable(header, f"has no frame {header.frame_number}") from error
+
+
+def _drop_pixels(dataset: Dataset) -> None:
     for keyword in _PIXEL_KEYWORDS:
         dataset.pop(keyword, None)
-    return dataset
 
 
 def _read_file(path: Path, header: InstanceHeader) -> Dataset:
@@ -183,28 +264,27 @@ def _demand_as_announced(dataset: Dataset, header: InstanceHeader, shape: tuple[
     syntax = dataset.file_meta.get("TransferSyntaxUID", "")
     if not syntax:
         raise _undecodable(header, "does not say its Transfer Syntax")
-    _demand_decoder(UID(syntax))
+    demand_decoder(str(syntax))
     announced = (_integer(dataset, "Rows"), _integer(dataset, "Columns"))
     if announced != shape:
         raise _undecodable(
             header, f"has {announced[0]}x{announced[1]} pixels where its header had {shape[0]}x{shape[1]}"
         )
-    if _integer(dataset, "SamplesPerPixel") != 1 or (_integer(dataset, "NumberOfFrames") or 1) != 1:
+    several = (_integer(dataset, "NumberOfFrames") or 1) != 1
+    if _integer(dataset, "SamplesPerPixel") != 1 or (several and header.frame_number is None):
         raise _undecodable(header, "is no single grey-scale frame")
     if "PixelData" not in dataset:
         raise _undecodable(header, "holds no pixel data")
 
 
-def _decode(dataset: Dataset, header: InstanceHeader) -> NDArray[Any]:
-    decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
+def _decode(dataset: Dataset, header: InstanceHeader, path: Path, frame: int) -> NDArray[Any]:
+    """Return one frame as stored, (rows, columns); `frame` counts from 0."""
     try:
-        array, _ = decoder.as_array(dataset, index=0, raw=True)
+        return decode_frame(dataset, path, frame)
     except MemoryError as error:
         raise SourceUnreadable("An image can not be decoded: there is not enough memory.") from error
     except Exception as error:  # decoders of three libraries, on hostile bytes, raise anything at all
         raise _undecodable(header, f"can not be decoded ({type(error).__name__})") from error
-    decoded: NDArray[Any] = array
-    return decoded
 
 
 def _rescale(dataset: Dataset, header: InstanceHeader) -> tuple[float, float]:

@@ -9,8 +9,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.catalog import ModelCard, PlannedFinding
+from inference.catalog import ModelCard
 from inference.densitometry import LAA_THRESHOLD_HU, LOW_PERCENTILE
+from inference.naming import PlannedFinding
 from study.codes import (
     ATTENUATION,
     HOUNSFIELD_UNIT,
@@ -22,7 +23,7 @@ from study.codes import (
     VOLUME,
     Code,
 )
-from study.imaging import Finding, LabelMap, Measurement, Omission, SeriesVolume
+from study.imaging import Finding, LabelMap, Labels, Measurement, Omission, SeriesVolume
 
 _NAMES: Final[dict[str, Code]] = {
     "volume": VOLUME,
@@ -32,6 +33,7 @@ _NAMES: Final[dict[str, Code]] = {
 }
 _LIMITED: Final = {"laa_950", "percentile_15"}  # meaningful only as `inference.densitometry` says
 _FRACTION_OF_PADDING: Final = 5e-3
+_MOST_OF_THE_IMAGE: Final = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +59,12 @@ def measure(
     against_densitometry
         Why LAA-950 and the 15th percentile are left out; empty where they are measured.
     """
-    regions = {segment.value: _region(volume, label_map, segment.value) for segment in label_map.segments}
+    places = _places(label_map)
+    nowhere = _Place(label_map.values, ())
+    regions = {
+        segment.value: _region(volume, places.get(segment.value, nowhere), segment.value)
+        for segment in label_map.segments
+    }
     labels = {segment.value: segment.label for segment in label_map.segments}
     return tuple(
         _finding(plan, [regions[value] for value in plan.segment_values], labels, volume, card, against_densitometry)
@@ -138,14 +145,34 @@ def _incomplete(plan: PlannedFinding, regions: list[_Region], labels: dict[int, 
     return f"incomplete: {'; '.join(parts)}" if parts else ""
 
 
-def _region(volume: SeriesVolume, label_map: LabelMap, value: int) -> _Region:
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """Which layer of a label map holds a value, and on which slices."""
+
+    layer: Labels
+    planes: tuple[int, ...]
+
+
+def _places(label_map: LabelMap) -> dict[int, _Place]:
+    """Return where each value is, found in one pass, so that many segments cost little more than one."""
+    found: dict[int, _Place] = {}
+    for layer in label_map.layers:
+        planes: dict[int, list[int]] = {}
+        for index, plane in enumerate(layer):
+            for value in np.flatnonzero(np.bincount(plane.ravel())):
+                planes.setdefault(int(value), []).append(index)
+        found |= {value: _Place(layer, tuple(indices)) for value, indices in planes.items() if value}
+    return found
+
+
+def _region(volume: SeriesVolume, place: _Place, value: int) -> _Region:
     """Return one segment's voxels, gathered slice by slice, so that no mask of the whole volume is made."""
-    planes = [index for index, plane in enumerate(label_map.values) if bool((plane == value).any())]
+    layer, planes = place.layer, place.planes
     gathered: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)]
-    shadow = np.zeros(label_map.values.shape[1:], dtype=np.bool_)
+    shadow = np.zeros(layer.shape[1:], dtype=np.bool_)
     voxels, beside_padding = 0, False
     for index in planes:
-        mask = label_map.values[index] == value
+        mask = layer[index] == value
         voxels += int(np.count_nonzero(mask))
         shadow |= mask
         if volume.padding is None:
@@ -154,7 +181,7 @@ def _region(volume: SeriesVolume, label_map: LabelMap, value: int) -> _Region:
         padding = volume.padding[index]
         gathered.append(volume.voxels[index][mask & ~padding])
         beside_padding = beside_padding or _beside(mask, padding)
-    cut_by = _edges(planes, shadow, label_map.values.shape, volume, beside_padding)
+    cut_by = _edges(planes, shadow, layer.shape, volume, beside_padding)
     return _Region(np.concatenate(gathered), voxels, tuple(cut_by))
 
 
@@ -192,17 +219,18 @@ def _beside(mask: NDArray[np.bool_], padding: NDArray[np.bool_]) -> bool:
 def _at_circle(shadow: NDArray[np.bool_], voxels: NDArray[np.float32]) -> bool:
     """Tell whether a region reaches the edge of the reconstruction circle.
 
-    Outside of the circle scanners that declare no padding write one value into every slice, which the corners show.
+    Outside of the circle scanners that declare no padding write one value into every slice, which the corners show. It
+    is about a fifth of the image; a value that fills most of it is a phantom's background.
     """
     rim = shadow.copy()
     rim[1:] |= shadow[:-1]
     rim[:-1] |= shadow[1:]
     rim[:, 1:] |= shadow[:, :-1]
     rim[:, :-1] |= shadow[:, 1:]
-    blank = rim.copy()
+    blank = np.ones(shadow.shape, dtype=np.bool_)
     corner = voxels[0, 0, 0]
     for plane in voxels:
         blank &= plane == corner
-        if not blank.any():
+        if not (blank & rim).any():
             return False
-    return True
+    return bool(blank.mean() < _MOST_OF_THE_IMAGE)

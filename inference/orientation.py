@@ -41,3 +41,23 @@ def from_monai(array: NDArray[Any], affine: Affine) -> tuple[NDArray[Any], Affin
         (4, 4), (column, row, slice, 1) to RAS [mm].
     """
     return array.transpose(2, 1, 0), _LPS_TO_RAS @ affine @ _REVERSED_INDEX
+
+
+def plane_to_monai(plane: NDArray[Any], spacing: tuple[float, float]) -> tuple[NDArray[Any], Affine]:
+    """Return a single image with the axes (column, row), and the affine that MONAI's readers give such an image.
+
+    It has no place in the patient: a column step runs to the left, a row step to the back, as in an axial image.
+
+    Parameters
+    ----------
+    plane
+        (rows, columns).
+    spacing
+        Along (row, column) [mm].
+    """
+    return plane.transpose(1, 0), np.diag([-spacing[1], -spacing[0], 1.0, 1.0])
+
+
+def plane_from_monai(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a single image, (columns, rows), with the axes (row, column)."""
+    return array.transpose(1, 0)

@@ -17,9 +17,10 @@ from pydicom.tag import BaseTag
 from pydicom.uid import ExplicitVRLittleEndian
 
 from sr_writer.carrying import CharacterSet, element_bytes, items_of, tag_of
-from sr_writer.codes import own_codes
+from sr_writer.codes import is_private, own_codes
 from sr_writer.content_tree import items_named
 from sr_writer.identity import CARRIED, TYPE_2
+from sr_writer.source_images import key_of, keys_of_reference
 from study.codes import PRIVATE_SCHEME
 from study.errors import GeometryMismatch, NonconformantObject, Reason
 from study.uids import is_uid
@@ -129,17 +130,22 @@ def _own_uids(result: Dataset, sources: Sequence[Dataset]) -> Iterator[Reason]:
 
 def _references(items: Sequence[Dataset], sources: Sequence[Dataset]) -> Iterator[Reason]:
     known = {str(source.SOPInstanceUID): str(source.SOPClassUID) for source in sources}
-    unknown = contradicting = 0
+    frames = set(map(key_of, sources))
+    unknown = contradicting = frameless = 0
     for item in items:
         if "ReferencedSOPInstanceUID" not in item:
             continue
         sop_class = known.get(str(item.ReferencedSOPInstanceUID))
         unknown += sop_class is None
         contradicting += sop_class is not None and sop_class != str(item.get("ReferencedSOPClassUID", ""))
+        named = {key for key in keys_of_reference(item) if key[1] is not None}
+        frameless += sop_class is not None and not named <= frames
     if unknown:
         yield Reason("Reference", f"{unknown} references lead to no source image.", {"references": unknown})
     if contradicting:
         yield Reason("Reference", f"{contradicting} references name another SOP Class than the image has.")
+    if frameless:
+        yield Reason("Reference", f"{frameless} references name a frame that is no source image.")
     series = {str(item.SeriesInstanceUID) for item in items if "SeriesInstanceUID" in item}
     if series - {str(sources[0].SeriesInstanceUID)}:
         yield Reason("Reference", "A reference names another series than the source's.")
@@ -172,21 +178,19 @@ def _equipment(result: Dataset) -> Iterator[Reason]:
 
 def _codes(items: Sequence[Dataset]) -> Iterator[Reason]:
     table = own_codes()
-    wrong, private = set(), False
+    wrong, private = set(), set()
     for item in items:
         if "CodeValue" not in item:
             continue
         key = (str(item.CodeValue), str(item.get("CodingSchemeDesignator", "")))
         meaning = str(item.get("CodeMeaning", ""))
-        private |= key[1] == PRIVATE_SCHEME
+        private |= {key[1]} if is_private(key[1]) else set()
         foreign = key not in table and key[1] == PRIVATE_SCHEME
-        if not all((*key, meaning)) or foreign or table.get(key, meaning) != meaning:
+        # Sites and models bring their own codes, and write the meanings with capitals or without
+        if not all((*key, meaning)) or foreign or table.get(key, meaning).casefold() != meaning.casefold():
             wrong.add("/".join(key))
     if wrong:
         yield Reason("Code", f"Codes are incomplete or mean something else here: {', '.join(sorted(wrong))}.")
-    if private and not any(_identifies_private_scheme(item) for item in items):
-        yield Reason("Code", f"The private scheme {PRIVATE_SCHEME} is used and not identified.")
-
-
-def _identifies_private_scheme(item: Dataset) -> bool:
-    return "CodingSchemeName" in item and item.get("CodingSchemeDesignator") == PRIVATE_SCHEME
+    identified = {str(item.get("CodingSchemeDesignator", "")) for item in items if item.get("CodingSchemeName")}
+    for scheme in sorted(private - identified):
+        yield Reason("Code", f"The private scheme {scheme} is used and not identified.")

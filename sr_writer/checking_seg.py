@@ -13,7 +13,8 @@ from pydicom.uid import SegmentationStorage
 
 from sr_writer.checking import GEOMETRY, common_reasons, demand_none, read_back
 from sr_writer.content_tree import items_named
-from sr_writer.reading import frame_mask, segment_number, source_uid
+from sr_writer.reading_seg import Mask, frame_mask, segment_number, source_key
+from sr_writer.source_images import SourceKey, by_key
 from study.errors import Reason
 from study.uids import is_uid
 
@@ -123,21 +124,40 @@ def _refers_to_one_image(frame: Dataset) -> bool:
 
 
 def _planes(segmentation: Dataset, frames: Sequence[Dataset], sources: Sequence[Dataset]) -> Iterator[Reason]:
-    """Compare the plane of each frame with that of the image that it refers to."""
-    by_uid = {str(source.SOPInstanceUID): source for source in sources}
+    """Compare the plane of each frame with that of the image, or the frame of an image, that it refers to."""
+    known = by_key(sources)
     shared = segmentation.SharedFunctionalGroupsSequence[0]
     off: Counter[str] = Counter()
-    seen: Counter[tuple[int, str]] = Counter()
+    seen: Counter[tuple[int, SourceKey]] = Counter()
+    nowhere = 0
     for frame in frames:
-        uid = source_uid(frame)
-        seen[segment_number(segmentation, frame), uid] += 1
-        source = by_uid.get(uid)
-        if source is not None:
+        key = source_key(frame)
+        seen[segment_number(segmentation, frame), key] += 1
+        source = known.get(key)
+        if source is None:
+            nowhere += 1
+        else:
             off.update(_differences(segmentation, shared, frame, source))
     for what, count in off.items():
         yield Reason(GEOMETRY, f"{what} of {count} frames is not that of the source image.", {"frames": count})
+    if nowhere:
+        yield Reason("Reference", f"{nowhere} frames refer to no source image, or to no frame of it.")
     if max(seen.values()) > 1:
         yield Reason("Reference", "Two frames show the same segment on the same image.")
+    yield from _spacing(shared, sources)
+
+
+def _spacing(shared: Dataset, sources: Sequence[Dataset]) -> Iterator[Reason]:
+    """Demand that a distance between slices is true of every two neighbours, where one is stated."""
+    stated = (items_named(shared, "PixelMeasuresSequence") or (Dataset(),))[0].get("SpacingBetweenSlices")
+    if stated is None or len(sources) < 2:
+        return
+    origins = np.array([_numbers(source, "ImagePositionPatient") for source in sources])
+    cosines = _numbers(sources[0], "ImageOrientationPatient")
+    steps = np.abs(np.diff(origins @ np.cross(cosines[:3], cosines[3:])))
+    # Half a step is what a series may stray that is accepted as even
+    if np.abs(steps - float(stated)).max() > 0.5 * float(stated):
+        yield Reason(GEOMETRY, "Spacing Between Slices is not that of the source images.")
 
 
 def _differences(segmentation: Dataset, shared: Dataset, frame: Dataset, source: Dataset) -> Iterator[str]:
@@ -169,9 +189,19 @@ def _close(one: NDArray[np.float64], other: NDArray[np.float64], tolerance: floa
 def _pixels(segmentation: Dataset, frames: Sequence[Dataset]) -> Iterator[Reason]:
     """Every frame shows something, every segment has a frame, and no frame shows a segment that is not there."""
     rows, columns = int(segmentation.Rows), int(segmentation.Columns)
-    empty = sum(not frame_mask(segmentation.PixelData, index, rows, columns).any() for index in range(len(frames)))
+    empty = overlapping = 0
+    covered: dict[SourceKey, Mask] = {}
+    for index, frame in enumerate(frames):
+        mask = frame_mask(segmentation.PixelData, index, rows, columns)
+        earlier = covered.setdefault(source_key(frame), np.zeros_like(mask))
+        empty += not mask.any()
+        overlapping += bool((earlier & mask).any())
+        earlier |= mask
     if empty:
         yield Reason("Pixels", f"{empty} frames are empty.", {"frames": empty})
+    said = segmentation.get("SegmentsOverlap")
+    if said != ("YES" if overlapping else "NO"):
+        yield Reason("Pixels", f"Segments Overlap is {said}, and {overlapping} frames overlap others.")
     shown = {segment_number(segmentation, frame) for frame in frames}
     described = {int(item.get("SegmentNumber") or 0) for item in items_named(segmentation, "SegmentSequence")}
     if shown != described:

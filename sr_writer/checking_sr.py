@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,14 @@ from pydicom.uid import Comprehensive3DSRStorage
 from sr_writer import codes
 from sr_writer.checking import common_reasons, demand_none, read_back
 from sr_writer.content_tree import children, code_of, descendants, is_named, items_named, text_of
-from sr_writer.reading import Contour, contour_of, segment_number, source_uid
-from study.codes import VOLUME
+from sr_writer.reading import Contour, contour_of, keys_of_image
+from sr_writer.reading_seg import segment_number, source_key
+from sr_writer.source_images import SourceKey, by_key
+from study.codes import CERTAINTY_OF_FINDING, PERCENT, VOLUME, Code
 from study.errors import Reason
 from study.uids import is_uid
 
+_DECISIONS = (codes.DETECTED, codes.NOT_DETECTED, codes.ASSESSED)
 _FEWEST_POINTS = 4  # a closed triangle
 
 
@@ -49,19 +52,23 @@ def sr_reasons(document: Dataset, sources: Sequence[Dataset], segmentation: Data
     container = next(children(document, codes.IMAGING_MEASUREMENTS), Dataset())
     evaluations = next(children(document, codes.QUALITATIVE_EVALUATIONS), Dataset())
     groups = list(children(container, codes.MEASUREMENT_GROUP))
-    absences = list(children(evaluations, codes.DETECTION))
-    if not groups and not absences:
-        yield Reason("Tree", "The report has neither a measurement group nor a statement that nothing was detected.")
-    yield from _library(document, groups)
-    tracking = [text_of(item, codes.TRACKING_UNIQUE_IDENTIFIER) for item in (*groups, *absences)]
+    statements = list(children(evaluations, value_type="CODE"))
+    if not groups and not statements:
+        yield Reason(
+            "Tree", "The report has neither a measurement group nor a statement of what was found or measured."
+        )
+    yield from _images(document, sources)
+    yield from _library(document, (*groups, *statements))
+    tracking = [text_of(item, codes.TRACKING_UNIQUE_IDENTIFIER) for item in (*groups, *statements)]
     if len(set(tracking)) < len(tracking):
-        yield Reason("Tracking", "Two measurement groups have the same Tracking UID.")
+        yield Reason("Tracking", "Two measurement groups or statements have the same Tracking UID.")
+    known = by_key(sources)
     for number, group in enumerate(groups, 1):
-        for words in _group(group, sources):
+        for words in _group(group, known):
             yield Reason("Group", f"Measurement group {number}: {words}")
-    for number, absence in enumerate(absences, 1):
-        for words in _subject(absence):
-            yield Reason("Group", f"Statement {number} of what was not detected: {words}")
+    for number, statement in enumerate(statements, 1):
+        for words in _statement(statement):
+            yield Reason("Statement", f"Statement {number}: {words}")
     if segmentation is not None:
         yield from _ties(groups, segmentation)
 
@@ -90,61 +97,94 @@ def _form(document: Dataset) -> Iterator[Reason]:
 
 
 def _evidence(document: Dataset) -> Iterator[Reason]:
-    """Every instance that the tree refers to is listed as evidence (PS3.3 C.17.2.3)."""
-    listed = {
+    """Every instance that the tree refers to is listed as evidence, once (PS3.3 C.17.2.3)."""
+    listed = [
         str(item.ReferencedSOPInstanceUID)
         for study in items_named(document, "CurrentRequestedProcedureEvidenceSequence")
         for series in items_named(study, "ReferencedSeriesSequence")
         for item in items_named(series, "ReferencedSOPSequence")
-    }
-    missing = _referenced(document) - listed
+    ]
+    missing = {uid for uid, _ in _referenced(document)} - set(listed)
     if missing:
         yield Reason("Reference", f"{len(missing)} images of the report are not listed as evidence.")
+    if len(set(listed)) < len(listed):
+        yield Reason("Reference", "An image is listed as evidence twice.")
 
 
-def _referenced(item: Dataset) -> set[str]:
-    return {
-        str(reference.ReferencedSOPInstanceUID)
-        for below in descendants(item)
-        for reference in items_named(below, "ReferencedSOPSequence")
-    }
+def _referenced(item: Dataset) -> set[SourceKey]:
+    return {key for below in descendants(item) for key in keys_of_image(below)}
 
 
-def _library(document: Dataset, groups: Sequence[Dataset]) -> Iterator[Reason]:
+def _images(document: Dataset, sources: Sequence[Dataset]) -> Iterator[Reason]:
+    strange = _referenced(document) - set(by_key(sources))
+    if strange:
+        yield Reason("Reference", f"{len(strange)} images of the report are no source images, or no frames of one.")
+
+
+def _library(document: Dataset, referring: Sequence[Dataset]) -> Iterator[Reason]:
     libraries = list(children(document, codes.IMAGE_LIBRARY))
     grouped = [group for library in libraries for group in children(library, codes.IMAGE_LIBRARY_GROUP)]
-    images = {uid for group in grouped for uid in _referenced(group)}
+    images = {key for group in grouped for key in _referenced(group)}
     if len(libraries) != 1 or not images:
         yield Reason("Tree", "There is not one Image Library with entries in a group.")
-    if {uid for group in groups for uid in _referenced(group)} - images:
-        yield Reason("Reference", "Contours are on images that the Image Library lacks.")
+    if {key for item in referring for key in _referenced(item)} - images:
+        yield Reason("Reference", "Contours or statements are about images that the Image Library lacks.")
 
 
-def _subject(group: Dataset) -> Iterator[str]:
-    if not is_uid(text_of(group, codes.TRACKING_UNIQUE_IDENTIFIER)) or not text_of(group, codes.TRACKING_IDENTIFIER):
+def _subject(item: Dataset, required: Sequence[Code]) -> Iterator[str]:
+    """Yield what a measurement group or a statement lacks to say what it is about."""
+    if not is_uid(text_of(item, codes.TRACKING_UNIQUE_IDENTIFIER)) or not text_of(item, codes.TRACKING_IDENTIFIER):
         yield "Tracking Identifier or Tracking Unique Identifier is absent."
-    for name in (codes.FINDING, codes.FINDING_SITE):
-        item = next(children(group, name), Dataset())
-        if code_of(item, "ConceptCodeSequence") is None:
+    for name in required:
+        if code_of(next(children(item, name), Dataset()), "ConceptCodeSequence") is None:
             yield f"{name.meaning} is absent."
 
 
-def _group(group: Dataset, sources: Sequence[Dataset]) -> Iterator[str]:
-    yield from _subject(group)
+def _group(group: Dataset, known: Mapping[SourceKey, Dataset]) -> Iterator[str]:
+    yield from _subject(group, (codes.FINDING, codes.FINDING_SITE))
     regions = list(children(group, codes.IMAGE_REGION, "SCOORD"))
     template = (items_named(group, "ContentTemplateSequence") or (Dataset(),))[0].get("TemplateIdentifier")
     if template != ("1411" if regions else "1501"):
         yield f"it is marked as TID {template}."
     for item in children(group, value_type="NUM"):
-        yield from _number(item, template)
-    by_uid = {str(source.SOPInstanceUID): source for source in sources}
+        yield from _number(item)
+        if is_named(item, VOLUME) and template == "1410":
+            yield "a volume stands in a planar group (TID 1410)."
     for region in regions:
-        yield from _region(region, by_uid)
+        yield from _region(region, known)
     if regions and not _key_image_first([contour_of(region) for region in regions]):
         yield "the first contour is not the largest of its slice."
 
 
-def _number(item: Dataset, template: str | None) -> Iterator[str]:
+def _statement(statement: Dataset) -> Iterator[str]:
+    """Yield what is wrong with a statement outside of the groups: what it is about, what it says, its numbers."""
+    yield from _subject(statement, (codes.FINDING,))
+    numbers = list(children(statement, value_type="NUM"))
+    certainties = [item for item in numbers if is_named(item, CERTAINTY_OF_FINDING)]
+    said = code_of(statement, "ConceptCodeSequence")
+    if is_named(statement, codes.DETECTION):
+        if said not in _DECISIONS:
+            yield "it says neither that something was detected, nor that it was not, nor that this is left open."
+    elif not is_named(statement, codes.MEASURED) or len(numbers) == len(certainties):
+        yield "it is neither about a detection nor about a number."
+    if len(certainties) > 1 or (said == codes.ASSESSED and not certainties):
+        yield "it has not one certainty."
+    for item in numbers:
+        yield from _number(item)
+    for item in certainties:
+        yield from _certainty(item)
+
+
+def _certainty(item: Dataset) -> Iterator[str]:
+    for measured in items_named(item, "MeasuredValueSequence"):
+        value = measured.get("NumericValue")
+        if value is not None and not 0 <= float(value) <= 100:
+            yield "a certainty is not from 0 to 100."
+        if code_of(measured, "MeasurementUnitsCodeSequence") != PERCENT:
+            yield "a certainty is not in percent."
+
+
+def _number(item: Dataset) -> Iterator[str]:
     measured = items_named(item, "MeasuredValueSequence")
     if len(measured) != 1:
         yield "a number has no value."
@@ -155,13 +195,11 @@ def _number(item: Dataset, template: str | None) -> Iterator[str]:
     unit = code_of(measured[0], "MeasurementUnitsCodeSequence")
     if unit is None or unit.scheme != "UCUM":
         yield "a number has no unit in UCUM."
-    if is_named(item, VOLUME) and template == "1410":
-        yield "a volume stands in a planar group (TID 1410)."
 
 
-def _region(region: Dataset, by_uid: dict[str, Dataset]) -> Iterator[str]:
+def _region(region: Dataset, known: Mapping[SourceKey, Dataset]) -> Iterator[str]:
     contour = contour_of(region)
-    source = by_uid.get(contour.sop_instance_uid)
+    source = known.get(contour.image)
     if source is None:
         yield "a contour is on no source image."
         return
@@ -174,7 +212,7 @@ def _region(region: Dataset, by_uid: dict[str, Dataset]) -> Iterator[str]:
 
 def _key_image_first(contours: Sequence[Contour]) -> bool:
     """Tell whether the first contour is the largest on its own image: viewers jump to the first one."""
-    same_image = [contour for contour in contours if contour.sop_instance_uid == contours[0].sop_instance_uid]
+    same_image = [contour for contour in contours if contour.image == contours[0].image]
     return _area(contours[0]) >= max(_area(contour) for contour in same_image) - 1.0
 
 
@@ -186,9 +224,9 @@ def _area(contour: Contour) -> float:
 
 def _ties(groups: Sequence[Dataset], segmentation: Dataset) -> Iterator[Reason]:
     """Demand that a group that tracks what a segment tracks has its name, and contours on its slices only."""
-    slices: dict[int, set[str]] = {}
+    slices: dict[int, set[SourceKey]] = {}
     for frame in segmentation.PerFrameFunctionalGroupsSequence:
-        slices.setdefault(segment_number(segmentation, frame), set()).add(source_uid(frame))
+        slices.setdefault(segment_number(segmentation, frame), set()).add(source_key(frame))
     by_tracking = {str(item.TrackingUID): item for item in segmentation.SegmentSequence}
     for group in groups:
         segment = by_tracking.get(text_of(group, codes.TRACKING_UNIQUE_IDENTIFIER))

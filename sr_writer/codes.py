@@ -10,14 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from highdicom.sr import CodedConcept
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code as PydicomCode
 
+from sr_writer.carrying import element_bytes, tag_of
 from study import codes
-from study.codes import PRIVATE_SCHEME, PRIVATE_SCHEME_NAME, Code
+from study.codes import LABEL_SCHEME, LABEL_SCHEME_NAME, PRIVATE_SCHEME, PRIVATE_SCHEME_NAME, Code
 from study.errors import EncodingError
 
 RESPONSIBLE_ORGANIZATION = "The Hilum project"
+OWN_SCHEMES = {PRIVATE_SCHEME: PRIVATE_SCHEME_NAME, LABEL_SCHEME: LABEL_SCHEME_NAME}
+"""The private schemes that we are responsible for, and their names."""
 
 # What an object is and who made it
 PROCESSING_EQUIPMENT = Code("109102", "DCM", "Processing Equipment")
@@ -26,6 +30,9 @@ ENGLISH = Code("en", "RFC5646", "English")
 # Procedures reported, by modality, where the source does not say which it was (CID 100)
 CT_PROCEDURE = Code("25045-6", "LN", "CT unspecified body region")
 MR_PROCEDURE = Code("25056-3", "LN", "MRI unspecified body region")
+PET_PROCEDURE = Code("44136-0", "LN", "PET unspecified body region")
+NM_PROCEDURE = Code("49118-3", "LN", "NM unspecified body region")
+# Radiographs too: their own code (43468-8, LN) is younger than the validators in use
 IMAGING_PROCEDURE = Code("363679005", "SCT", "Imaging procedure")
 
 # Names and values inside the report
@@ -44,12 +51,17 @@ IMAGE_REGION = Code("111030", "DCM", "Image Region")
 COMMENT = Code("121106", "DCM", "Comment")
 QUALITATIVE_EVALUATIONS = Code("C0034375", "UMLS", "Qualitative Evaluations")
 DETECTION = Code("DETECTION", PRIVATE_SCHEME, "Detection by the algorithm")
+DETECTED = Code("260373001", "SCT", "Detected")
 NOT_DETECTED = Code("260415000", "SCT", "Not detected")
+ASSESSED = Code("ASSESSED", PRIVATE_SCHEME, "Assessed, not decided")
+MEASURED = Code("MEASURED", PRIVATE_SCHEME, "Measured by the algorithm")
+SOURCE = Code("260753009", "SCT", "Source")
+DERIVATION = Code("121401", "DCM", "Derivation")
 EXTENT = Code("EXTENT", PRIVATE_SCHEME, "Extent of the region in the images")
 INCOMPLETE = Code("130576", "DCM", "Anatomy coverage incomplete")
 
 _NOT_OURS_TO_CODE = frozenset({"CodingSchemeIdentificationSequence", "PerFrameFunctionalGroupsSequence"})
-"""Where no private code of ours can stand; the second is long."""
+"""Where no code of ours can stand; the second is long."""
 
 _TYPOGRAPHY = str.maketrans(
     {"≤": "<=", "≥": ">=", "±": "+/-", "µ": "u", "μ": "u", "×": "x", "°": " degrees", "–": "-", "—": "-", "−": "-"}
@@ -76,7 +88,11 @@ def ascii_text(text: str) -> str:
     return plain
 
 
-def long_string(text: str, longest: int = 64) -> str:
+LONGEST = 64
+"""Characters of VR LO (PS3.5 6.2)."""
+
+
+def long_string(text: str, longest: int = LONGEST) -> str:
     """Return `text` fit for VR LO, or SH with `longest` = 16 (PS3.5 6.2).
 
     Raises
@@ -91,8 +107,14 @@ def long_string(text: str, longest: int = 64) -> str:
 
 
 def concept(code: Code) -> CodedConcept:
-    """Return `code` as highdicom's coded concept."""
-    return CodedConcept(code.value, code.scheme, long_string(code.meaning))
+    """Return `code` as highdicom's coded concept.
+
+    Raises
+    ------
+    EncodingError
+        If one of its parts is empty, too long, or not ASCII.
+    """
+    return CodedConcept(long_string(code.value, 16), long_string(code.scheme, 16), long_string(code.meaning))
 
 
 def plain_code(code: Code) -> PydicomCode:
@@ -103,31 +125,47 @@ def plain_code(code: Code) -> PydicomCode:
 def code_item(code: Code) -> Dataset:
     """Return `code` as an item of a Code Sequence (PS3.3 8.8)."""
     item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator = code.value, code.scheme
-    item.CodeMeaning = long_string(code.meaning)
+    item.update(concept(code))
     return item
 
 
-def identify_private_scheme(dataset: Dataset) -> None:
-    """Make `dataset` say what its private codes are, if it has any (PS3.3 C.12.1.1.7).
+def identify_private_schemes(dataset: Dataset) -> None:
+    """Make `dataset` say what the private schemes of its codes are, if it has any (PS3.3 C.12.1.1.7).
 
-    The scheme has no registered UID, and none is invented: designator, name and organisation identify it.
+    No private scheme has a UID that is known here, and none is invented. Ours are identified by designator, name and
+    organisation, those that a site or a model brings by their designator, which is all that is known of them.
     """
-    if PRIVATE_SCHEME not in {item.CodingSchemeDesignator for item in coded_items(dataset)}:
-        return
-    scheme = Dataset()
-    scheme.CodingSchemeDesignator = PRIVATE_SCHEME
-    scheme.CodingSchemeName = PRIVATE_SCHEME_NAME
-    scheme.CodingSchemeResponsibleOrganization = RESPONSIBLE_ORGANIZATION
-    dataset.CodingSchemeIdentificationSequence = [scheme]
+    schemes = sorted({scheme_of(item) for item in coded_items(dataset)})
+    described = [_scheme(scheme) for scheme in schemes if is_private(scheme)]
+    if described:
+        dataset.CodingSchemeIdentificationSequence = described
+
+
+def _scheme(designator: str) -> Dataset:
+    item = Dataset()
+    item.CodingSchemeDesignator = designator
+    item.CodingSchemeName = OWN_SCHEMES.get(designator, designator)
+    if designator in OWN_SCHEMES:
+        item.CodingSchemeResponsibleOrganization = RESPONSIBLE_ORGANIZATION
+    return item
+
+
+def is_private(designator: str) -> bool:
+    """Tell whether a Coding Scheme Designator is of the kind that anybody may make up (PS3.3 8.2)."""
+    return designator.startswith("99")
+
+
+def scheme_of(item: Dataset) -> str:
+    """Return the Coding Scheme Designator of a coded item; "" where it has none."""
+    return element_bytes(item, tag_of("CodingSchemeDesignator")).decode("ascii", "replace").strip(" \0")
 
 
 def coded_items(dataset: Dataset) -> Iterator[Dataset]:
-    """Yield every item below `dataset` that is a coded concept of ours."""
-    for element in dataset:
-        if element.VR != "SQ" or element.keyword in _NOT_OURS_TO_CODE:
+    """Yield every item below `dataset` that is a coded concept of ours; nothing but sequences is decoded on the way."""
+    for tag in list(dataset.keys()):
+        if dataset.get_item(tag).VR != "SQ" or keyword_for_tag(tag) in _NOT_OURS_TO_CODE:
             continue
-        for item in element.value:
+        for item in dataset[tag].value:
             if "CodeValue" in item and "CodingSchemeDesignator" in item:
                 yield item
             yield from coded_items(item)

@@ -54,3 +54,9 @@ def text_of(item: Dataset, name: Code) -> str:
         value = child.get("TextValue") or child.get("UID") or ""
         return str(value)
     return ""
+
+
+def model_of(dataset: Dataset) -> tuple[str, str]:
+    """Return name and version of the model that made a result."""
+    versions = dataset.get("SoftwareVersions") or ""
+    return str(dataset.get("ManufacturerModelName", "")), versions if isinstance(versions, str) else str(versions[0])

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from pydicom.dataset import Dataset
 
 from sr_writer.carrying import element_bytes, tag_of
-from sr_writer.codes import long_string
+from sr_writer.codes import LONGEST, long_string
 from sr_writer.version import WRITER_VERSION
 from study.codes import ARTIFICIAL_INTELLIGENCE, Code
 from study.imaging import ModelIdentity
@@ -19,6 +19,7 @@ SEG_SERIES = 9000
 SR_SERIES = 9500
 """Series Number of the first model's SEG and SR: high, so that results stand after the images, and always the same."""
 
+_CUT = "..."
 _OFFSET = re.compile(r"([+-])(\d{2})(\d{2})")
 
 
@@ -73,12 +74,13 @@ class ResultContext:
     def series_description(self, model: ModelIdentity, what: str) -> str:
         """Return a Series Description: what it is, and what it is not for.
 
-        Raises
-        ------
-        EncodingError
-            If it is longer than 64 characters.
+        A long description is cut, so that the disclaimer stands there whole (64 characters are allowed, VR LO).
         """
-        return long_string(f"{self.description or model.name} {what}{self.disclaimer}")
+        rest = f" {what}{self.disclaimer}"
+        description, room = self.description or model.name, LONGEST - len(rest)
+        if len(description) > room:
+            description = description[: room - len(_CUT)].rstrip() + _CUT
+        return long_string(description + rest)
 
     def local_time(self, source: Dataset) -> datetime:
         """Return when the result was made, in the zone that the dates and times of the source are in.

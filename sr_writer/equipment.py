@@ -7,9 +7,12 @@ from datetime import datetime
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as ItemSequence
 
-from sr_writer.codes import PROCESSING_EQUIPMENT, code_item, long_string
+from sr_writer.codes import PROCESSING_EQUIPMENT, ascii_text, code_item, long_string
 from sr_writer.context import ResultContext
 from study.imaging import ModelIdentity
+
+DIGEST = "bundle_sha256"
+"""What the digest of a model's bundle is called among its algorithm's parameters."""
 
 
 def set_equipment(result: Dataset, model: ModelIdentity) -> None:
@@ -24,7 +27,7 @@ def add_contributing_equipment(result: Dataset, model: ModelIdentity) -> None:
     item.PurposeOfReferenceCodeSequence = ItemSequence([code_item(PROCESSING_EQUIPMENT)])
     item.Manufacturer = long_string(model.manufacturer)
     _describe(item, model)
-    item.ContributionDescription = long_string(f"{model.name} {model.version}")
+    item.ContributionDescription = ascii_text(f"{model.name} {model.version}, {digest_parameter(model)}")
     others = [other for other in result.get("ContributingEquipmentSequence", ()) if "DeviceUID" not in other]
     result.ContributingEquipmentSequence = ItemSequence([*others, item])
 
@@ -36,6 +39,11 @@ def _describe(dataset: Dataset, model: ModelIdentity) -> None:
     dataset.DeviceUID = model.device_uid
     if model.station_name:
         dataset.StationName = long_string(model.station_name, 16)
+
+
+def digest_parameter(model: ModelIdentity) -> str:
+    """Return which bundle it was that made a result, as an algorithm's parameter: name=value."""
+    return f"{DIGEST}={model.digest}"
 
 
 def software_versions(model: ModelIdentity) -> list[str]:

@@ -198,8 +198,15 @@ def set_referenced_request(result: Dataset, source: Dataset) -> None:
 def procedure_code_items(source: Dataset) -> Sequence[Dataset]:
     """Return the coded procedures that the source was made in; an item without value, scheme or meaning is no code."""
     items = [carried_item(item, _character_set(source)) for item in items_of(source, tag_of("ProcedureCodeSequence"))]
-    required = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
-    return [item for item in items if all(_has_value(item, keyword) for keyword in required)]
+    return [item for item in items if _is_code(item)]
+
+
+def _is_code(item: Dataset) -> bool:
+    # A designator is repeated where a private scheme is identified, so it must fit there (VR SH)
+    scheme = element_bytes(item, tag_of("CodingSchemeDesignator")).strip(b" \0")
+    return (
+        0 < len(scheme) <= 16 and scheme.isascii() and _has_value(item, "CodeValue") and _has_value(item, "CodeMeaning")
+    )
 
 
 def _request(source: Dataset, item: Dataset) -> Dataset:

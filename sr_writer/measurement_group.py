@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from highdicom.sr import (
     AlgorithmIdentification,
     CodeContentItem,
-    ContentSequence,
     FindingSite,
     GraphicTypeValues,
     ImageRegion,
@@ -18,7 +16,6 @@ from highdicom.sr import (
     MeasurementsAndQualitativeEvaluations,
     RelationshipTypeValues,
     SourceImageForRegion,
-    TextContentItem,
     TrackingIdentifier,
     VolumetricROIMeasurementsAndQualitativeEvaluations,
 )
@@ -27,9 +24,11 @@ from pydicom.dataset import Dataset
 from sr_writer import codes
 from sr_writer.codes import ascii_text, concept, long_string
 from sr_writer.context import ResultContext
-from sr_writer.contours import Mask, outlines
-from sr_writer.regions import Areas, slices_to_show
-from study.errors import EncodingError
+from sr_writer.contours import outlines
+from sr_writer.equipment import digest_parameter
+from sr_writer.regions import Areas, areas_of_region, slices_each, slices_to_show
+from sr_writer.source_images import frame_numbers
+from sr_writer.statements import comment, demand_finite, remarks_on
 from study.imaging import Finding, LabelMap, ModelIdentity
 from study.imaging import Measurement as Measured
 
@@ -52,29 +51,40 @@ class Outlined:
     slices_of_region: int = 0
 
 
-def where_to_outline(findings: Sequence[Finding], areas: Areas | None) -> list[Outlined]:
-    """Choose the slices on which each finding is drawn; none where it has no voxel, or there is no label map."""
+def where_to_outline(findings: Sequence[Finding], label_map: LabelMap | None, areas: Areas | None) -> list[Outlined]:
+    """Choose the slices on which each finding is drawn; none where it has no voxel, or there is no label map.
+
+    Parameters
+    ----------
+    areas
+        What `areas_by_slice` gives for the label map.
+    """
+    if label_map is None or areas is None:
+        return [Outlined()] * len(findings)
+    regions = [_region(finding, label_map, areas) for finding in findings]
+    most = slices_each(sum(bool(region.any()) for region in regions))
     chosen: list[Outlined] = []
-    for finding in findings:
-        values = [] if areas is None else [value for value in finding.segment_values if value < areas.shape[1]]
-        if areas is None or not values or not finding.detected:
-            chosen.append(Outlined())
-            continue
+    for finding, region in zip(findings, regions, strict=True):
         avoid = {
             other.slices[0]
             for earlier, other in zip(findings, chosen, strict=False)
-            if other.slices and set(earlier.segment_values) & set(values)
+            if other.slices and set(earlier.segment_values) & set(finding.segment_values)
         }
-        slices, touched = slices_to_show(areas, values, avoid=avoid)
+        slices, touched = slices_to_show(region, most, avoid)
         chosen.append(Outlined(tuple(slices), touched))
     return chosen
+
+
+def _region(finding: Finding, label_map: LabelMap, areas: Areas) -> Areas:
+    values = [value for value in finding.segment_values if value < areas.shape[1]]
+    return areas_of_region(label_map, areas, values if finding.detected else [])
 
 
 def measurement_group(
     finding: Finding,
     outlined: Outlined,
     label_map: LabelMap | None,
-    images: Mapping[int, Dataset],
+    sources: Sequence[Dataset],
     model: ModelIdentity,
     context: ResultContext,
     *,
@@ -87,19 +97,21 @@ def measurement_group(
 
     Parameters
     ----------
-    images
-        Stand-ins of the source images, by slice.
+    sources
+        Headers of the source images in slice order.
     """
     arguments: dict[str, Any] = {
         "tracking_identifier": TrackingIdentifier(context.tracking_uid(model, finding.key), ascii_text(finding.label)),
         "finding_type": concept(finding.finding),
         "finding_sites": [FindingSite(concept(finding.site))],
-        "algorithm_id": AlgorithmIdentification(long_string(model.name), long_string(model.version)),
+        "algorithm_id": AlgorithmIdentification(
+            long_string(model.name), long_string(model.version), [digest_parameter(model)]
+        ),
         "measurements": [_measurement(each) for each in finding.measurements],
     }
     group: Group
     if label_map is not None and outlined.slices:
-        regions = list(_regions(finding, outlined, label_map, images))
+        regions = list(_regions(finding, outlined, label_map, sources))
         group = VolumetricROIMeasurementsAndQualitativeEvaluations(**arguments, referenced_regions=regions)
         group[0].ContentTemplateSequence[0].TemplateIdentifier = "1411"
     else:
@@ -114,31 +126,8 @@ def measurement_group(
     return group
 
 
-def not_detected(finding: Finding, model: ModelIdentity, context: ResultContext) -> CodeContentItem:
-    """Return the statement that a finding was looked for and not found, with its own remarks below it.
-
-    It belongs among the report's Qualitative Evaluations: a measurement group without a region leaves the whole
-    viewport of OHIF blank.
-    """
-    item = CodeContentItem(concept(codes.DETECTION), concept(codes.NOT_DETECTED), RelationshipTypeValues.CONTAINS)
-    tracking = TrackingIdentifier(context.tracking_uid(model, finding.key), ascii_text(finding.label))
-    about = [
-        CodeContentItem(concept(name), concept(value), RelationshipTypeValues.HAS_CONCEPT_MOD)
-        for name, value in ((codes.FINDING, finding.finding), (codes.FINDING_SITE, finding.site))
-    ]
-    remarks = [comment(words, RelationshipTypeValues.HAS_PROPERTIES) for words in _comments(finding, Outlined(), None)]
-    item.ContentSequence = ContentSequence([*tracking, *about, *remarks])
-    return item
-
-
-def comment(words: str, relationship: RelationshipTypeValues = RelationshipTypeValues.CONTAINS) -> TextContentItem:
-    """Return a remark in words."""
-    return TextContentItem(concept(codes.COMMENT), ascii_text(words), relationship)
-
-
 def _measurement(measured: Measured) -> Measurement:
-    if not math.isfinite(measured.value):
-        raise EncodingError(f"The measurement {measured.name.meaning} is {measured.value}; it must be a number.")
+    demand_finite(measured)
     return Measurement(
         name=concept(measured.name),
         value=measured.value,
@@ -148,20 +137,13 @@ def _measurement(measured: Measured) -> Measurement:
 
 
 def _regions(
-    finding: Finding, outlined: Outlined, label_map: LabelMap, images: Mapping[int, Dataset]
+    finding: Finding, outlined: Outlined, label_map: LabelMap, sources: Sequence[Dataset]
 ) -> Iterator[ImageRegion]:
     for index in outlined.slices:
-        image = SourceImageForRegion(images[index].SOPClassUID, images[index].SOPInstanceUID)
-        for points in outlines(_mask(label_map, index, finding.segment_values)):
+        source = sources[index]
+        image = SourceImageForRegion(source.SOPClassUID, source.SOPInstanceUID, frame_numbers(source))
+        for points in outlines(label_map.mask(index, finding.segment_values)):
             yield ImageRegion(GraphicTypeValues.POLYLINE, points, image)
-
-
-def _mask(label_map: LabelMap, index: int, values: Sequence[int]) -> Mask:
-    """Return bool (rows, columns), where a slice has one of the values."""
-    mask: Mask = label_map.values[index] == values[0]
-    for value in values[1:]:
-        mask |= label_map.values[index] == value
-    return mask
 
 
 def _comments(finding: Finding, outlined: Outlined, segmented: LabelMap | None) -> Iterator[str]:
@@ -172,13 +154,7 @@ def _comments(finding: Finding, outlined: Outlined, segmented: LabelMap | None) 
     segmented
         The label map, where it is written as a Segmentation too.
     """
-    if not finding.detected:
-        yield "Not detected: the algorithm looked for it and found nothing in these images."
-    if finding.incomplete:
-        yield f"Incomplete: {finding.incomplete}"
-    for omission in finding.omissions:
-        yield f"{omission.name.meaning} left out: {omission.reason}"
-    yield from finding.notes
+    yield from remarks_on(finding)
     if outlined.slices:
         yield (
             f"Contours are a selection: on {len(outlined.slices)} of {outlined.slices_of_region} slices, the key "

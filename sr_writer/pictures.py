@@ -25,7 +25,9 @@ from sr_writer.drawing import (
     windowed,
 )
 from sr_writer.files import keep
-from sr_writer.reading import Report, ReportedFinding, SegmentationInFile, read_report, read_segmentation
+from sr_writer.reading import Report, ReportedFinding, read_report
+from sr_writer.reading_seg import SegmentationInFile, read_segmentation
+from sr_writer.source_images import SourceKey
 from sr_writer.viewing import edge_letters, towards_viewer
 from study.imaging import SeriesVolume
 
@@ -40,7 +42,13 @@ _PALETTE: tuple[Colour, ...] = ((0, 200, 140), (86, 180, 233), (230, 159, 0), (2
 _UNITS = {"[hnsf'U]": "HU"}
 
 
-def picture_of_seg(path: Path, volume: SeriesVolume, picture: Path, window: tuple[float, float] = LUNG_WINDOW) -> None:
+def picture_of_seg(
+    path: Path,
+    volume: SeriesVolume,
+    picture: Path,
+    window: tuple[float, float] = LUNG_WINDOW,
+    frame_numbers: Sequence[int] = (),
+) -> None:
     """Write a PNG of a Segmentation file: axial slices through its regions and a coronal one, with their overlay.
 
     Parameters
@@ -49,10 +57,12 @@ def picture_of_seg(path: Path, volume: SeriesVolume, picture: Path, window: tupl
         The source series; its slices are found by their SOP Instance UIDs.
     window
         Center and width, in the volume's units.
+    frame_numbers
+        Where the slices are frames of a multi-frame image: the number of each, 1 and up.
     """
     segmentation = read_segmentation(path)
     colours = {segment.number: _rgb(segment.cielab) for segment in segmentation.segments}
-    labels, spacing = towards_viewer(segmentation.label_map(volume.sop_instance_uids), volume.affine)
+    labels, spacing = towards_viewer(segmentation.label_map(_slices(volume, frame_numbers)), volume.affine)
     voxels, _ = towards_viewer(volume.voxels, volume.affine)
     panels = [
         panel(_overlay(voxels[index], labels[index], colours, window), spacing[1:], _HEIGHT, _AXIAL_LETTERS)
@@ -66,8 +76,17 @@ def picture_of_seg(path: Path, volume: SeriesVolume, picture: Path, window: tupl
     _save(stacked([_title(segmentation, row.width), row, legend(entries, row.width)]), picture)
 
 
-def picture_of_sr(path: Path, volume: SeriesVolume, picture: Path, window: tuple[float, float] = LUNG_WINDOW) -> None:
-    """Write a PNG of a report file: its key image with the contours on it, and beside it what the report says."""
+def picture_of_sr(
+    path: Path,
+    volume: SeriesVolume,
+    picture: Path,
+    window: tuple[float, float] = LUNG_WINDOW,
+    frame_numbers: Sequence[int] = (),
+) -> None:
+    """Write a PNG of a report file: its key image with the contours on it, and beside it what the report says.
+
+    The parameters are those of `picture_of_seg`.
+    """
     report = read_report(path)
     colours = {finding.label: _PALETTE[index % len(_PALETTE)] for index, finding in enumerate(report.findings)}
     table = stacked([_title(report, _TABLE_WIDTH), text_block(_lines(report, colours), _TABLE_WIDTH)])
@@ -75,19 +94,25 @@ def picture_of_sr(path: Path, volume: SeriesVolume, picture: Path, window: tuple
     if not drawn:
         _save(table, picture)
         return
-    index = volume.sop_instance_uids.index(drawn[0].contours[0].sop_instance_uid)
-    key_image = _key_image(volume, index, report.findings, colours, window)
-    _save(side_by_side([key_image, table]), picture)
+    key = drawn[0].contours[0].image
+    grey = windowed(volume.voxels[_slices(volume, frame_numbers).index(key)], *window)
+    _save(side_by_side([_key_image(grey, key, volume, report.findings, colours), table]), picture)
+
+
+def _slices(volume: SeriesVolume, frame_numbers: Sequence[int]) -> list[SourceKey]:
+    """Return the image, or the frame, of each slice."""
+    numbers: Sequence[int | None] = frame_numbers or [None] * len(volume.sop_instance_uids)
+    return list(zip(volume.sop_instance_uids, numbers, strict=True))
 
 
 def _key_image(
+    grey: NDArray[np.uint8],
+    key: SourceKey,
     volume: SeriesVolume,
-    index: int,
     findings: Sequence[ReportedFinding],
     colours: dict[str, Colour],
-    window: tuple[float, float],
 ) -> Image.Image:
-    grey = windowed(volume.voxels[index], *window)
+    """Return a slice as grey levels, (rows, columns), with every contour that is on it."""
     _, *spacing = volume.spacing
     image = panel(
         np.repeat(grey[:, :, None], 3, axis=2),
@@ -102,7 +127,7 @@ def _key_image(
         for contour in finding.contours:
             # A region of several segments repeats their outlines: the first to draw one names its colour
             outline = tuple(contour.points.ravel())
-            if contour.sop_instance_uid != volume.sop_instance_uids[index] or outline in shown:
+            if contour.image != key or outline in shown:
                 continue
             shown.add(outline)
             points = [(float(x), float(y)) for x, y in contour.points * scale]
@@ -113,14 +138,22 @@ def _key_image(
 def _lines(report: Report, colours: dict[str, Colour]) -> list[tuple[str, Colour, int]]:
     lines: list[tuple[str, Colour, int]] = []
     for finding in report.findings:
-        state = (" (incomplete)" if finding.incomplete else "") if finding.detected else ": not detected"
-        lines.append((f"{finding.label}{state}", colours[finding.label], 18))
+        lines.append((f"{finding.label}{_state(finding)}", colours[finding.label], 18))
         for row in finding.measurements:
             derivation = f", {row.derivation.lower()}" if row.derivation else ""
             lines.append((f"   {row.name}{derivation}: {row.value:g} {_UNITS.get(row.unit, row.unit)}", TEXT, 15))
         lines += [(f"   {remark}", QUIET, 12) for remark in finding.remarks]
     lines += [(limit, WARNING, 12) for limit in report.limits]
     return lines
+
+
+def _state(finding: ReportedFinding) -> str:
+    """Return what the report says of a finding besides its numbers, to stand after its name."""
+    if finding.detected is False:
+        return ": not detected"
+    if finding.certainty is not None:
+        return ": detected" if finding.detected else ": not decided"
+    return " (incomplete)" if finding.incomplete else ""
 
 
 def _title(result: Report | SegmentationInFile, width: int) -> Image.Image:

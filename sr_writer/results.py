@@ -34,12 +34,13 @@ def write_results(
     """Write every form of a result into `folder`, and return the objects, the Segmentation first.
 
     Each file is durable, and was read back and held against the source headers, before it is returned. A label map
-    without a voxel makes no Segmentation: the report then says what was not detected.
+    without a voxel makes no Segmentation: the report then says what was not detected. Nor do assessments alone.
 
     Parameters
     ----------
     sources
-        Headers of the source images in slice order: `label_map.values[k]` lies on `sources[k]`.
+        Headers of the source images in slice order: `label_map.values[k]` lies on `sources[k]`. For a multi-frame image
+        one for each frame (`study.frames.flattened`).
     folder
         Made if absent; the paths of the objects are relative to it.
     forms

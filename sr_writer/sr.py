@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import cast
+from collections.abc import Sequence
 
 from highdicom.sr import (
     CodeContentItem,
@@ -12,31 +11,36 @@ from highdicom.sr import (
     ContentItem,
     ContentSequence,
     DeviceObserverIdentifyingAttributes,
-    ImageContentItem,
     LanguageOfContentItemAndDescendants,
     ObservationContext,
     ObserverContext,
     RelationshipTypeValues,
 )
-from highdicom.sr.templates import ImageLibraryEntryDescriptors
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as ItemSequence
 from pydicom.sr.codedict import codes as standard
 
 from sr_writer import codes
-from sr_writer.codes import concept, identify_private_scheme, long_string, plain_code
+from sr_writer.codes import concept, identify_private_schemes, long_string, plain_code
 from sr_writer.context import SR_SERIES, ResultContext
 from sr_writer.equipment import add_contributing_equipment, set_equipment, set_times
+from sr_writer.grid import demand_grid
 from sr_writer.identity import demand_identity, procedure_code_items, set_identity, set_referenced_request
-from sr_writer.measurement_group import Group, comment, measurement_group, not_detected, where_to_outline
+from sr_writer.image_library import library_group
+from sr_writer.measurement_group import Group, measurement_group, where_to_outline
 from sr_writer.regions import Areas, areas_by_slice
-from sr_writer.stand_ins import demand_grid, slice_thickness, stand_ins
+from sr_writer.stand_ins import images
+from sr_writer.statements import CERTAINTY_EXPLAINED, assessed, comment, images_of, not_detected
 from study.codes import Code
 from study.errors import EncodingError
 from study.imaging import ModelIdentity, ResultSet
 
-_PROCEDURES = {"CT": codes.CT_PROCEDURE, "MR": codes.MR_PROCEDURE}
-_SOURCE = Code("260753009", "SCT", "Source")
+_PROCEDURES = {
+    "CT": codes.CT_PROCEDURE,
+    "MR": codes.MR_PROCEDURE,
+    "PT": codes.PET_PROCEDURE,
+    "NM": codes.NM_PROCEDURE,
+}
 
 
 def write_sr(
@@ -48,12 +52,13 @@ def write_sr(
     segmentation_is_written: bool = True,
     areas: Areas | None = None,
 ) -> Dataset:
-    """Return the findings as a report, complete and unverified, ready to be saved.
+    """Return findings and assessments as a report, complete and unverified, ready to be saved.
 
     Parameters
     ----------
     sources
-        Headers of the source images in slice order: `label_map.values[k]` lies on `sources[k]`.
+        Headers of the source images in slice order: `label_map.values[k]` lies on `sources[k]`. For a multi-frame image
+        one for each frame (`study.frames.flattened`).
     segmentation_is_written
         Whether a Segmentation of the same result exists, so that the report may speak of it.
     areas
@@ -66,30 +71,29 @@ def write_sr(
     GeometryMismatch
         If the label map does not lie on the grid of the source images.
     EncodingError
-        If there is no finding, or a text, name or number that can not be written.
+        If there is neither a finding nor an assessment, or a text, name or number that can not be written.
     """
-    if not result_set.findings:
-        raise EncodingError("There is no finding to report.")
+    if not result_set.findings and not result_set.assessments:
+        raise EncodingError("There is neither a finding nor an assessment to report.")
     demand_identity(sources[0], allow_empty_patient_id=context.allow_empty_patient_id)
     label_map = result_set.label_map
     if label_map is not None:
-        demand_grid(label_map.affine, label_map.values.shape, sources)
+        demand_grid(label_map, sources)
         areas = areas_by_slice(label_map) if areas is None else areas
-    drawn = where_to_outline(result_set.findings, areas)
-    # A report that draws nothing still says which series it is about, by the middle image
-    referenced = sorted({index for outlined in drawn for index in outlined.slices}) or [len(sources) // 2]
-    images = stand_ins(sources, referenced, spacing_between_slices=0.0)
+    drawn = where_to_outline(result_set.findings, label_map, areas)
     groups = [
         measurement_group(
-            finding, outlined, label_map, images, model, context, segmentation_is_written=segmentation_is_written
+            finding, outlined, label_map, sources, model, context, segmentation_is_written=segmentation_is_written
         )
         for finding, outlined in zip(result_set.findings, drawn, strict=True)
         if finding.detected
     ]
-    evaluations = [not_detected(finding, model, context) for finding in result_set.findings if not finding.detected]
-    limits = [comment(words) for words in result_set.limits]
+    concerned = images_of(result_set.assessments, len(sources))
+    evaluations = list(_evaluations(result_set, concerned, sources, model, context))
+    # A report that draws nothing still says which series it is about, by the middle image
+    shown = {index for outlined in drawn for index in outlined.slices}.union(*concerned) or {len(sources) // 2}
     document = Comprehensive3DSR(
-        evidence=list(images.values()),
+        evidence=list(images(sources, sorted(shown)).values()),
         content=_container(codes.IMAGING_MEASUREMENT_REPORT, [], template="1500"),
         series_instance_uid=context.uid(model, "series", "sr"),
         series_number=SR_SERIES + context.position,
@@ -102,26 +106,59 @@ def write_sr(
         series_description=context.series_description(model, "measurements"),
     )
     # Set here and not passed to highdicom, which would copy the whole tree; that evidence is complete is checked later
-    document.ContentSequence = ContentSequence(_content(groups, [*evaluations, *limits], sources, images, model))
+    library = [sources[index] for index in sorted(shown)]
+    document.ContentSequence = ContentSequence(_content(groups, evaluations, library, model))
     set_equipment(document, model)
     add_contributing_equipment(document, model)
     set_times(document, context, sources[0])
-    identify_private_scheme(document)
+    _set_procedure_reported(document, sources[0])
+    # Before the source's own codes come in, whose schemes are not ours to explain
+    identify_private_schemes(document)
     set_identity(document, sources[0], allow_empty_patient_id=context.allow_empty_patient_id)
     set_referenced_request(document, sources[0])
-    _set_procedure_reported(document, sources[0])
     return document
 
 
-def _content(
-    groups: Sequence[Group],
-    evaluations: Sequence[ContentItem],
+def _evaluations(
+    result_set: ResultSet,
+    concerned: Sequence[Sequence[int]],
     sources: Sequence[Dataset],
-    images: Mapping[int, Dataset],
     model: ModelIdentity,
+    context: ResultContext,
 ) -> list[ContentItem]:
-    """Return what stands below the root of the content tree, in the order of the template's rows."""
-    modality = str(sources[0].get("Modality", ""))
+    """Return what is said outside of measurement groups.
+
+    Parameters
+    ----------
+    concerned
+        For each assessment the indices of the images that it refers to.
+    """
+    return [
+        *(not_detected(finding, model, context) for finding in result_set.findings if not finding.detected),
+        *(
+            assessed(assessment, referenced, sources, model, context)
+            for assessment, referenced in zip(result_set.assessments, concerned, strict=True)
+        ),
+        *(comment(words) for words in result_set.limits),
+        *(
+            [comment(CERTAINTY_EXPLAINED)]
+            if any(each.probability is not None for each in result_set.assessments)
+            else []
+        ),
+    ]
+
+
+def _content(
+    groups: Sequence[Group], evaluations: Sequence[ContentItem], library: Sequence[Dataset], model: ModelIdentity
+) -> list[ContentItem]:
+    """Return what stands below the root of the content tree, in the order of the template's rows.
+
+    Parameters
+    ----------
+    library
+        Headers of the images that the report refers to.
+    """
+    modality = str(library[0].get("Modality", ""))
     content = [
         *LanguageOfContentItemAndDescendants(concept(codes.ENGLISH)),
         *ObservationContext(observer_device_context=_device(model)),
@@ -130,7 +167,8 @@ def _content(
             concept(_PROCEDURES.get(modality, codes.IMAGING_PROCEDURE)),
             RelationshipTypeValues.HAS_CONCEPT_MOD,
         ),
-        _image_library([(sources[index], image) for index, image in images.items()]),
+        # All images in one group: viewers read the first group only
+        _container(codes.IMAGE_LIBRARY, [_container(codes.IMAGE_LIBRARY_GROUP, library_group(library))]),
     ]
     if groups:
         content.append(_container(codes.IMAGING_MEASUREMENTS, [item for group in groups for item in group]))
@@ -151,31 +189,6 @@ def _device(model: ModelIdentity) -> ObserverContext:
             serial_number=long_string(model.serial),
         ),
     )
-
-
-def _image_library(images: Sequence[tuple[Dataset, Dataset]]) -> ContainerContentItem:
-    """Return the library of the images that the report draws on (PS3.16 TID 1600), all in one group.
-
-    Each entry has its own Frame of Reference, as the image does; viewers read the first group only.
-
-    Parameters
-    ----------
-    images
-        Header and stand-in of each.
-    """
-    entries = []
-    for source, image in images:
-        described = Dataset()
-        described.update(image)
-        described.FrameOfReferenceUID = source.FrameOfReferenceUID
-        entry = ImageContentItem(
-            concept(_SOURCE), image.SOPClassUID, image.SOPInstanceUID, relationship_type=RelationshipTypeValues.CONTAINS
-        )
-        descriptors = cast(Sequence[ContentItem], ImageLibraryEntryDescriptors(described))
-        told = [item for item in descriptors if item.name != standard.DCM.SliceThickness or slice_thickness(source)]
-        entry.ContentSequence = ContentSequence(told)
-        entries.append(entry)
-    return _container(codes.IMAGE_LIBRARY, [_container(codes.IMAGE_LIBRARY_GROUP, entries)])
 
 
 def _container(name: Code, content: Sequence[ContentItem], template: str | None = None) -> ContainerContentItem:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 PRIVATE_SCHEME = "99HILUM"
 PRIVATE_SCHEME_NAME = "Hilum private codes"
+LABEL_SCHEME = "99HILUMLABEL"
+LABEL_SCHEME_NAME = "Names that models give their classes, coded by a digest of the name"
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ ATTENUATION = Code("112031", "DCM", "Attenuation Coefficient")
 LAA_950 = Code("LAA950", PRIVATE_SCHEME, "LAA-950")
 PERCENTILE_15 = Code("PERC15", PRIVATE_SCHEME, "Perc15")
 
+CERTAINTY_OF_FINDING = Code("111012", "DCM", "Certainty of Finding")
+
 # Derivations
 MEAN = Code("373098007", "SCT", "Mean")
 
@@ -41,3 +45,6 @@ ANATOMICAL_STRUCTURE = Code("123037004", "SCT", "Anatomical Structure")
 RIGHT_LUNG = Code("3341006", "SCT", "Right lung")
 LEFT_LUNG = Code("44029006", "SCT", "Left lung")
 BOTH_LUNGS = Code("74101002", "SCT", "Both lungs")
+
+# For what nobody gave a code of its own
+TISSUE = Code("85756007", "SCT", "Tissue")

@@ -8,7 +8,7 @@ from typing import Any
 
 from study.errors import Reason
 from study.headers import InstanceHeader
-from study.states import DeliveryState, JobState, StudyState
+from study.states import DeliveryState, JobState, StudyState, VerdictOutcome
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,27 @@ class StoredInstance:
     size: int
     calling_ae_title: str
     received_at: datetime
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one model says of one series, or of one stack of it, when it is asked.
+
+    Parameters
+    ----------
+    stack
+        What tells the stack from the others of its series, in words; "" where the series is one.
+    reasons
+        Every rule that speaks against it; empty where it is accepted.
+    """
+
+    model_name: str
+    series_instance_uid: str
+    series_number: int | None
+    series_description: str
+    stack: str
+    outcome: VerdictOutcome
+    reasons: tuple[Reason, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -196,4 +217,5 @@ class StudyRecord:
     deliveries: tuple[Delivery, ...]
     results: tuple[tuple[int, ResultObject], ...]  # (job id, object)
     events: tuple[Event, ...]
+    verdicts: tuple[Verdict, ...] = ()  # of the newest look at the study
     other_versions: tuple[StoredInstance, ...] = ()  # replaced by newer bytes under the same UID, and kept

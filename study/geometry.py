@@ -13,23 +13,17 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
-from numpy.typing import NDArray
 
 from study.errors import Reason, StudyRefused
 from study.headers import InstanceHeader
 from study.imaging import Affine
-
-Vector = NDArray[np.float64]
+from study.spacing import Vector, across_reasons, even_step, is_even, spacing_reasons
 
 _COSINE_TOLERANCE = 1e-3  # of a direction cosine; headers round to 6 digits, scanners wobble in the 5th
-_TILT_TOLERANCE_DEGREES = 0.2  # 1 mm of shear over a 30 cm scan
-_SPACING_TOLERANCE = 0.02  # share of the slice spacing ...
-_SPACING_TOLERANCE_MM = 0.02  # ... or this, whichever is more; positions rounded to 0.01 mm differ by up to 0.0173
-_LARGEST_OFFSET = 0.5  # of a voxel's edge, between where a slice is and where the grid has it
-_SAME_POSITION_MM = 1e-3
-_FEWEST_SLICES = 2
+FEWEST_SLICES = 2
 _LARGEST_VALUE = 1e5  # [mm]; no scanner reaches 100 m, and larger numbers overflow further on
 _SMALLEST_PIXEL_MM = 1e-4
+_MOST_LISTED = 5
 
 
 class FrameOfReferencePolicy(StrEnum):
@@ -37,6 +31,13 @@ class FrameOfReferencePolicy(StrEnum):
 
     STRICT = "strict"  # refuse: positions in different Frames of Reference need not be comparable (PS3.3 C.7.4.1)
     BY_POSITION = "by_position"  # trust the positions where everything else agrees; on record in the results
+
+
+class UnevenSpacing(StrEnum):
+    """What to do with a series whose slices are unevenly spaced."""
+
+    REFUSE = "refuse"
+    RESAMPLE = "resample"  # interpolate between neighbours, where no gap is much wider than usual; on record
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +56,9 @@ class VolumeGeometry:
         Of the results; the first slice's, where the policy accepted several.
     notes
         What a reader of the results must know of the geometry, in words.
+    offsets
+        Where the slices are unevenly spaced: the place of each, in `order`, along the normal from the first [mm];
+        empty where they are even. The affine then is that of the even grid between the first and the last slice.
     """
 
     order: tuple[int, ...]
@@ -62,111 +66,184 @@ class VolumeGeometry:
     spacing: tuple[float, float, float]
     frame_of_reference_uid: str
     notes: tuple[str, ...] = ()
+    offsets: tuple[float, ...] = ()
+
+    @property
+    def slices(self) -> int:
+        """Return how many slices the grid has: as many as there are headers, where these are even."""
+        return round(self.offsets[-1] / self.spacing[0]) + 1 if self.offsets else len(self.order)
 
 
 def assess(
-    headers: Sequence[InstanceHeader], policy: FrameOfReferencePolicy = FrameOfReferencePolicy.STRICT
+    headers: Sequence[InstanceHeader],
+    policy: FrameOfReferencePolicy = FrameOfReferencePolicy.STRICT,
+    *,
+    uneven_spacing: UnevenSpacing = UnevenSpacing.REFUSE,
 ) -> VolumeGeometry:
     """Return the grid that the slices of one series form.
 
-    The grid does not depend on the order of `headers`, and has every slice within half a voxel of its place.
+    The grid does not depend on the order of `headers`, and has every slice within half a voxel of its place, unless
+    uneven spacing is accepted: then `offsets` says where the slices are.
 
     Raises
     ------
     StudyRefused
         With one reason for each rule that the series breaks: TooFewSlices, MissingGeometry, MixedMatrix,
-        MixedOrientation, InvalidOrientation, DuplicateSlices, GantryTilt, ShiftedSlices, MissingSlices,
-        NonUniformSpacing, InconsistentFrameOfReference, MissingFrameOfReference, MixedAcquisitions.
+        MixedOrientation, InvalidOrientation, DuplicateSlices, MissingSlices, NonUniformSpacing, GantryTilt,
+        ShiftedSlices, InconsistentFrameOfReference, MissingFrameOfReference, MixedAcquisitions.
     """
-    arrival = sorted(range(len(headers)), key=lambda index: headers[index].sop_instance_uid)
-    geometry = _assess([headers[index] for index in arrival], policy)
+    arrival = sorted(
+        range(len(headers)), key=lambda index: (headers[index].sop_instance_uid, headers[index].frame_number or 0)
+    )
+    ordered = [headers[index] for index in arrival]
+    geometry = _assess(ordered, policy, interpolate=uneven_spacing is UnevenSpacing.RESAMPLE)
     return replace(geometry, order=tuple(arrival[index] for index in geometry.order))
 
 
-def _assess(headers: Sequence[InstanceHeader], policy: FrameOfReferencePolicy) -> VolumeGeometry:
-    if len(headers) < _FEWEST_SLICES:
-        raise StudyRefused(
-            [
-                _reason(
-                    "TooFewSlices",
-                    f"The series has {len(headers)} slice(s), a volume needs {_FEWEST_SLICES}.",
-                    slices=len(headers),
-                    fewest=_FEWEST_SLICES,
-                )
-            ]
-        )
-    _demand_plane_attributes(headers)
-    reasons = [*_matrix_reasons(headers), *_orientation_reasons(headers)]
+def in_plane_directions(header: InstanceHeader) -> tuple[Vector, Vector] | None:
+    """Return the unit vectors of increasing column and row index, in LPS; None where the header has none."""
+    if not _is_usable(header.image_orientation_patient, 6):
+        return None
+    cosines = np.array(header.image_orientation_patient, dtype=np.float64)
+    lengths = np.maximum(np.linalg.norm(cosines.reshape(2, 3), axis=1), 1e-12)
+    return cosines[:3] / lengths[0], cosines[3:] / lengths[1]
+
+
+def is_placed(header: InstanceHeader) -> bool:
+    """Tell whether a slice says where it lies."""
+    return _is_usable(header.image_position_patient, 3) and _is_usable(header.image_orientation_patient, 6)
+
+
+def places_along_normal(headers: Sequence[InstanceHeader]) -> Vector:
+    """Return where the slices lie along the normal of the first that has one [mm]; of those that say where they lie."""
+    placed = _placed(headers)
+    return _Stacked(placed).along if placed else np.zeros(0)
+
+
+def _assess(headers: Sequence[InstanceHeader], policy: FrameOfReferencePolicy, *, interpolate: bool) -> VolumeGeometry:
+    placed, sized = _placed(headers), [header for header in headers if _has_pixels(header)]
+    reasons = [*_count_reasons(headers), *_plane_attribute_reasons(headers), *_matrix_reasons(sized)]
     frames, notes = _frame_of_reference_reasons(headers, policy)
-    reasons += frames
-    column_direction, row_direction = _in_plane_directions(headers[0])
-    normal = np.cross(column_direction, row_direction)
-    positions = np.array([header.image_position_patient for header in headers], dtype=np.float64)
-    along = positions @ normal
-    order = np.argsort(along, kind="stable")
-    if not any(reason.code in {"MixedOrientation", "InvalidOrientation"} for reason in reasons):
-        reasons += _spacing_reasons(along[order])
-        reasons += _tilt_reasons(positions[order], normal, min(headers[0].pixel_spacing or (0.0,)))
+    orientation = _orientation_reasons(placed)
+    reasons += [*orientation, *frames]
+    if placed and not orientation:
+        pixel_mm = min((min(header.pixel_spacing or ()) for header in sized), default=np.inf)
+        reasons += _Stacked(placed).reasons(pixel_mm, interpolate=interpolate, complete=len(placed) == len(headers))
     if reasons:
         raise StudyRefused(reasons)
-    step = (positions[order[-1]] - positions[order[0]]) / (len(headers) - 1)
-    # The slices' step is projected on the normal: what is left of it sideways is under half a pixel at the last slice.
-    slice_spacing = float(step @ normal)
-    row_spacing, column_spacing = headers[0].pixel_spacing or (0.0, 0.0)
+    return _grid(_Stacked(headers), notes)
+
+
+def _grid(stacked: _Stacked, notes: Sequence[str]) -> VolumeGeometry:
+    first = stacked.headers[int(stacked.order[0])]
+    along = stacked.along[stacked.order]
+    even = is_even(along)
+    # The slices' step is along the normal: what is left of it sideways is under half a pixel at the last slice.
+    step = float(along[-1] - along[0]) / (len(along) - 1) if even else even_step(along)
+    row_spacing, column_spacing = first.pixel_spacing or (0.0, 0.0)
     affine = np.eye(4)
-    affine[:3, 0] = normal * slice_spacing
-    affine[:3, 1] = row_direction * row_spacing
-    affine[:3, 2] = column_direction * column_spacing
-    affine[:3, 3] = positions[order[0]]
+    affine[:3, 0] = stacked.normal * step
+    affine[:3, 1] = stacked.row_direction * row_spacing
+    affine[:3, 2] = stacked.column_direction * column_spacing
+    affine[:3, 3] = first.image_position_patient
     return VolumeGeometry(
-        order=tuple(int(index) for index in order),
+        order=tuple(int(index) for index in stacked.order),
         affine=affine,
-        spacing=(slice_spacing, row_spacing, column_spacing),
-        frame_of_reference_uid=headers[int(order[0])].frame_of_reference_uid,
-        notes=tuple(notes),
+        spacing=(step, row_spacing, column_spacing),
+        frame_of_reference_uid=first.frame_of_reference_uid,
+        notes=(*notes, *(() if even else (_note_of_interpolation(along, step),))),
+        offsets=() if even else tuple((along - along[0]).tolist()),
     )
+
+
+def _note_of_interpolation(along: Vector, step: float) -> str:
+    gaps = np.diff(along)
+    return (
+        f"The slices are unevenly spaced ({gaps.min():.2f} to {gaps.max():.2f} mm); they were interpolated to "
+        f"{step:.2f} mm for the model."
+    )
+
+
+class _Stacked:
+    """Slices in the order in which they lie along the normal of the first.
+
+    Parameters
+    ----------
+    headers
+        At least one; each says where it lies.
+    """
+
+    def __init__(self, headers: Sequence[InstanceHeader]) -> None:
+        self.headers = headers
+        directions = in_plane_directions(headers[0])
+        self.column_direction, self.row_direction = directions or (np.zeros(3), np.zeros(3))
+        self.normal = np.cross(self.column_direction, self.row_direction)
+        self.positions = np.array([header.image_position_patient for header in headers], dtype=np.float64)
+        self.along: Vector = self.positions @ self.normal
+        self.order = np.argsort(self.along, kind="stable")
+
+    def reasons(self, pixel_mm: float, *, interpolate: bool, complete: bool) -> list[Reason]:
+        """Return what is wrong with where the slices lie."""
+        return [
+            *spacing_reasons(self.along[self.order], interpolate=interpolate, complete=complete),
+            *across_reasons(self.positions[self.order], self.normal, pixel_mm),
+        ]
 
 
 def _reason(code: str, words: str, **numbers: float | int | str) -> Reason:
     return Reason(code, words, numbers)
 
 
-def _demand_plane_attributes(headers: Sequence[InstanceHeader]) -> None:
-    lacking = Counter(
-        name
-        for header in headers
-        for name, value, count, smallest in (
-            ("ImagePositionPatient", header.image_position_patient, 3, -_LARGEST_VALUE),
-            ("ImageOrientationPatient", header.image_orientation_patient, 6, -_LARGEST_VALUE),
-            ("PixelSpacing", header.pixel_spacing, 2, _SMALLEST_PIXEL_MM),
-            ("Rows", None if header.rows is None else (header.rows,), 1, 1),
-            ("Columns", None if header.columns is None else (header.columns,), 1, 1),
+def _count_reasons(headers: Sequence[InstanceHeader]) -> list[Reason]:
+    if len(headers) >= FEWEST_SLICES:
+        return []
+    words = f"The series has {len(headers)} slice(s), a volume needs {FEWEST_SLICES}."
+    return [_reason("TooFewSlices", words, slices=len(headers), fewest=FEWEST_SLICES)]
+
+
+def _is_usable(value: Sequence[float] | None, count: int, smallest: float = -_LARGEST_VALUE) -> bool:
+    return value is not None and len(value) == count and smallest <= min(value) <= max(value) <= _LARGEST_VALUE
+
+
+def _plane_attributes(header: InstanceHeader) -> dict[str, bool]:
+    """Return for each attribute that places and sizes a slice whether it can be used."""
+    return {
+        "ImagePositionPatient": _is_usable(header.image_position_patient, 3),
+        "ImageOrientationPatient": _is_usable(header.image_orientation_patient, 6),
+        "PixelSpacing": _is_usable(header.pixel_spacing, 2, _SMALLEST_PIXEL_MM),
+        "Rows": _is_usable((header.rows or 0,), 1, 1),
+        "Columns": _is_usable((header.columns or 0,), 1, 1),
+    }
+
+
+def _placed(headers: Sequence[InstanceHeader]) -> list[InstanceHeader]:
+    return [header for header in headers if is_placed(header)]
+
+
+def _has_pixels(header: InstanceHeader) -> bool:
+    usable = _plane_attributes(header)
+    return usable["PixelSpacing"] and usable["Rows"] and usable["Columns"]
+
+
+def _plane_attribute_reasons(headers: Sequence[InstanceHeader]) -> list[Reason]:
+    lacking = Counter(name for header in headers for name, usable in _plane_attributes(header).items() if not usable)
+    return [
+        _reason(
+            "MissingGeometry", f"{count} of {len(headers)} images have no usable {name}.", attribute=name, images=count
         )
-        if value is None or len(value) != count or not smallest <= min(value) <= max(value) <= _LARGEST_VALUE
-    )
-    if lacking:
-        raise StudyRefused(
-            [
-                _reason(
-                    "MissingGeometry",
-                    f"{count} of {len(headers)} images have no usable {name}.",
-                    attribute=name,
-                    images=count,
-                )
-                for name, count in lacking.items()
-            ]
-        )
+        for name, count in lacking.items()
+    ]
 
 
 def _matrix_reasons(headers: Sequence[InstanceHeader]) -> list[Reason]:
     sizes = Counter((header.rows, header.columns) for header in headers)
-    reference = headers[0].pixel_spacing or (0.0, 0.0)
     reasons = []
     if len(sizes) > 1:
-        listed = ", ".join(f"{rows}x{columns} ({count})" for (rows, columns), count in sizes.most_common())
-        reasons.append(_reason("MixedMatrix", f"The images have several sizes: {listed}.", sizes=len(sizes)))
+        listed = ", ".join(f"{rows}x{columns} ({count})" for (rows, columns), count in sizes.most_common(_MOST_LISTED))
+        more = ", ..." if len(sizes) > _MOST_LISTED else ""
+        reasons.append(_reason("MixedMatrix", f"The images have several sizes: {listed}{more}.", sizes=len(sizes)))
     spacings = [header.pixel_spacing or (0.0, 0.0) for header in headers]
-    if not np.allclose(spacings, reference, rtol=1e-3, atol=1e-4):
+    if spacings and not np.allclose(spacings, spacings[0], rtol=1e-3, atol=1e-4):
         low, high = float(np.min(spacings)), float(np.max(spacings))
         reasons.append(
             _reason(
@@ -179,13 +256,9 @@ def _matrix_reasons(headers: Sequence[InstanceHeader]) -> list[Reason]:
     return reasons
 
 
-def _in_plane_directions(header: InstanceHeader) -> tuple[Vector, Vector]:
-    cosines = np.array(header.image_orientation_patient, dtype=np.float64)
-    lengths = np.maximum(np.linalg.norm(cosines.reshape(2, 3), axis=1), 1e-12)
-    return cosines[:3] / lengths[0], cosines[3:] / lengths[1]
-
-
 def _orientation_reasons(headers: Sequence[InstanceHeader]) -> list[Reason]:
+    if not headers:
+        return []
     orientations = np.array([header.image_orientation_patient for header in headers], dtype=np.float64)
     reasons = []
     rows, columns = orientations[:, :3], orientations[:, 3:]
@@ -218,116 +291,6 @@ def _orientation_reasons(headers: Sequence[InstanceHeader]) -> list[Reason]:
     return reasons
 
 
-def _spacing_reasons(along: Vector) -> list[Reason]:
-    gaps = np.diff(along)
-    same = gaps < _SAME_POSITION_MM
-    even = np.linspace(along[0], along[-1], len(along))
-    drift = 0.0 if same.any() else float(np.abs(along - even).max())  # where images share a place, none is even
-    return [*_duplicate_reasons(along, same), *_gap_reasons(gaps[~same], along[:-1][~same], drift)]
-
-
-def _duplicate_reasons(along: Vector, same: NDArray[np.bool_]) -> list[Reason]:
-    if not same.any():
-        return []
-    where = float(along[:-1][same][0])
-    positions = int(same[0]) + int((same[1:] & ~same[:-1]).sum())  # runs of equal positions
-    images = int(same.sum()) + positions
-    return [
-        _reason(
-            "DuplicateSlices",
-            f"{positions} slice position(s) hold {images} images, the first at {where:.2f} mm: several acquisitions, "
-            "phases or reconstructions in one series. Send them as separate series.",
-            positions=positions,
-            images=images,
-            first_at_mm=round(where, 2),
-        )
-    ]
-
-
-def _gap_reasons(gaps: Vector, starts: Vector, drift: float) -> list[Reason]:
-    """Judge the distances between slices; `drift` is the farthest that one lies from its even place [mm]."""
-    if not len(gaps):
-        return []
-    usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])  # the lower median: of two gaps the wider one lacks slices
-    tolerance = max(_SPACING_TOLERANCE * usual, _SPACING_TOLERANCE_MM)
-    if np.all(np.abs(gaps - usual) <= tolerance) and drift <= _LARGEST_OFFSET * usual:
-        return []
-    multiples = np.maximum(np.round(gaps / usual), 1)
-    if multiples.max() > 1 and np.all(np.abs(gaps - multiples * usual) <= tolerance * multiples):
-        widest = int(np.argmax(gaps))
-        missing = int((multiples - 1).sum())
-        return [
-            _reason(
-                "MissingSlices",
-                f"{missing} slice(s) are missing: the widest gap is {gaps[widest]:.2f} mm, after "
-                f"{starts[widest]:.2f} mm, where slices are {usual:.2f} mm apart. Send the missing images.",
-                missing=missing,
-                gap_mm=round(float(gaps[widest]), 3),
-                spacing_mm=round(usual, 3),
-                after_mm=round(float(starts[widest]), 2),
-            )
-        ]
-    low, high = float(gaps.min()), float(gaps.max())
-    return [
-        _reason(
-            "NonUniformSpacing",
-            f"The slices are unevenly spaced, from {low:.2f} to {high:.2f} mm apart. "
-            "Send an evenly spaced reconstruction.",
-            smallest_mm=round(low, 3),
-            largest_mm=round(high, 3),
-            spacing_mm=round(usual, 3),
-        )
-    ]
-
-
-def _tilt_reasons(positions: NDArray[np.float64], normal: Vector, pixel_mm: float) -> list[Reason]:
-    steps = np.diff(positions, axis=0)
-    steps = steps[np.linalg.norm(steps, axis=1) > _SAME_POSITION_MM]
-    if not len(steps):
-        return []
-    # The direction from the first slice to the last, and the worst sideways step, which a wobbling table shows.
-    travel = positions[-1] - positions[0]
-    tilt = _angle_to(travel, normal)
-    shear = float(np.linalg.norm(travel - (travel @ normal) * normal))
-    leans = tilt > _TILT_TOLERANCE_DEGREES and shear > _SPACING_TOLERANCE_MM  # rounding alone leans a thin stack
-    if leans or shear > _LARGEST_OFFSET * pixel_mm:
-        return [
-            _reason(
-                "GantryTilt",
-                f"The slices are tilted by {tilt:.{1 if tilt >= 1 else 2}f} degrees against the direction of the scan, "
-                f"{shear:.2f} mm from the first to the last. Send a reconstruction without tilt.",
-                degrees=round(tilt, 2),
-                shear_mm=round(shear, 3),
-            )
-        ]
-    worst = float(np.linalg.norm(_sideways(steps, normal), axis=1).max())
-    off = float(np.linalg.norm(_sideways(positions - positions[0], normal), axis=1).max())
-    step_allowed = max(_SPACING_TOLERANCE_MM, np.tan(np.radians(1.0)) * float(np.median(steps @ normal)))
-    if worst > step_allowed or off > _LARGEST_OFFSET * pixel_mm:
-        return [
-            _reason(
-                "ShiftedSlices",
-                f"The slices are shifted sideways by up to {max(worst, off):.2f} mm.",
-                shift_mm=round(max(worst, off), 3),
-            )
-        ]
-    return []
-
-
-def _sideways(vectors: NDArray[np.float64], normal: Vector) -> NDArray[np.float64]:
-    """Return what of each vector (n, 3) lies across the normal."""
-    across: NDArray[np.float64] = vectors - np.outer(vectors @ normal, normal)
-    return across
-
-
-def _angle_to(vector: Vector, normal: Vector) -> float:
-    length = float(np.linalg.norm(vector))
-    if length == 0.0:
-        return 0.0
-    sine = float(np.linalg.norm(vector - (vector @ normal) * normal)) / length
-    return float(np.degrees(np.arcsin(min(sine, 1.0))))
-
-
 def _frame_of_reference_reasons(
     headers: Sequence[InstanceHeader], policy: FrameOfReferencePolicy
 ) -> tuple[list[Reason], list[str]]:
@@ -341,7 +304,7 @@ def _frame_of_reference_reasons(
                 images=lacking,
             )
         ], []
-    if len(frames) == 1:
+    if len(frames) <= 1:
         return [], []
     if policy is FrameOfReferencePolicy.STRICT:
         return [

@@ -6,6 +6,7 @@ One convention holds everywhere: voxel arrays have the axes (slice, row, column)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from study.codes import Code
 
 Affine = NDArray[np.float64]
+Labels = NDArray[np.uint8] | NDArray[np.uint16]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +66,8 @@ class Segment:
         Segmented Property Category and Type.
     laterality
         Modifier of the type; None where the type itself says the side.
+    region
+        Anatomic Region that the structure lies in, as for a tumour; None where the type says it.
     rgb
         Recommended display colour, 0 to 255 each.
     """
@@ -73,6 +77,7 @@ class Segment:
     category: Code
     property_type: Code
     laterality: Code | None = None
+    region: Code | None = None
     rgb: tuple[int, int, int] = (230, 159, 0)
 
 
@@ -88,11 +93,32 @@ class LabelMap:
         Equal to the source volume's.
     segments
         What each value stands for, also those without a voxel.
+    further_layers
+        Where segments overlap: more arrays like `values`. Each value stands in one layer only, so that within a layer
+        a voxel belongs to one segment at most.
+    offsets
+        Where the source slices are unevenly spaced: the place of each along their normal, from the first [mm]. The
+        affine then gives directions, spacing within the plane and the first position; its slice step means nothing.
     """
 
-    values: NDArray[np.uint8] | NDArray[np.uint16]
+    values: Labels
     affine: Affine
     segments: tuple[Segment, ...]
+    further_layers: tuple[Labels, ...] = ()
+    offsets: tuple[float, ...] = ()
+
+    @property
+    def layers(self) -> tuple[Labels, ...]:
+        """Return every layer; a single one where no segments overlap."""
+        return (self.values, *self.further_layers)
+
+    def mask(self, index: int, values: Sequence[int]) -> NDArray[np.bool_]:
+        """Return bool (rows, columns), where slice `index` has one of the values."""
+        found = np.zeros(self.values.shape[1:], dtype=np.bool_)
+        for layer in self.layers:
+            for value in values:
+                found |= layer[index] == value
+        return found
 
 
 @dataclass(frozen=True)
@@ -154,6 +180,37 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Assessment:
+    """What a model says of a whole series or image, without a region: a class with its probability, or numbers.
+
+    Parameters
+    ----------
+    key
+        Stable name within the model; result UIDs derive from it.
+    label
+        As a radiologist reads it; also the Tracking Identifier.
+    finding, site
+        What it is about, and where; `site` is None where nothing says it.
+    probability
+        0 to 1; None for an assessment that is numbers alone.
+    detected
+        What the model decides: the class is present, or is the one chosen; None where there is no decision.
+    slices
+        Indices of the images that it is about; empty: of all.
+    """
+
+    key: str
+    label: str
+    finding: Code
+    site: Code | None = None
+    probability: float | None = None
+    detected: bool | None = None
+    measurements: tuple[Measurement, ...] = ()
+    slices: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class ModelIdentity:
     """Who made a result: equal in Contributing Equipment, SR and algorithm identification.
 
@@ -187,9 +244,12 @@ class ResultSet:
         None for a model without a segmentation.
     limits
         Limits of use that concern the whole result, in words (geometry on record, ...).
+    assessments
+        What is said of the series or of single images, without a region.
     """
 
     label_map: LabelMap | None
     findings: tuple[Finding, ...]
     limits: tuple[str, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
+    assessments: tuple[Assessment, ...] = ()

@@ -1,251 +1,200 @@
-"""Which series of a study fits a model? Headers and a rule in, the chosen series or the reasons against each out.
+"""Which series of a study fits a model? Headers and a rule in; a verdict on each, and the one to run on, out.
 
-When several series fit, one of original images wins over one derived from others, then the one with the thinnest
-slices, then the one with the most slices, then the one with the highest Series Number, then the greatest Series
-Instance UID, so that the choice never depends on the order of arrival.
+A series is taken apart into stacks of slices (`study.stacks`), and each is judged for itself. One that is simply not
+what the model is for is not wanted; one of the model's kind that can not be analysed is refused; in both cases with
+every rule that fails. Odd objects beside the slices, a localizer for instance, are left out, and the notes say so.
 
-A series may hold odd objects beside its slices, a localizer for instance. They are left out, and the geometry's notes
-say so.
+When several fit, the words of the rule's `prefer` decide, the first first: original images before derived ones, the
+thinnest slices, the most slices, the latest acquisition. Then the highest Series Number wins, then the first stack of a
+series (magnitude before phase, the first echo, the first position in time), then the greatest Series Instance UID: the
+choice never depends on the order of arrival.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from pydicom.config import IGNORE
-from pydicom.uid import (
-    UID,
-    CTImageStorage,
-    EnhancedCTImageStorage,
-    EnhancedMRImageStorage,
-    EnhancedPETImageStorage,
-    LegacyConvertedEnhancedCTImageStorage,
-    LegacyConvertedEnhancedMRImageStorage,
-    LegacyConvertedEnhancedPETImageStorage,
-)
+import numpy as np
 
+from study import objections
 from study.errors import Reason, StudyRefused
-from study.geometry import FrameOfReferencePolicy, VolumeGeometry, assess
+from study.geometry import FEWEST_SLICES, FrameOfReferencePolicy, VolumeGeometry, assess, places_along_normal
 from study.headers import InstanceHeader
+from study.rule import ORIENTATIONS, PREFERENCES, Form, Range, SelectionRule
+from study.spacing import distinct, gaps_of
+from study.stacks import Stack, stacks
+from study.verdicts import Selection, SeriesVerdict, acquired_at, merged, nearness, preference
+from study.words import quoted
 
-_MULTI_FRAME_CLASSES = (
-    EnhancedCTImageStorage,
-    LegacyConvertedEnhancedCTImageStorage,
-    EnhancedMRImageStorage,
-    LegacyConvertedEnhancedMRImageStorage,
-    EnhancedPETImageStorage,
-    LegacyConvertedEnhancedPETImageStorage,
-)
-"""The same scans in another form: the model's kind of series, refused where the model can not read it."""
+__all__ = ["ORIENTATIONS", "PREFERENCES", "Form", "Range", "Selection", "SelectionRule", "SeriesVerdict", "select"]
+
+Headers = Sequence[InstanceHeader]
 
 _LOWEST_NUMBER = -(2**31)  # of a Series Number, an IS (PS3.5 6.2)
 
 
-@dataclass(frozen=True)
-class SelectionRule:
-    """What a model asks of a series.
-
-    Parameters
-    ----------
-    modality
-        Modality (0008,0060).
-    sop_classes
-        SOP Class UIDs that the node can read as a volume. Multi-frame forms of a scan that are not among them are
-        refused; any other object is simply not wanted.
-    image_type_exclude
-        Values of Image Type (0008,0008) of images that are no slices; they are left out of their series.
-    fewest_slices
-        Below this many slices the series is no volume for this model.
-    """
-
-    modality: str = "CT"
-    sop_classes: tuple[str, ...] = (str(CTImageStorage),)
-    image_type_exclude: tuple[str, ...] = ("LOCALIZER", "SCREEN SAVE")
-    fewest_slices: int = 2
-
-
-@dataclass(frozen=True, eq=False)
-class SeriesVerdict:
-    """What a rule says of one series.
-
-    Parameters
-    ----------
-    wanted
-        Whether the model is meant for such a series at all; False is no refusal, the series is simply not its kind.
-    reasons
-        Why it is not wanted, or can not be analysed; empty where it is accepted.
-    headers
-        The instances that the verdict is about, in slice order where the series is accepted; without those that are
-        left out.
-    geometry
-        The grid of `headers`, where the series is accepted.
-    """
-
-    series_instance_uid: str
-    wanted: bool
-    reasons: tuple[Reason, ...]
-    headers: tuple[InstanceHeader, ...] = ()
-    geometry: VolumeGeometry | None = None
-
-    @property
-    def accepted(self) -> bool:
-        """Tell whether the model may run on the series."""
-        return self.wanted and not self.reasons
-
-
-@dataclass(frozen=True, eq=False)
-class Selection:
-    """What a rule says of a study: a verdict per series, and the series that was chosen, if any.
-
-    Parameters
-    ----------
-    verdicts
-        By Series Instance UID.
-    refused
-        The wanted series that came nearest, where none is accepted; None where one is, or none is wanted.
-    """
-
-    verdicts: tuple[SeriesVerdict, ...]
-    chosen: SeriesVerdict | None
-    refused: SeriesVerdict | None
-
-    @property
-    def refusal(self) -> tuple[Reason, ...]:
-        """Return why no wanted series can be analysed."""
-        return self.refused.reasons if self.refused else ()
-
-
 def select(
-    series: Mapping[str, Sequence[InstanceHeader]], rule: SelectionRule, policy: FrameOfReferencePolicy
+    series: Mapping[str, Sequence[InstanceHeader]],
+    rule: SelectionRule,
+    policy: FrameOfReferencePolicy,
+    decodable: Callable[[str], bool] = lambda _uid: True,
 ) -> Selection:
-    """Choose the series of a study that the model runs on.
+    """Choose the series of a study, or the stack of one, that the model runs on.
 
     Parameters
     ----------
     series
         The current headers of each series, by Series Instance UID.
+    decodable
+        Tells whether pixel data in a Transfer Syntax can be read.
     """
-    verdicts = tuple(_judge(uid, headers, rule, policy) for uid, headers in sorted(series.items()))
+    judge = _Judge(rule, policy, decodable)
+    verdicts = tuple(verdict for uid, headers in sorted(series.items()) for verdict in judge.series(uid, headers))
     accepted = [verdict for verdict in verdicts if verdict.accepted]
     if accepted:
-        return Selection(verdicts, max(accepted, key=_preference), None)
+        return Selection(verdicts, max(accepted, key=lambda verdict: preference(verdict, rule)), None)
     wanted = [verdict for verdict in verdicts if verdict.wanted]
-    return Selection(verdicts, None, max(wanted, key=_nearness, default=None))
-
-
-def _judge(
-    uid: str, headers: Sequence[InstanceHeader], rule: SelectionRule, policy: FrameOfReferencePolicy
-) -> SeriesVerdict:
-    objections = [_reason_not_wanted(header, rule) for header in headers]
-    wanted = tuple(header for header, objection in zip(headers, objections, strict=True) if objection is None)
-    others = Counter(objection for objection in objections if objection is not None)
-    if not wanted:
-        return SeriesVerdict(uid, wanted=False, reasons=_not_wanted(others, rule), headers=tuple(headers))
-    unreadable = _reasons_unreadable(wanted, rule)
-    if unreadable:
-        return SeriesVerdict(uid, wanted=True, reasons=unreadable, headers=wanted)
-    try:
-        geometry = assess(wanted, policy)
-    except StudyRefused as refusal:
-        return SeriesVerdict(uid, wanted=True, reasons=refusal.reasons, headers=wanted)
-    ordered = tuple(wanted[index] for index in geometry.order)
-    notes = (*geometry.notes, *_left_out(others, len(headers)))
-    geometry = replace(geometry, order=tuple(range(len(ordered))), notes=notes)
-    return SeriesVerdict(uid, wanted=True, reasons=(), headers=ordered, geometry=geometry)
+    return Selection(verdicts, None, max(wanted, key=nearness, default=None))
 
 
 @dataclass(frozen=True)
-class _Objection:
-    """Why an instance is nothing that the model could be given: a code, and the value that says so."""
+class _Judge:
+    rule: SelectionRule
+    policy: FrameOfReferencePolicy
+    decodable: Callable[[str], bool]
 
-    code: str
-    value: str
+    def series(self, uid: str, headers: Headers) -> list[SeriesVerdict]:
+        """Return the verdicts on a series."""
+        if not headers:
+            return [SeriesVerdict(uid, wanted=False, reasons=(Reason("NoImages", "The series holds no images."),))]
+        ordered = sorted(headers, key=_in_order)
+        if self.rule.form == "volume":
+            ordered = [piece for header in ordered for piece in header.slices()]
+        first = ordered[0]
+        of_series: dict[str, Any] = {
+            "series_instance_uid": uid,
+            "series_number": first.series_number,
+            "series_description": first.series_description,
+            "acquired_at": acquired_at(ordered),
+        }
+        return merged([replace(verdict, **of_series) for verdict in self._of_series(ordered)])
+
+    def _of_series(self, headers: Headers) -> list[SeriesVerdict]:
+        against = [objections.to_image(header, self.rule) for header in headers]
+        kept = [header for header, found in zip(headers, against, strict=True) if not found]
+        to_series = objections.to_series(kept or headers, self.rule)
+        if not kept or to_series:
+            to_images = [] if kept else objections.to_images((pair for found in against for pair in found), self.rule)
+            reasons = [*to_images, *to_series, *self._to_each_stack(kept or headers)]
+            return [_verdict(kept or headers, wanted=False, reasons=reasons)]
+        notes = _left_out([", ".join(value for _, value in found) for found in against if found], len(headers))
+        return self._of_images(kept, notes) if self.rule.form == "image" else self._of_volume(kept, notes)
+
+    def _to_each_stack(self, headers: Headers) -> list[Reason]:
+        """Return what speaks against every stack of a series that is not wanted anyway."""
+        found = [objections.to_stack(stack.headers, self.rule) for stack in stacks(headers)]
+        common = set.intersection(*({reason.code for reason in reasons} for reasons in found))
+        return [reason for reason in found[0] if reason.code in common]
+
+    def _of_volume(self, headers: Headers, notes: Sequence[str]) -> list[SeriesVerdict]:
+        unread = objections.to_multi_frame(headers)
+        if unread:
+            reasons = [*unread, *objections.to_pixels(headers, self.decodable)]
+            return [_verdict(headers, wanted=True, reasons=reasons)]
+        found = stacks(headers)
+        return [
+            replace(self._of_stack(stack, (*notes, *_of_several(stack, found))), stack_position=position)
+            for position, stack in enumerate(found)
+        ]
+
+    def _of_stack(self, stack: Stack, notes: Sequence[str]) -> SeriesVerdict:
+        """Return the verdict on slices that belong together."""
+        to_kind = objections.to_stack(stack.headers, self.rule)
+        if to_kind:
+            return _verdict(stack.headers, wanted=False, reasons=to_kind, stack=stack.words)
+        geometry, bent = self._geometry(stack.headers)
+        reasons = [
+            *objections.to_count(len(stack.headers), self.rule, FEWEST_SLICES),
+            *objections.to_pixels(stack.headers, self.decodable),
+            *objections.to_sizes(stack.headers, self.rule, _usual_spacing(stack.headers, geometry, bent)),
+            *(reason for reason in bent if reason.code != "TooFewSlices"),  # which the count says by the rule
+        ]
+        if reasons or geometry is None:
+            return _verdict(stack.headers, wanted=True, reasons=reasons, stack=stack.words)
+        ordered = [stack.headers[index] for index in geometry.order]
+        notes = (*geometry.notes, *notes)
+        geometry = replace(geometry, order=tuple(range(len(ordered))), notes=tuple(notes))
+        accepted = _verdict(ordered, wanted=True, stack=stack.words, notes=notes)
+        return replace(accepted, geometry=geometry)
+
+    def _geometry(self, headers: Headers) -> tuple[VolumeGeometry | None, tuple[Reason, ...]]:
+        try:
+            return assess(headers, self.policy, uneven_spacing=self.rule.uneven_spacing), ()
+        except StudyRefused as refusal:
+            return None, refusal.reasons
+
+    def _of_images(self, headers: Headers, notes: Sequence[str]) -> list[SeriesVerdict]:
+        """Return the verdict on images that stand alone, each judged by its own attributes."""
+        kinds = [objections.to_stack([header], self.rule) for header in headers]
+        fitting = [header for header, found in zip(headers, kinds, strict=True) if not found]
+        if not fitting:
+            return [_verdict(headers, wanted=False, reasons=_each_once(kinds))]
+        faults = [self._faults(header) for header in fitting]
+        sound = [header for header, found in zip(fitting, faults, strict=True) if not found]
+        if not sound:
+            return [_verdict(fitting, wanted=True, reasons=_each_once(faults))]
+        left_out = [reasons[0].words for reasons in (*kinds, *faults) if reasons]
+        notes = [*notes, *_left_out(left_out, len(headers))]
+        counted = objections.to_count(len(sound), self.rule, fewest=1)
+        return [_verdict(sound, wanted=True, reasons=counted, notes=() if counted else notes)]
+
+    def _faults(self, header: InstanceHeader) -> list[Reason]:
+        return [
+            *objections.to_multi_frame([header]),
+            *objections.to_pixel_attributes(header),
+            *objections.to_pixels([header], self.decodable),
+            *objections.to_sizes([header], self.rule, None),
+        ]
 
 
-def _reason_not_wanted(header: InstanceHeader, rule: SelectionRule) -> _Objection | None:
-    if header.modality != rule.modality:
-        return _Objection("OtherModality", header.modality or "none")
-    excluded = {value.upper() for value in header.image_type} & {value.upper() for value in rule.image_type_exclude}
-    if excluded:
-        return _Objection("ExcludedImageType", ", ".join(sorted(excluded)))
-    if header.sop_class_uid not in {*rule.sop_classes, *_MULTI_FRAME_CLASSES}:
-        return _Objection("OtherSOPClass", _sop_class_name(header.sop_class_uid))
-    return None
+def _verdict(
+    headers: Headers, *, wanted: bool, reasons: Iterable[Reason] = (), stack: str = "", notes: Sequence[str] = ()
+) -> SeriesVerdict:
+    return SeriesVerdict("", wanted, tuple(reasons), tuple(headers), stack=stack, notes=tuple(notes))
 
 
-def _not_wanted(objections: Counter[_Objection], rule: SelectionRule) -> tuple[Reason, ...]:
-    if not objections:
-        return (Reason("NoImages", "The series holds no images."),)
-    words = {
-        "OtherModality": f"The modality is {{}}, the model is for {rule.modality}.",
-        "ExcludedImageType": "The Image Type holds {}, which the model leaves out.",
-        "OtherSOPClass": "The series holds objects of another kind than the model reads: {}.",
-    }
-    values: dict[str, list[str]] = {}
-    for objection in sorted(objections, key=lambda objection: objection.value):
-        values.setdefault(objection.code, []).append(objection.value)
-    return tuple(Reason(code, words[code].format(", ".join(values[code]))) for code in words if code in values)
+def _in_order(header: InstanceHeader) -> tuple[int, int, str]:
+    numbers = (header.acquisition_number, header.instance_number)
+    acquisition, instance = (_LOWEST_NUMBER if number is None else number for number in numbers)
+    return acquisition, instance, header.sop_instance_uid
 
 
-def _left_out(objections: Counter[_Objection], images: int) -> tuple[str, ...]:
-    return tuple(
-        f"{count} of {images} objects of the series were left out ({ascii(objection.value)[1:-1]})."
-        for objection, count in sorted(objections.items(), key=lambda item: (item[0].code, item[0].value))
-    )
+def _left_out(values: Iterable[str], images: int) -> list[str]:
+    counts = sorted(Counter(values).items())
+    return [f"{count} of {images} objects of the series were left out ({quoted(value)})." for value, count in counts]
 
 
-def _sop_class_name(uid: str) -> str:
-    # The UID came from the wire: looked up as it is, without pydicom's own judgement (and warning) of it.
-    return UID(uid, validation_mode=IGNORE).name
+def _of_several(stack: Stack, found: Sequence[Stack]) -> list[str]:
+    """Return the note on which stack of a series was analysed."""
+    if len(found) < 2:
+        return []
+    names = dict.fromkeys(name for other in found for name, _ in other.differs)
+    return [f"The series holds {len(found)} stacks that differ in {', '.join(names)}; analysed: {stack.words}."]
 
 
-def _reasons_unreadable(headers: Sequence[InstanceHeader], rule: SelectionRule) -> tuple[Reason, ...]:
-    others = sorted({header.sop_class_uid for header in headers} - set(rule.sop_classes))
-    if others:
-        frames = sum(header.number_of_frames for header in headers)
-        words = (
-            f"The images are multi-frame ({', '.join(map(_sop_class_name, others))}, {frames} frames), which the "
-            "model can not be given yet. Send the series as single-frame images."
-        )
-        return (Reason("UnsupportedSOPClass", words, {"sop_classes": len(others), "frames": frames}),)
-    reasons = []
-    several = sum(header.number_of_frames > 1 for header in headers)
-    if several:
-        words = f"{several} image(s) claim several frames, which {_sop_class_name(rule.sop_classes[0])} has not."
-        reasons.append(Reason("MultiFrameImages", words, {"images": several}))
-    if len(headers) < rule.fewest_slices:
-        reasons.append(
-            Reason(
-                "TooFewSlices",
-                f"The series has {len(headers)} slice(s), the model needs {rule.fewest_slices}.",
-                {"slices": len(headers), "fewest": rule.fewest_slices},
-            )
-        )
-    colours = sum(header.samples_per_pixel != 1 for header in headers)
-    if colours:
-        words = f"{colours} of {len(headers)} images are in colour or do not say Samples per Pixel."
-        reasons.append(Reason("ColourImages", words, {"images": colours}))
-    return tuple(reasons)
+def _each_once(reasons: Iterable[Sequence[Reason]]) -> list[Reason]:
+    """Return the reasons against single images, those that read alike once."""
+    return list({(reason.code, reason.words): reason for found in reasons for reason in found}.values())
 
 
-def _preference(verdict: SeriesVerdict) -> tuple[bool, float, int, int, str]:
-    first, geometry = verdict.headers[0], verdict.geometry
-    spacing = geometry.spacing[0] if geometry else 0.0
-    thickness = first.slice_thickness if (first.slice_thickness or 0.0) > 0 else None
-    number = first.series_number
-    return (
-        "ORIGINAL" in first.image_type[:1],
-        -(spacing if thickness is None else thickness),
-        len(verdict.headers),
-        _LOWEST_NUMBER if number is None else number,
-        verdict.series_instance_uid,
-    )
-
-
-def _nearness(verdict: SeriesVerdict) -> tuple[bool, int, str]:
-    """Order refused series by how near they came: those that were read as slices first, then the largest."""
-    frames = sum(header.number_of_frames for header in verdict.headers)
-    readable = not any(reason.code in {"UnsupportedSOPClass", "ColourImages"} for reason in verdict.reasons)
-    return (readable, frames, verdict.series_instance_uid)
+def _usual_spacing(headers: Headers, geometry: VolumeGeometry | None, bent: Sequence[Reason]) -> float | None:
+    """Return the distance of slices [mm], also where they form no volume; None where there is none to speak of."""
+    if geometry is not None:
+        return geometry.spacing[0]
+    if any(reason.code in {"MixedOrientation", "InvalidOrientation", "MissingGeometry"} for reason in bent):
+        return None
+    gaps = gaps_of(distinct(np.sort(places_along_normal(headers))))
+    return None if gaps is None else gaps.usual

@@ -38,6 +38,15 @@ class StudyState(StrEnum):
     FAILED = "FAILED"  # an analysis or a delivery needs a person
 
 
+class VerdictOutcome(StrEnum):
+    """What a model says of a series."""
+
+    CHOSEN = "CHOSEN"  # accepted, and the one that it runs on
+    ACCEPTED = "ACCEPTED"  # it could run, and runs on another series that it prefers
+    REFUSED = "REFUSED"  # its kind of series, which it can not analyse
+    NOT_WANTED = "NOT_WANTED"  # not its kind of series
+
+
 _JOB_MOVES: dict[JobState, frozenset[JobState]] = {
     JobState.QUEUED: frozenset({JobState.RUNNING, JobState.SUPERSEDED, JobState.REFUSED}),
     JobState.RUNNING: frozenset({JobState.DONE, JobState.REFUSED, JobState.FAILED, JobState.QUEUED}),

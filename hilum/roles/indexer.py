@@ -110,7 +110,7 @@ class Indexer:
             seen = snapshot(uow, study_instance_uid)
         plan = plan_study(self._settings, self._cards, seen.series)
         with self._database.writing() as uow:
-            closed = close_study(uow, study_instance_uid, plan.jobs, plan.words, seen.generation)
+            closed = close_study(uow, study_instance_uid, plan.jobs, plan.words, seen.generation, plan.verdicts)
             uow.commit()
         log.info("study.closed", study=study_instance_uid, jobs=len(plan.jobs), closed=closed.closed)
 

@@ -15,14 +15,29 @@ from pydicom.dataset import Dataset
 
 from sr_writer.results import write_results
 from study import codes
-from study.imaging import Finding, ResultSet
+from study.imaging import Finding, LabelMap, ResultSet
+from tests.support.enhanced import enhanced_image, frame_headers
 from tests.support.peers import program, shared
-from tests.support.results import CONTEXT, MODEL, headers_of, headers_on_disk, lungs, result_of
+from tests.support.results import (
+    CONTEXT,
+    MODEL,
+    PROJECTIONS,
+    SEGMENTS,
+    assessments,
+    headers_of,
+    headers_on_disk,
+    lungs,
+    nested,
+    philips_frames,
+    radiograph,
+    result_of,
+)
 from tests.support.series import axial_affine
 from tests.support.validators import (
     dcentvfy_errors,
     dciodvfy_errors,
     dcmqi_label_map,
+    dcmqi_masks,
     dcmqi_numbers,
     dcmqi_report,
     sr_validator_errors,
@@ -41,7 +56,10 @@ SYNTHETIC: dict[str, dict[str, Any]] = {
     "sparse": {"SliceThickness": "", "AccessionNumber": "", "ReferringPhysicianName": None, "PatientBirthDate": None},
 }
 REAL = ("ct_chest_lidc_0314", "ct_head_philips_study")
+MULTI_FRAME = ("enhanced_ct", "enhanced_mr", "mr_philips_enhanced")
 SHAPE = (10, 20, 28)
+ORDER = (3, 0, 9, 6, 1, 8, 4, 2, 7, 5)
+"""The slice that each frame of a generated multi-frame image shows."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +84,26 @@ def _sources(name: str, folder: Path) -> tuple[list[Dataset], Affine]:
             path for path in sorted(shared("data", name).iterdir()) if path.is_dir() and len(list(path.glob("*"))) > 20
         )
         return headers_of(axial)
+    if name == "mr_philips_enhanced":
+        return philips_frames(shared("data", name, "enhanced"))
     if name in REAL:
         return headers_of(shared("data", name))
+    if name in MULTI_FRAME:
+        affine = _tilted()
+        multi = enhanced_image(np.zeros(SHAPE), affine, ORDER, name[-2:].upper())
+        return frame_headers(multi, ORDER, folder / "in"), affine
     return headers_on_disk(folder / "in", SHAPE, attributes=SYNTHETIC[name]), axial_affine()
 
 
-@pytest.fixture(scope="module", params=[*SYNTHETIC, *REAL])
+def _tilted() -> Affine:
+    angle = np.radians(17)
+    turn = np.eye(4)
+    turn[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    tilted: Affine = turn @ axial_affine()
+    return tilted
+
+
+@pytest.fixture(scope="module", params=[*SYNTHETIC, *REAL, *MULTI_FRAME])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = tmp_path_factory.mktemp(request.param)
     sources, affine = _sources(request.param, folder)
@@ -92,7 +124,7 @@ def test_dcentvfy_finds_one_patient_and_study_in_both(case: Case) -> None:
     assert dcentvfy_errors(case.seg, case.sr) == []
 
 
-@pytest.mark.parametrize("case", ["japanese", "sparse", "ct_chest_lidc_0314"], indirect=True)
+@pytest.mark.parametrize("case", ["japanese", "sparse", "ct_chest_lidc_0314", "enhanced_mr"], indirect=True)
 def test_dicom_sr_validator_finds_no_error(case: Case) -> None:
     assert sr_validator_errors(case.sr) == []
 
@@ -120,6 +152,56 @@ def test_dsrdump_reads_the_tree(case: Case) -> None:
     run = subprocess.run([dsrdump, case.sr], capture_output=True, text=True, check=True, errors="replace")
     assert "Imaging Measurement Report" in run.stdout
     assert run.stdout.count("Measurement Group") == 3
+
+
+def test_segments_that_overlap_come_back_voxel_for_voxel(tmp_path: Path) -> None:
+    shape = (16, 24, 32)
+    result = nested(shape)
+    sources = headers_on_disk(tmp_path / "in", shape)
+    write_results(result, sources, MODEL, CONTEXT, tmp_path)
+    assert dciodvfy_errors(tmp_path / "seg.dcm", "Segmentation") == []
+    (tmp_path / "read").mkdir()
+    masks = dcmqi_masks(tmp_path / "seg.dcm", axial_affine(), shape, tmp_path / "read")
+    assert result.label_map is not None
+    assert sorted(masks) == [1, 2, 3]
+    for number, layer in enumerate(result.label_map.layers, 1):
+        assert (masks[number] == (layer == number)).all()
+
+
+def test_uneven_slices_make_no_error(tmp_path: Path) -> None:
+    offsets = (0.0, 1.0, 3.4, 4.0, 9.0, 11.1, 12.0, 16.6, 18.0, 21.0)
+    sources = headers_on_disk(tmp_path / "in", SHAPE)
+    for source, offset in zip(sources, offsets, strict=True):
+        source.ImagePositionPatient = [-20, -30, -40 + offset]
+    label_map = LabelMap(lungs(SHAPE), axial_affine(), SEGMENTS, offsets=offsets)
+    result = ResultSet(label_map, result_of(lungs(SHAPE)).findings)
+    write_results(result, sources, MODEL, CONTEXT, tmp_path)
+    assert dciodvfy_errors(tmp_path / "seg.dcm", "Segmentation") == []
+    assert dciodvfy_errors(tmp_path / "sr.dcm", "Comprehensive3DSR") == []
+
+
+def _assessed(folder: Path, sources: list[Dataset]) -> Path:
+    result = ResultSet(None, (), ("A limit.",), assessments=assessments())
+    write_results(result, sources, MODEL, CONTEXT, folder)
+    return folder / "sr.dcm"
+
+
+def test_assessments_of_a_volume_make_no_error(tmp_path: Path) -> None:
+    report = _assessed(tmp_path, headers_on_disk(tmp_path / "in", SHAPE))
+    assert dciodvfy_errors(report, "Comprehensive3DSR") == []
+    assert sr_validator_errors(report) == []
+    dsrdump = program("dsrdump", package="dcmtk")
+    run = subprocess.run([dsrdump, report], capture_output=True, text=True, check=True)
+    assert run.stderr == ""
+    assert run.stdout.count("Detection by the algorithm") == 3
+    assert '<inferred from IMAGE:(,,"Source")' in run.stdout
+
+
+@pytest.mark.parametrize("modality", sorted(PROJECTIONS))
+def test_assessments_of_a_radiograph_make_no_error(tmp_path: Path, modality: str) -> None:
+    report = _assessed(tmp_path, radiograph(tmp_path / "in", modality))
+    assert dciodvfy_errors(report, "Comprehensive3DSR") == []
+    assert sr_validator_errors(report) == []
 
 
 def test_a_head_without_a_birth_date_is_no_obstacle(tmp_path: Path) -> None:

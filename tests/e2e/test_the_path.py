@@ -80,6 +80,7 @@ def test_the_commands_tell_what_happened(node: Node, phantom: Path) -> None:
     ]
     shown = json.loads(node.command("show", study, "--json").stdout)
     assert [job["state"] for job in shown["jobs"]] == ["DONE"]
+    assert [(verdict["model"], verdict["outcome"]) for verdict in shown["verdicts"]] == [("lung_ct", "CHOSEN")]
     assert sorted(result["form"] for result in shown["results"]) == ["seg", "sr"]
     assert {delivery["status"] for result in shown["results"] for delivery in result["deliveries"]} == {"0000"}
     assert shown["events"] == sorted(shown["events"], key=lambda event: event["at"])

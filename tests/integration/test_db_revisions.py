@@ -10,14 +10,16 @@ import pytest
 from db import jobs
 from db.engine import Database
 from db.index import add_instances, generation, instances_of_job, mark_for_evaluation, studies_due
-from db.queries import study_record
+from db.queries import retry_study, study_record
 from db.revisions import ClosedRevision, close_study
-from study.entities import Job, PlannedJob, StoredInstance, StudyRecord
+from study.entities import Job, PlannedJob, StoredInstance, StudyRecord, Verdict
 from study.errors import ArchiveError, Reason
-from study.states import JobState, StudyState
+from study.states import JobState, StudyState, VerdictOutcome
 from tests.support.databases import DIALECTS, STUDY, migrated, planned, stored, with_parameters
 
 REFUSAL = Reason("MissingSlices", "2 slices are missing.", {"missing": 2})
+CHOSEN = Verdict("lung_ct", "1.2.3", 3, "Körper", "echo time 4.6 ms", VerdictOutcome.CHOSEN)
+REFUSED = Verdict("spleen", "1.2.4", None, "", "", VerdictOutcome.REFUSED, (REFUSAL, Reason("GantryTilt", "Tilted.")))
 
 
 @pytest.fixture(params=DIALECTS)
@@ -32,9 +34,14 @@ def add(database: Database, instances: Sequence[StoredInstance]) -> None:
         uow.commit()
 
 
-def close(database: Database, plan: Sequence[PlannedJob], words: str = "no model wants it") -> ClosedRevision:
+def close(
+    database: Database,
+    plan: Sequence[PlannedJob],
+    words: str = "no model wants it",
+    verdicts: Sequence[Verdict] = (),
+) -> ClosedRevision:
     with database.writing() as uow:
-        closed = close_study(uow, STUDY, plan, words, generation(uow, STUDY))
+        closed = close_study(uow, STUDY, plan, words, generation(uow, STUDY), verdicts)
         uow.commit()
     return closed
 
@@ -223,3 +230,27 @@ def test_a_plan_that_names_a_foreign_instance_changes_nothing(database: Database
     with pytest.raises(ArchiveError, match="does not hold"):
         close(database, [planned([stored(1), stored(2)])])
     assert record(database).jobs == ()
+
+
+def test_what_models_said_is_kept_and_a_newer_look_replaces_it(database: Database) -> None:
+    add(database, [stored(1)])
+    assert record(database).verdicts == ()
+    close(database, [planned([stored(1)])], verdicts=[CHOSEN, REFUSED])
+    assert record(database).verdicts == (CHOSEN, REFUSED)
+    with database.writing() as uow:
+        retry_study(uow, STUDY)
+        uow.commit()
+    assert record(database).verdicts == (CHOSEN, REFUSED)
+    close(database, [planned([stored(1)])], verdicts=[CHOSEN])
+    assert record(database).verdicts == (CHOSEN,)
+
+
+def test_what_models_said_of_instances_that_are_outdated_is_not_kept(database: Database) -> None:
+    add(database, [stored(1)])
+    with database.reading() as uow:
+        seen = generation(uow, STUDY)
+    add(database, [stored(2)])
+    with database.writing() as uow:
+        assert not close_study(uow, STUDY, [], "none", seen, [REFUSED]).closed
+        uow.commit()
+    assert record(database).verdicts == ()

@@ -7,16 +7,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, insert, text
 
 from db import schema
 from db.engine import Database
-from db.tables import Table
+from db.index import generation
+from db.queries import list_studies, study_record
+from db.revisions import close_study
+from db.tables import PatientRow, RevisionRow, StudyRow, Table
+from study.entities import Verdict
 from study.errors import SchemaMismatch
-from tests.support.databases import DIALECTS, empty_url
+from study.states import StudyState, VerdictOutcome
+from tests.support.databases import DIALECTS, START, STUDY, empty_url
 
 
 @pytest.fixture(params=DIALECTS)
@@ -96,3 +102,52 @@ def test_several_that_migrate_at_once_wait_for_each_other(url: str) -> None:
     for thread in threads:
         thread.join(60)
     assert errors == []
+
+
+def test_a_database_of_the_first_schema_keeps_its_studies_and_takes_verdicts(database: Database, url: str) -> None:
+    _make_first_schema_with_a_study(url)
+    with pytest.raises(SchemaMismatch, match=r"0001.*hilum serve"):
+        database.check_schema()
+    database.migrate()
+    database.check_schema()
+    with database.reading() as uow:
+        (summary,) = list_studies(uow)
+        before = study_record(uow, STUDY)
+    assert (summary.study_instance_uid, summary.patient_id, summary.accession_number) == (STUDY, "P1", "A123")
+    assert (summary.state, summary.last_received_at) == (StudyState.NOT_SELECTED, START)
+    assert before is not None
+    assert (before.revision, before.verdicts) == (1, ())
+    verdict = Verdict("toy", "1.2.3", None, "", "", VerdictOutcome.ACCEPTED)
+    with database.writing() as uow:
+        close_study(uow, STUDY, [], "still nothing", generation(uow, STUDY), [verdict])
+        uow.commit()
+    with database.reading() as uow:
+        after = study_record(uow, STUDY)
+    assert after is not None
+    assert after.verdicts == (verdict,)
+
+
+def _make_first_schema_with_a_study(url: str) -> None:
+    engine = create_engine(url)
+    config = schema.migration_config()
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        patient = dict.fromkeys(("issuer_of_patient_id", "patient_name", "patient_birth_date", "patient_sex"), "")
+        connection.execute(insert(PatientRow), [patient | {"identity_digest": "d", "patient_id": "P1"}])
+        study = {
+            "study_instance_uid": STUDY,
+            "patient": 1,
+            "accession_number": "A123",
+            "study_description": "Phantom",
+            "study_date": "20260102",
+            "first_received_at": START,
+            "last_received_at": START,
+            "generation": 4,
+            "receiving": False,
+            "evaluation_due": False,
+        }
+        connection.execute(insert(StudyRow), [study])
+        revision = {"study": 1, "number": 1, "created_at": START, "not_selected": "nothing"}
+        connection.execute(insert(RevisionRow), [revision])
+    engine.dispose()

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from inference.analysis import Analysis, Analyst
 from inference.bundle import load_bundle
 from inference.catalog import find_bundle, read_card
+from inference.decoding import read_series
 from inference.running import run_bundle
 from study.codes import ANATOMICAL_STRUCTURE, ATTENUATION, LAA_950, PERCENTILE_15, VOLUME, Code
 from study.errors import TargetNotInFieldOfView
 from study.geometry import FrameOfReferencePolicy, VolumeGeometry, assess
 from study.headers import InstanceHeader
-from study.imaging import Segment
+from study.imaging import Segment, SeriesVolume
 from tests.support.peers import shared
 from tests.support.phantoms import LEFT, RIGHT, dice
 
@@ -54,16 +55,26 @@ def series(folder: Path) -> tuple[list[Path], list[InstanceHeader]]:
     return paths, [InstanceHeader.of(dataset, dataset.file_meta.TransferSyntaxUID) for dataset in found]
 
 
-def analyse(folder: Path) -> tuple[Analysis, VolumeGeometry]:
+def in_order(folder: Path) -> tuple[list[Path], list[InstanceHeader], VolumeGeometry]:
     paths, headers = series(folder)
     geometry = assess(headers, FrameOfReferencePolicy.BY_POSITION)
-    ordered = [headers[index] for index in geometry.order]
-    return Analyst().analyse(CARD, [paths[index] for index in geometry.order], ordered, geometry), geometry
+    return [paths[index] for index in geometry.order], [headers[index] for index in geometry.order], geometry
+
+
+def analyse(folder: Path) -> tuple[Analysis, VolumeGeometry]:
+    paths, headers, geometry = in_order(folder)
+    return Analyst().analyse(CARD, paths, headers, geometry, geometry.notes), geometry
 
 
 @pytest.fixture(scope="module")
 def chest() -> tuple[Analysis, VolumeGeometry]:
     return analyse(shared("data", "ct_chest_lidc_0314"))
+
+
+@pytest.fixture(scope="module")
+def volume() -> SeriesVolume:
+    paths, headers, geometry = in_order(shared("data", "ct_chest_lidc_0314"))
+    return read_series(paths, headers, geometry.affine).volume
 
 
 def labels_of(analysis: Analysis) -> NDArray[np.uint8]:
@@ -72,14 +83,16 @@ def labels_of(analysis: Analysis) -> NDArray[np.uint8]:
 
 
 @pytest.fixture(scope="module")
-def reference(chest: tuple[Analysis, VolumeGeometry]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def reference(
+    chest: tuple[Analysis, VolumeGeometry], volume: SeriesVolume
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return the right and the left lung by the trained network: its components over 5 % of the largest."""
     bundle = load_bundle(shared("bundles", "lung_ct_unet"), torch.device("cpu"))
     transforms = list(bundle.postprocessing.transforms)
     bundle.postprocessing.transforms = tuple(
         step for step in transforms if type(step).__name__ != "KeepLargestConnectedComponentd"
     )
-    mask = run_bundle(bundle, chest[0].volume, [LUNG]).label_map.values
+    mask = run_bundle(bundle, volume, [LUNG]).label_map.values
     components, count = cc3d.connected_components(mask, connectivity=26, return_N=True)
     sizes = np.bincount(components.ravel())[1:]
     kept = [label for label in range(1, count + 1) if sizes[label - 1] > SMALLEST_SHARE * sizes.max()]
@@ -104,14 +117,14 @@ def test_the_lungs_agree_with_a_trained_network(
 
 @pytest.mark.parametrize("airway", [TRACHEA, RIGHT_MAIN_BRONCHUS, LEFT_MAIN_BRONCHUS])
 def test_trachea_and_main_bronchi_are_no_lung(
-    chest: tuple[Analysis, VolumeGeometry], airway: tuple[tuple[float, float, float], ...]
+    chest: tuple[Analysis, VolumeGeometry], volume: SeriesVolume, airway: tuple[tuple[float, float, float], ...]
 ) -> None:
     analysis, geometry = chest
     inverse = np.linalg.inv(geometry.affine)
     for point in airway:
         slice_, row, column = np.rint(inverse @ (*point, 1.0))[:3].astype(int)
         around = np.s_[slice_ - 1 : slice_ + 2, row - 1 : row + 2, column - 1 : column + 2]
-        assert analysis.volume.voxels[around].max() < -800, point  # the point does lie in air
+        assert volume.voxels[around].max() < -800, point  # the point does lie in air
         assert not labels_of(analysis)[around].any(), point
 
 

@@ -12,12 +12,19 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.misc import is_dicom
+from pydicom.uid import (
+    ComputedRadiographyImageStorage,
+    DigitalMammographyXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForPresentation,
+)
 
 from sr_writer.context import ResultContext
 from study import codes
+from study.codes import Code
+from study.frames import flattened, frame_count
 from study.geometry import FrameOfReferencePolicy, assess
 from study.headers import InstanceHeader
-from study.imaging import Finding, LabelMap, Measurement, ModelIdentity, Omission, ResultSet, Segment
+from study.imaging import Assessment, Finding, LabelMap, Measurement, ModelIdentity, Omission, ResultSet, Segment
 from tests.support.series import axial_affine, ct_series, save_series
 
 MODEL = ModelIdentity(
@@ -41,6 +48,35 @@ SEGMENTS = (
     Segment(2, "Left lung", codes.ANATOMICAL_STRUCTURE, codes.LEFT_LUNG, rgb=(0, 114, 178)),
 )
 
+ABNORMAL = Code("49755003", "SCT", "Morphologically Abnormal Structure")
+NEOPLASM = Code("108369006", "SCT", "Neoplasm")
+BRAIN = Code("12738006", "SCT", "Brain")
+CHEST = Code("51185008", "SCT", "Chest")
+PNEUMOTHORAX = Code("36118008", "SCT", "Pneumothorax")
+TUMOUR = tuple(
+    Segment(value, label, ABNORMAL, NEOPLASM, region=BRAIN, rgb=rgb)
+    for value, label, rgb in (
+        (1, "Whole tumor", (230, 159, 0)),
+        (2, "Tumor core", (0, 114, 178)),
+        (3, "Enhancing tumor", (213, 94, 0)),
+    )
+)
+"""Segments of which each contains the next."""
+PROJECTIONS: dict[str, dict[str, Any]] = {
+    "CR": {"SOPClassUID": ComputedRadiographyImageStorage},
+    "DX": {
+        "SOPClassUID": DigitalXRayImageStorageForPresentation,
+        "ImagerPixelSpacing": ["0.14", "0.15"],
+        "PatientOrientation": ["L", "F"],
+    },
+    "MG": {
+        "SOPClassUID": DigitalMammographyXRayImageStorageForPresentation,
+        "ImagerPixelSpacing": ["0.1", "0.1"],
+        "PatientOrientation": ["A", "FR"],
+    },
+}
+"""What radiographs say of their geometry, by modality."""
+
 
 def headers_on_disk(
     folder: Path,
@@ -51,7 +87,19 @@ def headers_on_disk(
 ) -> list[Dataset]:
     """Return the headers of a generated series as a reader finds them: from files, without pixels, undecoded."""
     series = ct_series(np.zeros(shape), affine, attributes=attributes)
+    for image in series:
+        image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
     return [dcmread(path, stop_before_pixels=True) for path in save_series(series, folder)]
+
+
+def radiograph(folder: Path, modality: str) -> list[Dataset]:
+    """Return the header of a generated projection image: no position, no orientation, no Frame of Reference."""
+    absent = [
+        *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "RescaleType", "KVP"),
+        *("FrameOfReferenceUID", "PositionReferenceIndicator"),
+    ]
+    attributes = dict.fromkeys(absent, None) | {"Modality": modality} | PROJECTIONS[modality]
+    return headers_on_disk(folder, (1, 20, 30), attributes=attributes)
 
 
 def headers_of(folder: Path) -> tuple[list[Dataset], NDArray[np.float64]]:
@@ -60,6 +108,21 @@ def headers_of(folder: Path) -> tuple[list[Dataset], NDArray[np.float64]]:
     datasets = [dcmread(path, stop_before_pixels=True) for path in paths]
     geometry = assess([InstanceHeader.of(dataset) for dataset in datasets], FrameOfReferencePolicy.BY_POSITION)
     return [datasets[index] for index in geometry.order], geometry.affine
+
+
+def philips_frames(folder: Path) -> tuple[list[Dataset], NDArray[np.float64]]:
+    """Return the headers of the 40 frames of a real Enhanced MR Image in slice order, and their affine."""
+    multi = dcmread(folder / "1901_WIP_3DpCASL_real.dcm", stop_before_pixels=True)
+    headers = [flattened(multi, number) for number in range(1, frame_count(multi) + 1)]
+    cosines = np.array(headers[0].ImageOrientationPatient, dtype=np.float64)
+    normal = np.cross(cosines[:3], cosines[3:])
+    headers.sort(key=lambda header: float(np.dot(header.ImagePositionPatient, normal)))
+    origins = np.array([header.ImagePositionPatient for header in headers], dtype=np.float64)
+    rows, columns = (float(value) for value in headers[0].PixelSpacing)
+    affine = np.eye(4)
+    affine[:3, 0] = (origins[-1] - origins[0]) / (len(headers) - 1)
+    affine[:3, 1], affine[:3, 2], affine[:3, 3] = cosines[3:] * rows, cosines[:3] * columns, origins[0]
+    return headers, affine
 
 
 def lungs(shape: tuple[int, int, int]) -> NDArray[np.uint8]:
@@ -110,4 +173,31 @@ def numbers(volume: float) -> tuple[Measurement, ...]:
         Measurement(codes.ATTENUATION, -812.5, codes.HOUNSFIELD_UNIT, codes.MEAN),
         Measurement(codes.LAA_950, 3.25, codes.PERCENT),
         Measurement(codes.PERCENTILE_15, -921.0, codes.HOUNSFIELD_UNIT),
+    )
+
+
+def nested(shape: tuple[int, int, int], affine: NDArray[np.float64] | None = None) -> ResultSet:
+    """Return a tumour in boxes: the whole contains a core, which contains an enhancing part; each has a finding."""
+    layers = []
+    for value in (1, 2, 3):
+        layer = np.zeros(shape, dtype=np.uint8)
+        inside = tuple(slice(size * value // 8, size - size * value // 8 - 1) for size in shape)
+        layer[inside] = value
+        layers.append(layer)
+    label_map = LabelMap(layers[0], axial_affine() if affine is None else affine, TUMOUR, tuple(layers[1:]))
+    findings = [
+        Finding(f"part{part.value}", part.label, NEOPLASM, BRAIN, (part.value,), numbers(9.5)) for part in TUMOUR
+    ]
+    return ResultSet(label_map, tuple(findings))
+
+
+def assessments() -> tuple[Assessment, ...]:
+    """Return one of each kind: not detected, detected on some images, without a decision, numbers alone."""
+    effusion = Code("EFFU", "99ACME", "Pleural effusion")
+    density = Measurement(Code("DENS", "99ACME", "Density"), 12.5, codes.PERCENT, codes.MEAN)
+    return (
+        Assessment("pneumothorax", "Pneumothorax", PNEUMOTHORAX, CHEST, probability=0.07, detected=False),
+        Assessment("effusion", "Effusion", effusion, None, probability=0.934, detected=True, slices=(0,)),
+        Assessment("open", "Open question", PNEUMOTHORAX, CHEST, probability=0.5, notes=("A note.",)),
+        Assessment("density", "Breast density", Code("76752008", "SCT", "Breast"), measurements=(density,)),
     )

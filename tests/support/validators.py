@@ -58,14 +58,24 @@ def dcmqi_label_map(segmentation: Path, grid: Affine, shape: tuple[int, ...], fo
     shape
         (slices, rows, columns) of the grid.
     """
+    found: Labels = np.zeros(shape, dtype=np.uint8)
+    for number, mask in dcmqi_masks(segmentation, grid, shape, folder).items():
+        found[mask] = number
+    return found
+
+
+def dcmqi_masks(segmentation: Path, grid: Affine, shape: tuple[int, ...], folder: Path) -> dict[int, Labels]:
+    """Return where each segment is, as dcmqi's segimage2itkimage reads it; segments may overlap."""
     converter = environment_program("segimage2itkimage", package="dcmqi")
     options = ["--inputDICOM", str(segmentation), "--outputDirectory", str(folder), "--outputType", "nrrd", "-p", "x"]
     subprocess.run([converter, *options], check=True, capture_output=True, timeout=300)
-    found: Labels = np.zeros(shape, dtype=np.uint8)
+    masks: dict[int, Labels] = {}
     for path in sorted(folder.glob("x-*.nrrd")):
         values, affine = _read_nrrd(path)
-        _place(values != 0, affine, int(path.stem.removeprefix("x-")), found, grid)
-    return found
+        for number in np.unique(values[values > 0]):
+            mask = masks.setdefault(int(number), np.zeros(shape, dtype=np.bool_))
+            _place(values == number, affine, mask, grid)
+    return masks
 
 
 def dcmqi_report(report: Path, folder: Path) -> dict[str, Any]:
@@ -85,14 +95,14 @@ def dcmqi_numbers(group: dict[str, Any]) -> list[tuple[str, float, str]]:
     ]
 
 
-def _place(mask: NDArray[np.bool_], affine: Affine, number: int, into: Labels, grid: Affine) -> None:
+def _place(mask: NDArray[np.bool_], affine: Affine, into: Labels, grid: Affine) -> None:
     """Put each voxel of `mask` where its place in the patient says, not where its index does."""
     voxels = np.argwhere(mask)
     places = np.column_stack([voxels, np.ones(len(voxels))]) @ affine.T
     indices = places @ np.linalg.inv(grid).T
     rounded = np.rint(indices[:, :3]).astype(int)
     assert np.abs(indices[:, :3] - rounded).max() < 0.05
-    into[tuple(rounded.T)] = number
+    into[tuple(rounded.T)] = True
 
 
 def _read_nrrd(path: Path) -> tuple[Labels, Affine]:

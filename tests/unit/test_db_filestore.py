@@ -8,6 +8,8 @@ import os
 import struct
 import subprocess
 import sys
+import time
+import tracemalloc
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +19,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
@@ -25,14 +28,17 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    SegmentationStorage,
 )
 
 from db import incoming
 from db.filestore import FileStore
+from db.frugal import Budget
 from study.errors import ArchiveError, StoreBusy
 from study.headers import InstanceHeader
-from tests.support.peers import REPOSITORY
-from tests.support.series import ct_series
+from tests.support.enhanced import enhanced_image
+from tests.support.peers import REPOSITORY, shared
+from tests.support.series import axial_affine, ct_series
 
 
 @pytest.fixture
@@ -161,7 +167,7 @@ def _element_of(keyword: str, value: str) -> bytes:
 
 
 def test_a_deflated_bomb_is_not_inflated(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(incoming, "_BUDGET", 2**16)
+    monkeypatch.setattr(incoming, "_BUDGET", Budget(size=2**16, reads=100))
     zeros = struct.pack("<HH2sHL", 0x0008, 0x0001, b"UN", 0, 2**26) + bytes(2**26)
     deflater = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
     bomb = deflater.compress(zeros) + deflater.flush()
@@ -171,7 +177,156 @@ def test_a_deflated_bomb_is_not_inflated(store: FileStore, monkeypatch: pytest.M
         store.read_incoming(path)
 
 
+def enhanced(frames: int = 3, attributes: Mapping[str, Any] | None = None) -> Dataset:
+    dataset = enhanced_image(np.zeros((frames, 4, 4)), axial_affine(), range(frames)[::-1], "MR")
+    for keyword, value in (attributes or {}).items():
+        setattr(dataset, keyword, value)
+    return dataset
+
+
+def sequence(tag: int, content: bytes, *, defined: bool = False) -> bytes:
+    length = len(content) if defined else 2**32 - 1
+    end = b"" if defined else struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
+    return struct.pack("<HH2sHL", tag >> 16, tag & 0xFFFF, b"SQ", 0, length) + content + end
+
+
+def items(content: bytes, count: int = 1, *, defined: bool = False) -> bytes:
+    if defined:
+        return (struct.pack("<HHL", 0xFFFE, 0xE000, len(content)) + content) * count
+    return (struct.pack("<HHL", 0xFFFE, 0xE000, 2**32 - 1) + content + struct.pack("<HHL", 0xFFFE, 0xE00D, 0)) * count
+
+
+SHARED_GROUPS, FRAMES_GROUPS, FRAME_CONTENT, PRIVATE = 0x52009229, 0x52009230, 0x00209111, 0x20051001
+
+
+def with_groups(frames: int, groups: bytes) -> bytes:
+    """Return an Enhanced MR image of so many frames with other functional groups than its own."""
+    dataset = enhanced(attributes={"NumberOfFrames": frames})
+    for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "PixelData"):
+        del dataset[keyword]
+    return part_10(encoded(dataset) + groups)
+
+
+@pytest.mark.parametrize(
+    "syntax",
+    [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian, "1.2.3.4"],
+)
+@pytest.mark.parametrize("undefined", [False, True])
+def test_the_frames_of_an_enhanced_image_are_read_in_every_encoding(
+    store: FileStore, syntax: str, undefined: bool
+) -> None:
+    content = Dataset()
+    content.StackID = "Größe"
+    dataset = enhanced(attributes={"SpecificCharacterSet": "ISO_IR 192"})
+    dataset.PerFrameFunctionalGroupsSequence[1].FrameContentSequence = [content]
+    for element in dataset.iterall():
+        if element.VR == "SQ":
+            element.is_undefined_length = undefined
+            for item in element.value:
+                item.is_undefined_length_sequence_item = undefined
+    header = store.read_incoming(receive(store, part_10(encoded(dataset, syntax), syntax))).header
+    assert header == InstanceHeader.of(dataset, syntax)
+    assert [slice_.stack_id for slice_ in header.slices()] == ["", "Größe", ""]
+    assert len({slice_.image_position_patient for slice_ in header.slices()}) == 3
+
+
+@pytest.mark.parametrize(
+    "name", ["1901_WIP_3DpCASL_real.dcm", "1903_WIP_SOURCE_-_3DpCASL.dcm", "2001_WIP_fcMRI_Field_Mapping_e2_phMag.dcm"]
+)
+def test_real_enhanced_images_are_read_as_a_whole_and_quickly(store: FileStore, name: str) -> None:
+    path = shared("data", "mr_philips_enhanced", "enhanced", name)
+    dataset = dcmread(path, stop_before_pixels=True)
+    started = time.perf_counter()
+    header = store.read_incoming(receive(store, path.read_bytes())).header
+    assert time.perf_counter() - started < 2
+    assert header == InstanceHeader.of(dataset, dataset.file_meta.TransferSyntaxUID)
+    assert len(header.frames) == dataset.NumberOfFrames
+
+
+def test_thousands_of_frames_with_private_groups_are_read(store: FileStore) -> None:
+    position = encoded(enhanced(1).PerFrameFunctionalGroupsSequence[0])
+    private = sequence(PRIVATE, items(struct.pack("<HH2sH", 0x2005, 0x1002, b"LO", 0) * 60))
+    found = store.read_incoming(
+        receive(store, with_groups(3000, sequence(FRAMES_GROUPS, items(position + private, 3000))))
+    )
+    assert len(found.header.slices()) == 3000
+    assert found.header.image_position_patient == (-20.0, -30.0, -40.0)
+
+
+EMPTY_ITEM = struct.pack("<HHL", 0xFFFE, 0xE000, 0)
+HOSTILE_FRAMES = {
+    "more than it says": (2, sequence(FRAMES_GROUPS, items(b"", 3))),
+    "fewer than it says": (4, sequence(FRAMES_GROUPS, items(b"", 3))),
+    "more than anybody has": (10**6, sequence(FRAMES_GROUPS, items(b"", 3))),
+    "a frame that holds very many": (1, sequence(FRAMES_GROUPS, items(sequence(FRAME_CONTENT, EMPTY_ITEM * 50_000)))),
+    "the same, of defined length": (
+        1,
+        sequence(FRAMES_GROUPS, items(sequence(FRAME_CONTENT, EMPTY_ITEM * 50_000, defined=True))),
+    ),
+    "very many private ones": (1, sequence(FRAMES_GROUPS, items(sequence(PRIVATE, EMPTY_ITEM * 50_000)))),
+    "several shared groups": (1, sequence(SHARED_GROUPS, items(b"", 9)) + sequence(FRAMES_GROUPS, items(b""))),
+    "no end": (1, sequence(FRAMES_GROUPS, items(sequence(PRIVATE, items(b"")[:-8])))[:-24]),
+    "no items": (1, sequence(FRAMES_GROUPS, b"\xff" * 64)),
+    "endless nesting": (1, sequence(FRAMES_GROUPS, items(_undefined_length(5_000)))),
+    "endless nesting of what is read": (
+        1,
+        sequence(FRAMES_GROUPS, items(_undefined_length(5_000).replace(b"\x08\x00\x40\x11", b"\x20\x00\x11\x91"))),
+    ),
+    "an item beyond the file": (1, sequence(FRAMES_GROUPS, struct.pack("<HHL", 0xFFFE, 0xE000, 2**31))[:-8]),
+    "nothing": (3, b""),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE_FRAMES)
+def test_an_image_whose_frames_can_not_be_read_is_stored_without_them(store: FileStore, case: str) -> None:
+    frames, groups = HOSTILE_FRAMES[case]
+    header = store.read_incoming(receive(store, with_groups(frames, groups))).header
+    assert header.number_of_frames == frames
+    assert header.frames == ()
+
+
+@pytest.mark.parametrize(
+    "case", ["a frame that holds very many", "the same, of defined length", "very many private ones"]
+)
+def test_hostile_frames_do_not_fill_the_memory(store: FileStore, case: str) -> None:
+    frames, groups = HOSTILE_FRAMES[case]
+    path = receive(store, with_groups(frames, groups))
+    tracemalloc.start()
+    try:
+        store.read_incoming(path)
+        assert tracemalloc.get_traced_memory()[1] < 16 * 2**20  # all of them would take 32 MB
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_frames_of_a_segmentation_are_not_even_looked_at(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(incoming, "_BUDGET", Budget(size=2**14, reads=400))
+    dataset = enhanced(500, {"SOPClassUID": SegmentationStorage})
+    assert len(encoded(dataset)) > 2**16
+    assert store.read_incoming(receive(store, part_10(encoded(dataset)))).header.frames == ()
+
+
+@pytest.mark.parametrize(
+    "element",
+    [
+        sequence(0x00180012, EMPTY_ITEM * 400_000),
+        sequence(0x00180012, EMPTY_ITEM * 20_000, defined=True),
+        struct.pack("<HH2sHL", 0x0018, 0x0050, b"SQ", 0, 160_000) + EMPTY_ITEM * 20_000,
+    ],
+    ids=["undefined length", "defined length", "of a text"],
+)
+def test_a_header_of_very_many_parts_is_refused_before_it_becomes_very_many_objects(
+    store: FileStore, element: bytes
+) -> None:
+    data_set = encoded(image({"SliceThickness": None}))
+    place = data_set.index(struct.pack("<HH2s", 0x0018, 0x0060, b"DS"))
+    path = receive(store, part_10(data_set[:place] + element + data_set[place:]))
+    with pytest.raises(ArchiveError, match=r"^Its header "):
+        store.read_incoming(path)
+
+
 SOUND = part_10(encoded(image()))
+SOUND_ENHANCED = part_10(encoded(enhanced()))
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -192,6 +347,21 @@ def test_damaged_files_are_read_or_refused_and_nothing_else(
     except ArchiveError:
         return
     assert Path(os.path.normpath(store.root / found.path)).is_relative_to(store.root / "store")
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    changes=st.lists(st.tuples(st.integers(800, len(SOUND_ENHANCED) - 1), st.integers(0, 255)), min_size=1, max_size=8)
+)
+def test_damaged_frames_are_read_or_left_out_and_nothing_else(store: FileStore, changes: list[tuple[int, int]]) -> None:
+    content = bytearray(SOUND_ENHANCED)
+    for position, value in changes:
+        content[position] = value
+    try:
+        found = store.read_incoming(receive(store, bytes(content)))
+    except ArchiveError:
+        return
+    assert len(found.header.frames) in (0, found.header.number_of_frames)
 
 
 def test_files_move_into_their_places_and_the_inbox_empties(store: FileStore) -> None:

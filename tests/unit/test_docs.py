@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from hilum.config import ModelSettings, load
 from inference.catalog import find_bundle, read_card
+from inference.description import (
+    ClassDescription,
+    FindingDescription,
+    NumberDescription,
+    SegmentDescription,
+    Select,
+)
 from scp.receiver import DEFAULT_MAX_PDU
 from scp.requesting import Timeouts
 from sr_writer import codes as writer_codes
@@ -19,6 +27,7 @@ from tests.support.peers import REPOSITORY
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 CONFORMANCE = (REPOSITORY / "docs" / "conformance.md").read_text()
+MODELS = (REPOSITORY / "docs" / "models.md").read_text()
 LUNG_CT = (REPOSITORY / "docs" / "lung_ct.md").read_text()
 LARGEST_PICTURE = 300_000
 
@@ -76,3 +85,26 @@ def test_the_model_s_codes_are_documented(page: str) -> None:
     card = read_card("lung_ct", find_bundle("builtin:lung_ct"))
     named = [finding.finding for finding in card.findings] + [VOLUME, ATTENUATION, LAA_950, PERCENTILE_15]
     assert [code for code in named if f"{code.value} {code.scheme}" not in page] == []
+
+
+def test_the_entries_of_the_model_page_are_valid(tmp_path: Path) -> None:
+    blocks = re.findall(r"```toml\n(.*?)```", MODELS, re.DOTALL)
+    assert len(blocks) >= 4
+    for number, block in enumerate(blocks):
+        head = "" if "[[models]]" in block else '[[models]]\nname = "m"\nbundle = "b"\n'
+        digest = "" if "digest" in block else f'digest = "{"0" * 64}"\n'
+        config = tmp_path / f"{number}.toml"
+        config.write_text(head + digest + block.replace("b1c2...", "b1c2" * 16))
+        assert len(load(config, environment={}).models) == 1
+
+
+def test_every_key_of_a_model_is_documented() -> None:
+    tables = (Select, SegmentDescription, FindingDescription, ClassDescription, NumberDescription, ModelSettings)
+    keys = {key for table in tables for key in table.model_fields} - {
+        "select",
+        "segments",
+        "findings",
+        "classes",
+        "measurements",
+    }
+    assert [key for key in sorted(keys) if not re.search(rf"`{key}`|\b{key} = ", MODELS)] == []

@@ -43,7 +43,8 @@ def test_lists_are_addressed_by_name(tmp_path: Path) -> None:
 
 
 def test_relative_paths_count_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write(tmp_path, '[node]\ndata_dir = "store"\n[[models]]\nname = "m"\nbundle = "bundles/m"\n')
+    model = f'[[models]]\nname = "m"\nbundle = "bundles/m"\ndigest = "{"0" * 64}"\n'
+    path = write(tmp_path, f'[node]\ndata_dir = "store"\n{model}')
     monkeypatch.chdir("/")
     settings = load(path, environment={})
     assert settings.data_dir == tmp_path / "store"
@@ -51,9 +52,22 @@ def test_relative_paths_count_from_the_file(tmp_path: Path, monkeypatch: pytest.
     assert settings.database_url == f"sqlite:///{tmp_path / 'store' / 'hilum.db'}"
 
 
-def test_settings_travel_to_child_processes_unchanged() -> None:
-    settings = load(SHIPPED, ["node.port=9"], {})
-    assert Settings.model_validate_json(settings.model_dump_json()) == settings
+def test_settings_travel_to_child_processes_unchanged(tmp_path: Path) -> None:
+    described = """
+[models.select]
+slices = [5, ""]
+uneven_spacing = "resample"
+[[models.segments]]
+value = 1
+label = "Liver"
+type = ["10200004", "SCT", "Liver"]
+colour = "#009e73"
+"""
+    settings = load(write(tmp_path, SHIPPED.read_text() + described), ["node.port=9"], {})
+    received = Settings.model_validate_json(settings.to_json())
+    assert received == settings
+    for name, model in settings.models.items():
+        assert received.models[name].model_fields_set == model.model_fields_set
 
 
 @pytest.mark.parametrize(
@@ -109,6 +123,112 @@ def test_a_mistake_is_one_line_that_names_source_key_and_remedy(
     lines = caught.value.words.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith(expected.format(file=path))
+
+
+MODEL = '[[models]]\nname = "m"\nbundle = "builtin:lung_ct"\n'
+SELECT = f"{MODEL}[models.select]\n"
+SEGMENT = f'{MODEL}[[models.segments]]\nvalue = 1\nlabel = "Liver"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "assignments", "expected"),
+    [
+        (f'{MODEL}titel = "x"\n', [], "{file}: models.m.titel: unknown key; did you mean title?"),
+        (f'{SELECT}modalty = "MR"\n', [], "{file}: models.m.select.modalty: unknown key; did you mean modality?"),
+        (f"{SEGMENT}colr = 1\n", [], "{file}: models.m.segments entry 1: colr: unknown key; did you mean colour?"),
+        (
+            f"{MODEL}[[models.segments]]\nvalue = 1\n",
+            [],
+            "{file}: models.m.segments entry 1: label: is missing; add it",
+        ),
+        (
+            f"{SEGMENT}[[models.segments]]\nvalue = 0\nlabel = 'x'\n",
+            [],
+            "{file}: models.m.segments entry 2: value: input should be greater than or equal to 1 (given: 0)",
+        ),
+        (
+            f'{SEGMENT}type = ["10200004", "SCT"]\n',
+            [],
+            '{file}: models.m.segments entry 1: type: a code is three texts: ["value", "scheme", "meaning"] (given: ',
+        ),
+        (
+            f'{SEGMENT}type = ["{"1" * 17}", "SCT", "Liver"]\n',
+            [],
+            "{file}: models.m.segments entry 1: type: the value of a code is printable ASCII of at most 16 characters",
+        ),
+        (
+            f'{SEGMENT}colour = "red"\n',
+            [],
+            '{file}: models.m.segments entry 1: colour: must be a list; write "#rrggbb", or three numbers from 0',
+        ),
+        (
+            f"{SEGMENT * 2}"[: -len(SEGMENT)] + '[[models.segments]]\nvalue = 1\nlabel = "x"\n',
+            [],
+            "{file}: models.m: segments: each value may occur once only",
+        ),
+        (
+            f"{SELECT}slices = [5]\n",
+            [],
+            '{file}: models.m.select.slices: has too few parts; write [lowest, highest], "" for an open end',
+        ),
+        (f"{SELECT}slices = [9, 5]\n", [], "{file}: models.m.select.slices: the range runs from 9 down to 5; write [l"),
+        (f'{SELECT}form = "cube"\n', [], "{file}: models.m.select.form: input should be 'volume' or 'image'"),
+        (f'{MODEL}select = "CT"\n', [], "{file}: models.m.select: is a table; write its keys one by one, as models.m"),
+        (f'{MODEL}segments = "liver"\n', [], "{file}: models.m.segments: must be a list"),
+        (f'{MODEL}kind = "detection"\n', [], "{file}: models.m.kind: input should be 'segmentation', 'classification'"),
+        (f'{MODEL}digest = "abc"\n', [], "{file}: models.m.digest: string should match pattern"),
+        (
+            '[[models]]\nname = "m"\nbundle = "b"\n',
+            [],
+            "{file}: models.m: digest is missing: a bundle is a program, and only one that somebody looked at runs; "
+            "hilum models add b --name m --replace shows it",
+        ),
+        (MODEL, ["models.m.select.modalty=MR"], "--set models.m.select.modalty: unknown key; did you mean modality?"),
+        (MODEL, ["models.m.slect.modality=MR"], "--set models.m.slect.modality: unknown key; did you mean select?"),
+        (
+            MODEL,
+            ["models.m.select=MR"],
+            "--set models.m.select: is a table; write its keys one by one, as models.m.sel",
+        ),
+        (
+            MODEL,
+            ["models.m.select=MR", "models.m.select.modality=MR"],
+            "--set models.m.select.modality: models.m.select is given as a whole too; leave out one of the two",
+        ),
+        (
+            MODEL,
+            ["models.m.select.modality=MR", "models.m.select=MR"],
+            "--set models.m.select: keys within models.m.select are given too; leave out one of the two",
+        ),
+        (
+            MODEL,
+            ['models.m.segments=[{value=0, label="x"}]'],
+            "--set models.m.segments: entry 1: value: input should be greater than or equal to 1",
+        ),
+        (MODEL, ["models.m.segments=[{value=1}]"], "--set models.m.segments: entry 1: label: is missing; add it"),
+        (MODEL, ["models.n.title=x"], "--set models.n.title: models.n has no bundle; is the name n right?"),
+        (f'{SELECT}description_include = ["("]\n', [], "{file}: models.m.select: "),
+        (MODEL, ['models.m.select.description_include=["("]'], "--set models.m.select.description_include: "),
+        (f'{SELECT}prefer = ["nicest"]\n', [], "{file}: models.m.select: "),
+    ],
+)
+def test_a_mistake_in_what_is_said_of_a_model_is_one_line_with_key_and_remedy(
+    tmp_path: Path, text: str, assignments: list[str], expected: str
+) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        load(path, assignments, {})
+    lines = caught.value.words.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(expected.format(file=path))
+
+
+def test_what_is_said_of_a_model_can_be_set_key_by_key(tmp_path: Path) -> None:
+    path = write(tmp_path, f'{SELECT}modality = "CT"\nbody_part = ["CHEST"]\n')
+    settings = load(path, ["models.m.select.modality=MR"], {"HILUM_MODELS__M__SELECT__SLICES": '[20, ""]'})
+    select = settings.models["m"].select
+    assert (select.modality, select.body_part, select.slices) == (("MR",), ("CHEST",), (20.0, None))
+    assert settings.models["m"].bundle == "builtin:lung_ct"
 
 
 def test_a_missing_file_is_named_with_the_remedy(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_a_series_on_disk_becomes_findings(tmp_path: Path) -> None:
         {measurement.name.value: measurement.value for measurement in findings[key].measurements}
         for key in ("right_lung", "left_lung", "both_lungs")
     )
-    truth = float((phantom.truth > 0).sum()) * analysis.volume.voxel_millilitres
+    truth = float((phantom.truth > 0).sum()) * phantom.volume.voxel_millilitres
     assert both["118565006"] == pytest.approx(truth, rel=0.05)
     assert both["118565006"] == pytest.approx(right["118565006"] + left["118565006"])
     assert right["112031"] == pytest.approx(-840, abs=25)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import subprocess
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,10 +23,12 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from inference.decoding import DecodedSeries, read_series
+from inference.decoding import DecodedSeries, read_image, read_series
 from study.errors import SourceUnreadable, StudyRefused, UndecodablePixelData, UnsupportedTransferSyntax
+from study.geometry import assess
 from study.headers import InstanceHeader
-from tests.support.peers import shared
+from tests.support.enhanced import enhanced_image
+from tests.support.peers import program, shared
 from tests.support.series import axial_affine, ct_series, save_series
 
 VOXELS: NDArray[Any] = np.random.default_rng(3).integers(-1024, 2000, (4, 48, 40))
@@ -93,6 +97,139 @@ def test_one_image_in_every_lossless_syntax_decodes_alike() -> None:
     assert np.ptp(reference) > 1000
     for syntax, voxels in pixels.items():
         np.testing.assert_array_equal(voxels, reference, err_msg=syntax)
+
+
+LOSS_HU = {
+    # Largest and mean difference from the lossless image; the last two store 12 and 8 bits of it.
+    "1.2.840.10008.1.2.4.91": (5.0, 0.75),
+    "1.2.840.10008.1.2.4.81": (1.0, 0.75),
+    "1.2.840.10008.1.2.4.51": (36.0, 4.5),
+    "1.2.840.10008.1.2.4.53": (36.0, 4.5),
+    "1.2.840.10008.1.2.4.55": (36.0, 4.5),
+    "1.2.840.10008.1.2.4.50": (65.0, 18.0),
+}
+
+
+def test_one_image_in_every_lossy_syntax_decodes_within_its_loss() -> None:
+    folder = shared("data", "ct_transfer_syntaxes")
+    original = folder / "CTImage.dcm"
+    reference = read_series([original], headers_of([original]), np.eye(4)).volume.voxels
+    inside = reference > -1100  # what lies outside of the circle was clipped before it was compressed
+    seen = set()
+    for path in sorted(folder.glob("CTImage.dcm_*")):
+        (header,) = headers_of([path])
+        if header.transfer_syntax_uid in LOSSLESS:
+            continue
+        found = read_series([path], [header], np.eye(4)).volume.voxels
+        difference = np.abs(found - reference)[inside]
+        largest, mean = LOSS_HU[header.transfer_syntax_uid]
+        assert difference.max() <= largest, path.name
+        assert difference.mean() <= mean, path.name
+        assert difference.max() > 0, path.name
+        seen.add(header.transfer_syntax_uid)
+    assert seen == set(LOSS_HU)
+
+
+def test_twelve_bit_jpeg_decodes_as_dcmtk_decodes_it(tmp_path: Path) -> None:
+    (path,) = shared("data", "ct_transfer_syntaxes").glob("CTImage.dcm_JPEGProcess2_4*")
+    plain = tmp_path / "plain.dcm"
+    subprocess.run([program("dcmdjpeg", package="dcmtk"), str(path), str(plain)], check=True)
+    ours, theirs = (read_series([file], headers_of([file]), np.eye(4)).volume.voxels for file in (path, plain))
+    assert np.ptp(ours) > 1000
+    assert np.abs(ours - theirs).max() <= 2.01  # one step of the stored values: the two transforms round apart
+
+
+def test_a_syntax_that_no_decoder_reads_is_refused_by_name() -> None:
+    (path,) = shared("data", "ct_transfer_syntaxes").glob("CTImage.dcm")
+    (header,) = headers_of([path])
+    other = dataclasses.replace(header, transfer_syntax_uid=str(MPEG2MPML))
+    with pytest.raises(UnsupportedTransferSyntax, match="MPEG2"):
+        read_series([path], [other], np.eye(4))
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+def test_frames_of_one_image_give_the_volume_of_their_classic_twins(tmp_path: Path, modality: str) -> None:
+    order = [2, 0, 3, 1]
+    image = enhanced_image(VOXELS, axial_affine(), order, modality)
+    for frame, index in zip(image.PerFrameFunctionalGroupsSequence, order, strict=True):
+        values = Dataset()  # of each slice another
+        values.RescaleSlope, values.RescaleIntercept, values.RescaleType = str(1 + index), "-1024", "HU"
+        frame.PixelValueTransformationSequence = [values]
+    del image.RescaleSlope, image.RescaleIntercept, image.RescaleType
+    (path,) = save_series([image], tmp_path)
+    frames = headers_of([path])[0].slices()
+    geometry = assess(frames)
+    ordered = [frames[index] for index in geometry.order]
+    decoded = read_series([path] * len(ordered), ordered, geometry.affine)
+    expected = np.stack([(VOXELS[index] + 1024) * (1 + index) - 1024 for index in range(len(VOXELS))])
+    np.testing.assert_array_equal(decoded.volume.voxels, expected)
+    np.testing.assert_allclose(decoded.volume.affine, axial_affine(), atol=1e-9)
+    assert [dataset.ReferencedFrameNumber for dataset in decoded.datasets] == [2, 4, 1, 3]
+    assert not any("PixelData" in dataset for dataset in decoded.datasets)
+
+
+def test_a_real_enhanced_image_gives_the_volume_of_its_classic_export() -> None:
+    folder = shared("data", "mr_philips_enhanced")
+    (enhanced,) = (folder / "enhanced").glob("1901*")
+    classic = sorted((folder / "1901_pcasl_classic").glob("*.dcm"))
+    volumes = []
+    for paths in ([enhanced], classic):
+        slices = [
+            (path, part) for path, header in zip(paths, headers_of(paths), strict=True) for part in header.slices()
+        ]
+        geometry = assess([part for _, part in slices])
+        ordered = [slices[index] for index in geometry.order]
+        volumes.append(
+            read_series([path for path, _ in ordered], [part for _, part in ordered], geometry.affine).volume
+        )
+    assert volumes[0].voxels.shape == (40, 96, 96)
+    assert np.ptp(volumes[0].voxels) > 10
+    np.testing.assert_array_equal(volumes[0].voxels, volumes[1].voxels)
+    np.testing.assert_allclose(volumes[0].affine, volumes[1].affine, atol=1e-6)
+
+
+@pytest.mark.parametrize(("bits", "signed"), [(12, False), (12, True), (16, False), (16, True)])
+def test_pixels_of_every_depth_and_sign(tmp_path: Path, bits: int, signed: bool) -> None:
+    low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+    stored = np.random.default_rng(2).integers(low, high, VOXELS.shape, endpoint=True)
+    stored[:, 0, 0], stored[:, 0, 1] = low, high
+    datasets = ct_series(VOXELS)
+    for dataset, plane in zip(datasets, stored, strict=True):
+        dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = bits, bits - 1, int(signed)
+        dataset.PixelData = (plane & 0xFFFF).astype("<u2").tobytes()
+        dataset.RescaleIntercept = "10"
+    np.testing.assert_array_equal(decode(datasets, tmp_path).volume.voxels, stored + 10)
+
+
+def test_a_physical_value_does_not_change_with_how_it_is_shown(tmp_path: Path) -> None:
+    inverse = ct_series(VOXELS, attributes={"PhotometricInterpretation": "MONOCHROME1"})
+    np.testing.assert_array_equal(decode(inverse, tmp_path).volume.voxels, VOXELS)
+
+
+RADIOGRAPH = {
+    "SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.1",
+    "Modality": "DX",
+    "BitsStored": 12,
+    "HighBit": 11,
+    "RescaleIntercept": "0",
+    "ImagePositionPatient": None,
+    "ImageOrientationPatient": None,
+    "FrameOfReferenceUID": None,
+}
+
+
+def test_a_radiograph_that_is_stored_as_a_negative_is_turned_into_a_positive(tmp_path: Path) -> None:
+    stored = np.random.default_rng(4).integers(0, 4096, (1, 24, 20))
+    images = []
+    for interpretation in ("MONOCHROME2", "MONOCHROME1"):
+        datasets = ct_series(stored - 1024, attributes=RADIOGRAPH | {"PhotometricInterpretation": interpretation})
+        (path,) = save_series(datasets, tmp_path / interpretation)
+        images.append(read_image(path, headers_of([path])[0]))
+    positive, negative = images
+    np.testing.assert_array_equal(positive.pixels, stored[0])
+    np.testing.assert_array_equal(negative.pixels, 4095 - stored[0])
+    assert (positive.inverted, negative.inverted) == (False, True)
+    assert "PixelData" not in positive.dataset
 
 
 def test_each_slice_has_its_own_rescale(tmp_path: Path) -> None:

@@ -127,6 +127,12 @@ def test_a_lung_at_the_reconstruction_circle_is_incomplete() -> None:
     assert not findings["right_lung"].incomplete
 
 
+def test_the_even_background_of_a_phantom_is_no_reconstruction_circle() -> None:
+    values, labels = two_lungs()
+    values[:, labels.max(axis=0) == 0] = -1000.0
+    assert all(not finding.incomplete for finding in found(values, labels).values())
+
+
 def test_a_lung_that_was_not_found_is_said_to_be_missing() -> None:
     values, labels = two_lungs()
     labels[labels == 1] = 0

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import py_compile
 import sys
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any
 
@@ -170,9 +172,16 @@ def test_channels_become_one_label_map(tmp_path: Path) -> None:
     body = "a = image > self.threshold; return torch.cat([~a, a & (image < 9), a & (image > 9)], 1).float()"
     found = run(write_bundle(tmp_path / "toy", body=body), 4, 5)
     np.testing.assert_array_equal(found.values == 4, asymmetric().voxels > 0)
-    overlapping = write_bundle(tmp_path / "other", body="return torch.cat([image, image], 1).clamp(0, 1)")
-    with pytest.raises(ModelOutputInvalid, match="overlap"):
-        run(overlapping, 1, 2)
+    assert found.further_layers == ()
+
+
+def test_channels_that_overlap_become_as_few_layers_as_it_takes(tmp_path: Path) -> None:
+    body = "a = (image > self.threshold).float(); return torch.cat([a, 1 - a, a], 1)"
+    found = run(write_bundle(tmp_path / "toy", body=body), 1, 2, 3)
+    first, second = found.layers
+    np.testing.assert_array_equal(first, np.where(asymmetric().voxels > 0, 1, 2))
+    np.testing.assert_array_equal(second, np.where(asymmetric().voxels > 0, 3, 0))
+    np.testing.assert_array_equal(found.mask(2, [3]), found.mask(2, [1]))
 
 
 def test_code_that_fails_is_told_from_a_bad_bundle(tmp_path: Path) -> None:
@@ -209,3 +218,21 @@ def test_a_device_is_found_or_named() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(BundleInvalid, match="cuda:0"):
             choose_device("cuda:0")
+
+
+def test_an_image_that_lost_its_place_gives_no_labels(tmp_path: Path) -> None:
+    forgetful = [{"_target_": "EnsureTyped", "keys": "image", "track_meta": False}]
+    with pytest.raises(ModelOutputInvalid, match="without an affine"):
+        run(write_bundle(tmp_path / "toy", preprocessing=forgetful))
+
+
+def test_compiled_code_that_nobody_approved_is_not_run(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "toy")
+    source = bundle / "scripts" / "toy.py"
+    approved, planted = source.read_text(), source.read_text().replace("return ", "return 0 * ")
+    source.write_text(planted)
+    py_compile.compile(str(source), cfile=cache_from_source(str(source)), doraise=True)
+    held = source.stat()
+    source.write_text(approved + "#" * (len(planted) - len(approved)))  # the same size and time: the cache looks fresh
+    os.utime(source, ns=(held.st_atime_ns, held.st_mtime_ns))
+    np.testing.assert_array_equal(run(bundle).values, asymmetric().voxels > 0)

@@ -13,7 +13,7 @@ from pydicom import dcmread
 
 from sr_writer.checking_seg import check_seg
 from sr_writer.files import save
-from sr_writer.reading import frame_mask, source_uid
+from sr_writer.reading_seg import frame_mask, source_key
 from sr_writer.seg import write_seg
 from sr_writer.viewing import edge_letters, towards_viewer
 from study.geometry import assess
@@ -58,7 +58,7 @@ def test_a_voxel_keeps_its_place_in_the_patient(affine: Affine, seed: int) -> No
         seg = dcmread(path)
     (frame,) = seg.PerFrameFunctionalGroupsSequence
     ((row, column),) = np.argwhere(frame_mask(seg.PixelData, 0, seg.Rows, seg.Columns))
-    assert source_uid(frame) == sources[voxel[0]].SOPInstanceUID
+    assert source_key(frame)[0] == sources[voxel[0]].SOPInstanceUID
     # The frame's own plane, as any reader of the Segmentation alone maps it (PS3.3 C.7.6.2.1.1)
     shared = seg.SharedFunctionalGroupsSequence[0]
     cosines = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=float)
@@ -67,7 +67,7 @@ def test_a_voxel_keeps_its_place_in_the_patient(affine: Affine, seed: int) -> No
     found = origin + cosines[:3] * column_spacing * column + cosines[3:] * row_spacing * row
     assert np.abs(found - expected).max() < 1e-3
     # ... and the series itself: nothing of this goes through the writer
-    index = next(i for i, dataset in enumerate(series) if dataset.SOPInstanceUID == source_uid(frame))
+    index = next(i for i, dataset in enumerate(series) if dataset.SOPInstanceUID == source_key(frame)[0])
     assert np.abs((affine @ (index, row, column, 1))[:3] - expected).max() < 1e-2
 
 

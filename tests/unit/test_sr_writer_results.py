@@ -177,3 +177,10 @@ def test_nothing_of_the_writer_needs_the_heavy_libraries() -> None:
 def test_the_folder_is_left_clean(tmp_path: Path, sources: list[Dataset]) -> None:
     write_results(result_of(lungs(SHAPE)), sources, MODEL, CONTEXT, tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["seg.dcm", "sr.dcm"]
+
+
+def test_a_long_description_is_cut_so_that_the_disclaimer_is_whole() -> None:
+    context = replace(CONTEXT, description="A model with a name that goes on and on for ever")
+    described = context.series_description(MODEL, "segmentation")
+    assert described == "A model with a name tha... segmentation - not for diagnostic use"
+    assert len(described) == 64

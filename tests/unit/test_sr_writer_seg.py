@@ -12,8 +12,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from sr_writer.files import encoded, save
-from sr_writer.reading import read_segmentation
+from sr_writer.reading_seg import read_segmentation
 from sr_writer.seg import write_seg
+from sr_writer.source_images import by_key
 from study import codes
 from study.codes import Code
 from study.errors import EncodingError, GeometryMismatch
@@ -36,11 +37,11 @@ def saved(result: ResultSet, sources: list[Dataset], folder: Path) -> Dataset:
 def test_the_mask_comes_back_voxel_for_voxel(tmp_path: Path, sources: list[Dataset]) -> None:
     values = lungs(SHAPE)
     saved(result_of(values), sources, tmp_path)
-    uids = tuple(str(source.SOPInstanceUID) for source in sources)
-    assert (read_segmentation(tmp_path / "seg.dcm").label_map(uids) == values).all()
+    assert (read_segmentation(tmp_path / "seg.dcm").label_map([*by_key(sources)]) == values).all()
     # Another reader, which finds the frames by source image itself
+    uids = [str(source.SOPInstanceUID) for source in sources]
     theirs = segread(tmp_path / "seg.dcm").get_pixels_by_source_instance(
-        list(uids), combine_segments=True, assert_missing_frames_are_empty=True
+        uids, combine_segments=True, assert_missing_frames_are_empty=True
     )
     assert (theirs == values).all()
 
@@ -50,8 +51,7 @@ def test_frames_of_rows_and_columns_that_share_bytes_come_back(tmp_path: Path) -
     sources = headers_on_disk(tmp_path / "in", shape)
     values = (np.random.default_rng(3).random(shape) < 0.3).astype(np.uint8)
     saved(result_of(values), sources, tmp_path)
-    uids = tuple(str(source.SOPInstanceUID) for source in sources)
-    assert (read_segmentation(tmp_path / "seg.dcm").label_map(uids) == values).all()
+    assert (read_segmentation(tmp_path / "seg.dcm").label_map([*by_key(sources)]) == values).all()
 
 
 def test_it_is_a_binary_segmentation_in_explicit_little_endian(tmp_path: Path, sources: list[Dataset]) -> None:
@@ -88,8 +88,7 @@ def test_segments_without_a_voxel_are_left_out_and_numbers_have_no_gap(tmp_path:
         (1, "Right lung"),
         (2, "Left lung"),
     ]
-    uids = tuple(str(source.SOPInstanceUID) for source in sources)
-    assert (read_segmentation(tmp_path / "seg.dcm").label_map(uids) == values).all()
+    assert (read_segmentation(tmp_path / "seg.dcm").label_map([*by_key(sources)]) == values).all()
 
 
 def test_a_segment_is_coded_coloured_tracked_and_says_its_algorithm(tmp_path: Path, sources: list[Dataset]) -> None:
@@ -202,8 +201,3 @@ def test_a_value_that_no_segment_declares_is_refused(sources: list[Dataset]) -> 
 def test_no_voxel_makes_no_segmentation(sources: list[Dataset]) -> None:
     with pytest.raises(EncodingError, match="no voxel"):
         write_seg(result_of(np.zeros(SHAPE, dtype=np.uint8)), sources, MODEL, CONTEXT)
-
-
-def test_a_description_that_is_too_long_is_refused(sources: list[Dataset]) -> None:
-    with pytest.raises(EncodingError, match="64"):
-        write_seg(result_of(lungs(SHAPE)), sources, MODEL, replace(CONTEXT, description="x" * 60))

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 
 from study.errors import Reason, StudyRefused
-from study.geometry import FrameOfReferencePolicy, VolumeGeometry, assess
+from study.geometry import FrameOfReferencePolicy, UnevenSpacing, VolumeGeometry, assess
 from study.headers import HEADER_KEYWORDS, InstanceHeader
 from tests.support.peers import shared
 
+RESAMPLE = UnevenSpacing.RESAMPLE
 STRICT, BY_POSITION = FrameOfReferencePolicy.STRICT, FrameOfReferencePolicy.BY_POSITION
 Headers = list[InstanceHeader]
 
@@ -73,14 +74,22 @@ def scan(
     return [replace(header, **(attributes or {})) for header in headers]
 
 
-def refusal(headers: Headers, policy: FrameOfReferencePolicy = STRICT) -> dict[str, Reason]:
+def refusal(
+    headers: Headers,
+    policy: FrameOfReferencePolicy = STRICT,
+    uneven_spacing: UnevenSpacing = UnevenSpacing.REFUSE,
+) -> dict[str, Reason]:
     with pytest.raises(StudyRefused) as caught:
-        assess(headers, policy)
+        assess(headers, policy, uneven_spacing=uneven_spacing)
     reasons = caught.value.reasons
     json.dumps([dict(reason.numbers) for reason in reasons], allow_nan=False)
     assert all(reason.words.endswith(".") for reason in reasons)
     assert caught.value.reason.code == reasons[0].code
     return {reason.code: reason for reason in reasons}
+
+
+def position_of(header: InstanceHeader) -> NDArray[np.float64]:
+    return np.asarray(header.image_position_patient, dtype=np.float64)
 
 
 def patient_position(header: InstanceHeader, row: int, column: int) -> NDArray[np.float64]:
@@ -300,6 +309,84 @@ def test_missing_slice_of_four() -> None:
 def test_uneven_spacing() -> None:
     reason = refusal(scan(places=[0, 1, 2, 3.5, 4.5]))["NonUniformSpacing"]
     assert dict(reason.numbers) == {"smallest_mm": 2.0, "largest_mm": 3.0, "spacing_mm": 2.0}
+    assert 'uneven_spacing = "resample"' in reason.words
+    assert "resample" not in refusal(scan(places=[0, 1, 2, 4.5, 5.5]))["NonUniformSpacing"].words  # would be no help
+
+
+def test_uneven_spacing_that_is_accepted_gives_an_even_grid_over_the_same_extent() -> None:
+    headers = scan(places=[0, 1, 2, 3.5, 4.5, 6.0], decimals=6)
+    geometry = assess(headers[::-1], uneven_spacing=RESAMPLE)
+    assert geometry.offsets == pytest.approx((0.0, 2.0, 4.0, 7.0, 9.0, 12.0))
+    assert geometry.slices == 7
+    assert geometry.spacing[0] == pytest.approx(2.0)
+    first, last = (geometry.affine @ (index, 0, 0, 1) for index in (0, geometry.slices - 1))
+    np.testing.assert_allclose(first[:3], position_of(headers[0]), atol=1e-6)
+    np.testing.assert_allclose(last[:3], position_of(headers[-1]), atol=1e-6)
+    assert geometry.order == (5, 4, 3, 2, 1, 0)
+    assert geometry.notes == (
+        "The slices are unevenly spaced (2.00 to 3.00 mm); they were interpolated to 2.00 mm for the model.",
+    )
+
+
+@given(
+    rotation=rotations(),
+    gaps=st.lists(st.floats(0.8, 1.35), min_size=2, max_size=40),
+    spacing=st.floats(0.5, 8),
+)
+def test_each_slice_has_its_offset_along_the_normal(
+    rotation: NDArray[np.float64], gaps: list[float], spacing: float
+) -> None:
+    headers = scan(places=[0.0, *np.cumsum(gaps)], rotation=rotation, spacing=spacing)
+    geometry = assess(headers, uneven_spacing=RESAMPLE)
+    if not geometry.offsets:
+        assert np.ptp(gaps) * spacing <= max(0.04 * spacing, 0.04) + 1e-6
+        return
+    step = geometry.affine[:3, 0] / geometry.spacing[0]
+    for index, offset in zip(geometry.order, geometry.offsets, strict=True):
+        place = geometry.affine[:3, 3] + offset * step
+        np.testing.assert_allclose(place, position_of(headers[index]), atol=1e-4)
+    usual = sorted(gaps)[(len(gaps) - 1) // 2] * spacing
+    assert geometry.spacing[0] == pytest.approx(usual, rel=0.5)
+    assert (geometry.slices - 1) * geometry.spacing[0] == pytest.approx(geometry.offsets[-1])
+
+
+def test_even_slices_are_left_as_they_are() -> None:
+    geometry = assess(scan(5), uneven_spacing=RESAMPLE)
+    assert (geometry.offsets, geometry.notes, geometry.slices) == ((), (), 5)
+    assert geometry.affine.tobytes() == assess(scan(5)).affine.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("places", "code"),
+    [
+        ([0, 1, 2, 3, 5], "MissingSlices"),
+        ([0, 1, 2.1, 3, 4.9], "NonUniformSpacing"),  # a gap of 1.9: a slice may be missing
+        ([0, 1, 2, 3, 3.05, 4], "NonUniformSpacing"),  # two slices at nearly one place
+        ([0, 1, 2, 2, 3.4], "DuplicateSlices"),
+    ],
+)
+def test_what_is_never_interpolated(places: list[float], code: str) -> None:
+    assert list(refusal(scan(places=places), uneven_spacing=RESAMPLE)) == [code]
+
+
+def test_the_bounds_of_interpolation_are_in_the_words() -> None:
+    reason = refusal(scan(places=[0, 1, 2.1, 3, 4.9]), uneven_spacing=RESAMPLE)["NonUniformSpacing"]
+    assert "from 1.80 to 3.80 mm apart; gaps of 0.20 to 3.60 mm can be interpolated" in reason.words
+    assert reason.numbers["widest_interpolated_mm"] == 3.6
+
+
+def test_a_tilt_and_a_shift_are_never_interpolated() -> None:
+    uneven = [0, 1, 2, 3.5, 4.5]
+    assert list(refusal(scan(places=uneven, shift=(1.0, 0.0)), uneven_spacing=RESAMPLE)) == ["GantryTilt"]
+    headers = scan(places=uneven)
+    x, y, z = headers[2].image_position_patient or ()
+    headers[2] = replace(headers[2], image_position_patient=(x, y + 3.0, z))
+    assert list(refusal(headers, uneven_spacing=RESAMPLE)) == ["ShiftedSlices"]
+
+
+def test_drift_is_interpolated_too() -> None:
+    places = np.cumsum([0.0, *[1.0] * 150, *[1.018] * 150])
+    assert len(assess(scan(places=places.tolist(), spacing=1.0), uneven_spacing=RESAMPLE).offsets) == 301
 
 
 def test_spacing_that_drifts_is_refused_though_each_step_is_within_tolerance() -> None:
@@ -349,6 +436,54 @@ def test_every_broken_rule_is_listed() -> None:
     }
 
 
+def test_every_broken_rule_is_listed_where_plane_attributes_are_missing_for_some() -> None:
+    headers = scan(9, shift=(1.0, 0.0))
+    headers[0] = replace(headers[0], rows=64, frame_of_reference_uid="1.2.8")
+    headers[4] = replace(headers[4], image_position_patient=None)
+    headers[5] = replace(headers[5], pixel_spacing=None)
+    headers[6] = replace(headers[6], pixel_spacing=(0.9, 0.9))
+    headers.append(replace(headers[3], sop_instance_uid="1.2.3.99"))
+    with pytest.raises(StudyRefused) as caught:
+        assess(headers)
+    assert [reason.code for reason in caught.value.reasons] == [
+        "MissingGeometry",
+        "MissingGeometry",
+        "MixedMatrix",
+        "MixedMatrix",
+        "InconsistentFrameOfReference",
+        "DuplicateSlices",
+        "GantryTilt",
+    ]
+    missing = {reason.numbers["attribute"]: reason.numbers["images"] for reason in caught.value.reasons[:2]}
+    assert missing == {"ImagePositionPatient": 1, "PixelSpacing": 1}
+
+
+def test_a_gap_says_nothing_where_a_position_is_missing() -> None:
+    headers = scan(9)
+    headers[4] = replace(headers[4], image_position_patient=None)
+    assert list(refusal(headers)) == ["MissingGeometry"]
+
+
+def test_a_single_slice_lists_what_else_is_wrong_with_it() -> None:
+    lonely = scan(1, attributes={"rows": 0, "frame_of_reference_uid": ""})
+    assert list(refusal(lonely)) == ["TooFewSlices", "MissingGeometry", "MissingFrameOfReference"]
+
+
+def test_mixed_orientation_and_the_matrix_are_listed_together() -> None:
+    headers = scan(6)
+    headers[0] = replace(headers[0], image_orientation_patient=(0.0, 1.0, 0.0, -1.0, 0.0, 0.0), rows=64)
+    assert list(refusal(headers)) == ["MixedMatrix", "MixedOrientation"]
+
+
+def test_slices_of_one_image_are_told_apart_by_their_frame_number() -> None:
+    headers = [
+        replace(header, sop_instance_uid="1.2.3", frame_number=number)
+        for number, header in enumerate(scan(12), start=1)
+    ]
+    assert assess(headers[::-1]).order == tuple(range(11, -1, -1))
+    assert assess(headers[::-1]).affine.tobytes() == assess(headers).affine.tobytes()
+
+
 _hostile_numbers = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False), st.sampled_from([0.0, 1.0, 1e308, -1e308])
 )
@@ -366,7 +501,7 @@ def test_hostile_numbers_are_refused_or_give_a_finite_grid(data: st.DataObject) 
         for header in scan(3)
     ]
     try:
-        geometry: VolumeGeometry | None = assess(headers)
+        geometry: VolumeGeometry | None = assess(headers, uneven_spacing=data.draw(st.sampled_from(UnevenSpacing)))
     except StudyRefused as error:
         json.dumps([dict(reason.numbers) for reason in error.reasons], allow_nan=False)
     else:
@@ -388,6 +523,11 @@ def test_real_tilted_head_is_refused_with_both_figures() -> None:
     assert reasons["GantryTilt"].numbers["degrees"] == pytest.approx(18.5, abs=0.05)
     assert "18.5 degrees" in reasons["GantryTilt"].words
     assert "from 1.08 to 7.00 mm" in reasons["NonUniformSpacing"].words
+
+
+def test_real_tilted_head_is_refused_for_its_tilt_alone_where_uneven_spacing_is_accepted() -> None:
+    headers = real_headers(shared("data", "ct_head_ge_tilted"))
+    assert list(refusal(headers, uneven_spacing=RESAMPLE)) == ["GantryTilt"]
 
 
 def test_real_chest_needs_the_setting_for_its_frames_of_reference() -> None:

@@ -158,7 +158,7 @@ def test_series_of_localizers_only_is_not_wanted() -> None:
 def test_enhanced_ct_is_refused_by_name_with_the_remedy() -> None:
     enhanced = other("1.1", ENHANCED_CT, "CT", number_of_frames=240, rows=32, columns=48, samples_per_pixel=1)
     selection = choose(enhanced)
-    assert codes(selection.refusal) == ["UnsupportedSOPClass"]
+    assert codes(selection.refusal) == ["FramesNotIndexed"]
     words = selection.refusal[0].words
     assert "Enhanced CT Image Storage, 240 frames" in words
     assert "single-frame" in words
@@ -184,7 +184,7 @@ def test_refusal_shown_is_that_of_the_largest_series_that_was_read() -> None:
 def test_unreadable_images() -> None:
     assert codes(choose(ct("1.1", 1)).refusal) == ["TooFewSlices"]
     colour = ct("1.1", fields={"samples_per_pixel": 3})
-    assert codes(choose(colour, rule=SelectionRule(fewest_slices=20)).refusal) == ["TooFewSlices", "ColourImages"]
+    assert codes(choose(colour, rule=SelectionRule(slices=(20, None))).refusal) == ["TooFewSlices", "ColourImages"]
     assert codes(choose(ct("1.1", fields={"number_of_frames": 2})).refusal) == ["MultiFrameImages"]
 
 
@@ -193,7 +193,7 @@ def test_slices_that_are_left_out_do_not_count_as_slices() -> None:
         replace(header, image_type=("LOCALIZER",), sop_instance_uid=header.sop_instance_uid + ".1")
         for header in ct("1.1")
     ]
-    selection = choose([*ct("1.1", 3), *scouts], rule=SelectionRule(fewest_slices=5))
+    selection = choose([*ct("1.1", 3), *scouts], rule=SelectionRule(slices=(5, None)))
     assert dict(selection.refusal[0].numbers) == {"slices": 3, "fewest": 5}
 
 
@@ -238,11 +238,14 @@ def test_real_mr_study_is_not_wanted_by_a_ct_rule() -> None:
     assert {codes(verdict.reasons)[0] for verdict in selection.verdicts} == {"OtherModality"}
 
 
-def test_real_enhanced_mr_is_refused_by_an_mr_rule() -> None:
-    rule = SelectionRule(modality="MR", sop_classes=("1.2.840.10008.5.1.4.1.1.4",))
+def test_a_real_field_map_is_split_into_its_stacks() -> None:
     study = real_study("mr_philips_enhanced")
     enhanced = {uid: headers for uid, headers in study.items() if headers[0].number_of_frames == 212}
-    assert codes(select(enhanced, rule, STRICT).refusal) == ["UnsupportedSOPClass"]
+    selection = select(enhanced, SelectionRule(modality=("MR",)), STRICT)
+    assert selection.chosen is not None
+    assert len(selection.chosen.headers) == 53
+    assert "Echo Time 2.3 ms" in selection.chosen.stack
+    assert len(selection.verdicts) == 4
 
 
 def test_real_tilted_head_is_refused() -> None:

@@ -1,0 +1,102 @@
+"""Which Transfer Syntaxes the installed decoders read, and one frame decoded by them.
+
+pydicom's decoders do nearly all. GDCM alone reads 12-bit JPEG (Processes 2 and 4) and the retired progressive forms of
+JPEG, which pydicom does not ask it for; both ask nobody to load torch, so that a series is refused before it is read.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.config import IGNORE
+from pydicom.dataset import Dataset
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import UID, JPEGExtended12Bit
+
+from study.errors import UnsupportedTransferSyntax
+
+_BY_GDCM_ALONE: Final = frozenset({"1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.53", "1.2.840.10008.1.2.4.55"})
+_BITS_OF_BASELINE: Final = 8
+
+
+@cache
+def is_decodable(transfer_syntax_uid: str) -> bool:
+    """Tell whether pixel data in this Transfer Syntax can be decoded here; an unknown one ("") is found out later."""
+    if not transfer_syntax_uid:
+        return True
+    if transfer_syntax_uid in _BY_GDCM_ALONE:
+        return True
+    try:
+        return bool(get_decoder(_uid(transfer_syntax_uid)).is_available)
+    except NotImplementedError:
+        return False
+
+
+def decode_frame(dataset: Dataset, path: Path, frame: int) -> NDArray[Any]:
+    """Return one frame as stored, without any look-up table, (rows, columns).
+
+    Parameters
+    ----------
+    dataset
+        With its file meta and Pixel Data.
+    path
+        The file that it was read from.
+    frame
+        0 and up.
+
+    Raises
+    ------
+    Exception
+        Whatever a decoder makes of bytes that it can not decode.
+    """
+    syntax = str(dataset.file_meta.TransferSyntaxUID)
+    baseline = syntax == JPEGExtended12Bit and int(dataset.BitsStored) <= _BITS_OF_BASELINE
+    if syntax in _BY_GDCM_ALONE and not baseline:
+        return _by_gdcm(path, frame)
+    array: NDArray[Any] = get_decoder(_uid(syntax)).as_array(dataset, index=frame, raw=True)[0]
+    return array
+
+
+def _by_gdcm(path: Path, frame: int) -> NDArray[Any]:
+    import gdcm  # noqa: PLC0415 - a large library, for the rare image that needs it
+
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(path))
+    if not reader.Read():
+        raise ValueError("GDCM can not read the image")
+    image = reader.GetImage()
+    kind = image.GetPixelFormat()
+    columns, rows, *frames = image.GetDimensions()
+    if kind.GetSamplesPerPixel() != 1 or kind.GetBitsAllocated() not in (8, 16):
+        raise ValueError("GDCM gives no grey-scale image")
+    # GDCM hands bytes over as text, in which each byte that is no UTF-8 is a surrogate.
+    content = image.GetBuffer().encode("utf-8", "surrogateescape")
+    sign = "i" if kind.GetPixelRepresentation() else "u"
+    pixels = np.frombuffer(content, dtype=f"{sign}{kind.GetBitsAllocated() // 8}")
+    stack: NDArray[Any] = pixels.reshape(frames[0] if frames else 1, rows, columns)
+    return np.asarray(stack[frame])
+
+
+def demand_decoder(transfer_syntax_uid: str) -> None:
+    """Return if pixel data in this Transfer Syntax can be decoded here.
+
+    Raises
+    ------
+    UnsupportedTransferSyntax
+        Naming it, if not.
+    """
+    if not is_decodable(transfer_syntax_uid):
+        name = _uid(transfer_syntax_uid).name
+        raise UnsupportedTransferSyntax(
+            f"No installed decoder reads the Transfer Syntax {name} ({transfer_syntax_uid}).",
+            {"transfer_syntax_uid": transfer_syntax_uid},
+        )
+
+
+def _uid(text: str) -> UID:
+    # It came from the wire: looked up as it is, without pydicom's own judgement (and warning) of it.
+    return UID(text, validation_mode=IGNORE)

@@ -1,0 +1,115 @@
+"""What goes into a bundle and what comes out of its network: images as its loader would give them, outputs checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data.meta_tensor import MetaTensor
+from monai.data.utils import to_affine_nd
+from monai.transforms.spatial.array import SpatialResample
+from numpy.typing import NDArray
+
+from inference.bundle import LoadedBundle, own_code, root_cause
+from study.errors import DeviceOutOfMemory, HilumError, InferenceError, ModelOutputInvalid
+
+_AFFINE_TOLERANCE_MM = 1e-3  # over the whole grid, at its corners
+
+
+@contextmanager
+def at_work(bundle: LoadedBundle) -> Iterator[None]:
+    """Run a bundle's code within the block: its own modules are there, gradients are not, errors are ours.
+
+    Chance starts from the same place each time, so that a series gives the same result twice.
+    """
+    try:
+        with own_code(bundle.path, bundle.modules), torch.inference_mode():
+            torch.manual_seed(0)
+            yield
+    except HilumError:
+        raise
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise DeviceOutOfMemory(f"The memory of {bundle.device} does not suffice for this series.") from error
+    except Exception as error:  # the bundle's code may raise anything at all
+        raise InferenceError(f"The model failed: {root_cause(error)}") from error
+
+
+def with_affine(bundle: LoadedBundle, tensor: torch.Tensor, affine: torch.Tensor) -> MetaTensor:
+    """Return an image of spatial axes alone as the bundle's preprocessing expects it."""
+    meta: dict[str, Any] = {"original_channel_dim": "no_channel", "spatial_shape": np.array(tensor.shape)}
+    if bundle.intake.channel_first:
+        tensor, meta["original_channel_dim"] = tensor[None], 0
+    return MetaTensor(tensor, affine=affine, meta=meta | {"original_affine": affine.clone()})
+
+
+def prediction_of_one(prediction: Any, image: Any) -> MetaTensor:  # noqa: ANN401 - a network may return anything
+    """Return the prediction for one image, (channels, ...), which lies on the grid of the network's input.
+
+    Raises
+    ------
+    ModelOutputInvalid
+        If it is no tensor of that grid, or not finite; or if the preprocessing lost where the image lies.
+    """
+    if not isinstance(image, MetaTensor):
+        raise ModelOutputInvalid(
+            "The bundle's preprocessing gave an image without an affine (track_meta = false), so it is not known where "
+            "its labels would lie."
+        )
+    plain = demand_finite(prediction)
+    if plain.ndim != image.ndim + 1 or plain.shape[0] != 1 or plain.shape[2:] != image.shape[1:]:
+        raise ModelOutputInvalid(
+            f"The network gave the shape {tuple(plain.shape)} for an input of shape {tuple(image.shape)}."
+        )
+    return MetaTensor(plain[0], affine=image.affine, meta={"original_channel_dim": 0})
+
+
+def demand_finite(prediction: Any) -> torch.Tensor:  # noqa: ANN401 - a network may return anything
+    """Return a network's output as a plain tensor of finite values; ModelOutputInvalid if it is none."""
+    if isinstance(prediction, list | tuple) and len(prediction) == 1:
+        prediction = prediction[0]
+    if not isinstance(prediction, torch.Tensor):
+        raise ModelOutputInvalid(f"The network gave a {type(prediction).__name__} where a tensor is expected.")
+    if prediction.is_floating_point() and not bool(torch.isfinite(prediction).all()):
+        raise ModelOutputInvalid("The network gave values that are not finite.")
+    return prediction.as_tensor() if isinstance(prediction, MetaTensor) else prediction
+
+
+def on_grid(output: Any, affine: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[Any]:  # noqa: ANN401 - see above
+    """Return a chain's output as (channels, ...) on a grid, proven by its affine.
+
+    What a bundle's postprocessing has inverted is there already; anything else is resampled by its affine, nearest
+    neighbour, since it holds labels.
+
+    Parameters
+    ----------
+    affine
+        Of the grid, from its indices in MONAI's order to RAS [mm].
+
+    Raises
+    ------
+    ModelOutputInvalid
+        If it is no image with channels and an affine, or can not be brought to the grid.
+    """
+    if not isinstance(output, MetaTensor) or output.ndim != len(shape) + 1:
+        raise ModelOutputInvalid("The postprocessing gave no image with channels and an affine.")
+    if not _same_grid(output, affine, shape):
+        resample = SpatialResample(mode="nearest", padding_mode="zeros", dtype=np.float32)
+        output = resample(output, dst_affine=torch.from_numpy(affine), spatial_size=shape)
+    if not _same_grid(output, affine, shape):
+        raise ModelOutputInvalid(
+            f"The output lies on another grid than the source: {tuple(output.shape[1:])} for {shape}."
+        )
+    array: NDArray[Any] = output.as_tensor().cpu().numpy()
+    return array
+
+
+def _same_grid(output: MetaTensor, affine: NDArray[np.float64], shape: tuple[int, ...]) -> bool:
+    if tuple(output.shape[1:]) != tuple(shape):
+        return False
+    rank = len(shape)
+    corners = np.array(np.meshgrid(*[(0, size - 1) for size in shape], [1])).reshape(rank + 1, -1)
+    ours, theirs = to_affine_nd(rank, affine), to_affine_nd(rank, output.affine.cpu().numpy())
+    return bool(np.abs((theirs - ours) @ corners).max() <= _AFFINE_TOLERANCE_MM)

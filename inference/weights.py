@@ -1,0 +1,130 @@
+"""A bundle's network with its weights: a state dict, which holds no code, or TorchScript."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle.config_parser import ConfigParser
+
+from study.errors import BundleInvalid
+
+_CHECKPOINT_LOADER = "CheckpointLoader"
+_NETWORK_PLACES = ("network_def", "network", "evaluator::network")
+_LIBRARIES = ("torch.", "monai.", "torchvision.")
+
+
+def load_network(parser: ConfigParser, path: Path, device: torch.device) -> torch.nn.Module:
+    """Return the bundle's network on the device, with its weights, set to inference.
+
+    The weights are those that the configuration's CheckpointLoader names, else ``models/model.pt``; a bundle without
+    either is run from ``models/model.ts``.
+
+    Raises
+    ------
+    BundleInvalid
+        If there is no network, its weights are missing, do not fit, hold more than weights, or lie outside the bundle.
+    """
+    script, weights = path / "models" / "model.ts", path / "models" / "model.pt"
+    place = next((place for place in _NETWORK_PLACES if place in parser), None)
+    loaders = list(_checkpoint_loaders(parser.get(), ""))
+    if loaders and place is not None:
+        weights = _named_file(parser, loaders[0], path)
+    if script.is_file() and (place is None or not weights.is_file()) and not _makes_itself(parser, place):
+        network = torch.jit.load(str(script), map_location=device)  # type: ignore[no-untyped-call]  # torch's gap
+    elif place is not None:
+        network = parser.get_parsed_content(place)
+    else:
+        raise BundleInvalid(f"The bundle has neither a network_def nor {script}.")
+    if not isinstance(network, torch.nn.Module):
+        raise BundleInvalid("The bundle's network_def is no torch module.")
+    if not isinstance(network, torch.jit.ScriptModule):
+        _fill(
+            network, weights, _keys(parser, loaders), device, demanded=_needs_weights(parser, place, network, loaders)
+        )
+    network.to(device)
+    network.eval()
+    return network
+
+
+def _checkpoint_loaders(content: Any, place: str) -> Iterator[str]:  # noqa: ANN401 - a configuration holds anything
+    """Yield where the configuration has a CheckpointLoader, as the parser names places."""
+    if isinstance(content, Mapping):
+        if str(content.get("_target_", "")).rsplit(".", 1)[-1] == _CHECKPOINT_LOADER:
+            yield place
+        items = [(str(key), value) for key, value in content.items()]
+    elif isinstance(content, list):
+        items = [(str(index), value) for index, value in enumerate(content)]
+    else:
+        return
+    for key, value in items:
+        yield from _checkpoint_loaders(value, f"{place}::{key}" if place else key)
+
+
+def _named_file(parser: ConfigParser, loader: str, path: Path) -> Path:
+    named = Path(str(parser.get_parsed_content(f"{loader}::load_path")))
+    file = (path / named).resolve()
+    if not file.is_relative_to(path.resolve()):
+        raise BundleInvalid(f"The bundle loads weights from outside of itself: {named}.")
+    if not file.is_file():
+        raise BundleInvalid(
+            f"The bundle's weights are missing: {file}. Bundles of the Model Zoo keep them apart (large_files.yml); "
+            "download the whole bundle, with python -m monai.bundle download for instance."
+        )
+    return file
+
+
+def _keys(parser: ConfigParser, loaders: list[str]) -> tuple[str, ...]:
+    """Return under which names a checkpoint may hold the network's state dict."""
+    named: tuple[str, ...] = ()
+    if loaders:
+        table = parser.get(f"{loaders[0]}::load_dict") or {}
+        named = tuple(str(key) for key in table)
+    return (*named, "model", "state_dict")
+
+
+def _makes_itself(parser: ConfigParser, place: str | None) -> bool:
+    """Tell whether the network comes from an expression, which loads its own weights."""
+    return place is not None and isinstance(parser.get(place), str)
+
+
+def _needs_weights(parser: ConfigParser, place: str | None, network: torch.nn.Module, loaders: list[str]) -> bool:
+    """Tell whether the network would be random without a file: a library's, and nothing else fills it.
+
+    A bundle's own network may have no weights, or set them itself.
+    """
+    if loaders:
+        return True
+    of_library = type(network).__module__.startswith(_LIBRARIES)
+    return of_library and not _makes_itself(parser, place) and any(True for _ in network.parameters())
+
+
+def _fill(
+    network: torch.nn.Module, weights: Path, keys: tuple[str, ...], device: torch.device, *, demanded: bool
+) -> None:
+    if not weights.is_file():
+        if demanded:
+            raise BundleInvalid(
+                f"The bundle's weights are missing: {weights}; without them the network would give random results."
+            )
+        return
+    try:
+        network.load_state_dict(_state_dict(weights, keys, device))
+    except RuntimeError as error:
+        raise BundleInvalid(f"{weights} does not fit the bundle's network: {str(error)[:500]}") from error
+
+
+def _state_dict(weights: Path, keys: tuple[str, ...], device: torch.device) -> dict[str, Any]:
+    try:
+        content = torch.load(weights, map_location=device, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise BundleInvalid(f"{weights} holds more than weights, and is not loaded; save a state dict.") from error
+    for name in keys:
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
+            content = content[name]
+    if not isinstance(content, dict):
+        raise BundleInvalid(f"{weights} holds no state dict.")
+    return content
