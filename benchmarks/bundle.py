@@ -10,6 +10,7 @@ a NIfTI file that holds the same voxels to the file that it writes, less what th
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from monai.transforms.io.array import LoadImage
 from numpy.typing import NDArray
 from pydicom import dcmread
 
+from benchmarks.memory import high_water, resident
 from benchmarks.report import Spread, machine, print_machine, print_table, write_json
 from benchmarks.studies import Study, real_chest, study_in
 from inference.bundle import choose_device, load_bundle
@@ -48,8 +50,12 @@ class Figures:
 
     Parameters
     ----------
-    differing
+    differing, held
         Voxels in which the two masks differ, and voxels that either has.
+    volume_bytes
+        Of the series as one float32 volume.
+    at_rest, peak
+        What this process holds with the bundle loaded and the volume read, and at most while ours ran [bytes].
     """
 
     slices: int
@@ -57,6 +63,14 @@ class Figures:
     theirs: tuple[float, ...]
     differing: int
     held: int
+    volume_bytes: int
+    at_rest: int
+    peak: int
+
+    @property
+    def volumes_above_rest(self) -> float:
+        """The peak above rest and the volume itself, in float32 volumes; the volume is counted as one."""
+        return 1 + (self.peak - self.at_rest) / self.volume_bytes
 
 
 def volume_of(study: Study, slices: int) -> SeriesVolume:
@@ -75,17 +89,19 @@ def measure(bundle: Path, volume: SeriesVolume, runs: int) -> Figures:
     """Run the bundle in turns, ours and MONAI's own, on the same voxels."""
     card = read_card("bundle", bundle)
     loaded = load_bundle(bundle, choose_device("cpu"))
-    ours, theirs, differing, held = [], [], 0, 0
+    ours, theirs, differing, held, peak = [], [], 0, 0, 0
+    at_rest = resident(os.getpid())
     for _ in range(runs):
         started = time.perf_counter()
         mask = run_bundle(loaded, volume, card.segments).label_map.values
         ours.append(time.perf_counter() - started)
+        peak = peak or high_water(os.getpid())
         with tempfile.TemporaryDirectory() as folder:
             seconds, other = run_by_monai(bundle, volume, Path(folder))
         theirs.append(seconds)
         differing = int(np.count_nonzero(mask != other))
         held = int(np.count_nonzero((mask > 0) | (other > 0)))
-    return Figures(len(volume.voxels), tuple(ours), tuple(theirs), differing, held)
+    return Figures(len(volume.voxels), tuple(ours), tuple(theirs), differing, held, volume.voxels.nbytes, at_rest, peak)
 
 
 def run_by_monai(bundle: Path, volume: SeriesVolume, folder: Path) -> tuple[float, NDArray[Any]]:
@@ -132,6 +148,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ],
     )
     print(f"The masks differ in {figures.differing} of {figures.held} voxels.")
+    print(
+        f"Memory of ours: {figures.volumes_above_rest:.2f} float32 volumes of {figures.volume_bytes / 1e6:.0f} MB, the "
+        "series itself being one of them."
+    )
     write_json(chosen.json, {"machine": facts, **vars(figures)})
 
 

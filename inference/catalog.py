@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,7 +168,7 @@ def _objection(name: str, bundle: Path, approved: str | None, found: str) -> Rea
         return None
     words = (
         f"The bundle of {name} is not the one that was added: its digest was {approved}, it is {found}. "
-        f"If the change is wanted, look at it and add it again: hilum models add {bundle.name} --name {name} --replace."
+        f"If the change is wanted, look at it and add it again: hilum models add {bundle} --name {name} --replace."
     )
     return Reason("BundleChanged", words, {"approved": approved, "found": found})
 
@@ -192,12 +193,18 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def digest_of(bundle: Path) -> str:
-    """Return the SHA-256 over the sorted relative paths and contents of a bundle's files, hexadecimal."""
+    """Return the SHA-256 over the sorted relative paths and contents of a bundle's files, hexadecimal.
+
+    A link to a folder counts by where it leads: what lies behind it would run, too.
+    """
     digest = hashlib.sha256()
     for file in sorted(_files(bundle), key=lambda file: file.relative_to(bundle).as_posix()):
-        with file.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").digest()
-        relative = file.relative_to(bundle).as_posix().encode()
+        if file.is_dir():
+            content = hashlib.sha256(b"link to " + os.fsencode(file.readlink())).digest()
+        else:
+            with file.open("rb") as stream:
+                content = hashlib.file_digest(stream, "sha256").digest()
+        relative = os.fsencode(file.relative_to(bundle).as_posix())
         digest.update(len(relative).to_bytes(8, "big") + relative + content)
     return digest.hexdigest()
 
@@ -262,4 +269,9 @@ def _find_builtin(name: str) -> Path:
 
 
 def _files(bundle: Path) -> list[Path]:
-    return [file for file in bundle.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+    """Return the files of a bundle, and its links to folders, which are not gone into."""
+    return [
+        file
+        for file in bundle.rglob("*")
+        if (file.is_file() or (file.is_symlink() and file.is_dir())) and "__pycache__" not in file.parts
+    ]

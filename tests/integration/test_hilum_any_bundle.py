@@ -19,7 +19,7 @@ from study.errors import BundleInvalid
 from study.frames import frame_number_of
 from study.states import VerdictOutcome
 from tests.support.blocks import LIVER, ORIENTATIONS, POSITIONS, SPLEEN, blocks, grid
-from tests.support.bundles import INVERT, blocks_bundle, zoo_bundle
+from tests.support.bundles import blocks_bundle, overlapping_bundle, zoo_bundle
 from tests.support.enhanced import enhanced_image
 from tests.support.phantoms import dice
 from tests.support.series import ct_series
@@ -110,28 +110,7 @@ def test_overlapping_channels_become_overlapping_segments(tmp_path: Path) -> Non
     affine, shape = grid("axial, feet first, supine")
     voxels, truth = blocks(affine, shape)
     series = ct_series(voxels, affine)
-    bundle = blocks_bundle(
-        tmp_path / "overlapping",
-        network="""
-import torch
-
-class Net(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("levels", torch.zeros(2))
-
-    def forward(self, image):
-        return torch.cat([30.0 * (image - level) for level in self.levels], dim=1)
-""",
-        weights={"levels": torch.tensor([0.25, 0.75])},
-        postprocessing=[
-            {"_target_": "Activationsd", "keys": "pred", "sigmoid": True},
-            INVERT,
-            {"_target_": "AsDiscreted", "keys": "pred", "threshold": 0.5},
-        ],
-        output={"type": "image", "format": "segmentation", "channel_def": {"0": "bright", "1": "brightest"}},
-    )
-    made = site(tmp_path, series, entry(bundle))
+    made = site(tmp_path, series, entry(overlapping_bundle(tmp_path / "overlapping")))
     results = made.run(made.plan.jobs[0])
     order = {(str(image.SOPInstanceUID), None): index for index, image in enumerate(series)}
     whole, part = (found_in(results["seg"], number, truth.shape, order) for number in (1, 2))

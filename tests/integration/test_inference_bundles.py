@@ -28,7 +28,7 @@ from study.geometry import FrameOfReferencePolicy, assess
 from study.headers import InstanceHeader
 from study.imaging import LabelMap, Segment, SeriesVolume
 from tests.support.blocks import LIVER, ORIENTATIONS, SPLEEN, blocks_volume
-from tests.support.bundles import INVERT, blocks_bundle, zoo_bundle
+from tests.support.bundles import INVERT, blocks_bundle, overlapping_bundle, zoo_bundle
 from tests.support.peers import shared
 from tests.support.phantoms import dice
 
@@ -160,39 +160,9 @@ def test_labels_are_not_interpolated_on_the_way_back(tmp_path: Path) -> None:
     assert any("nearest" in note for note in bundle.notes)
 
 
-OVERLAPPING = """
-import torch
-
-class Net(torch.nn.Module):
-    '''Channels that overlap: everything bright, and the brightest.'''
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("levels", torch.zeros(2))
-
-    def forward(self, image):
-        return torch.cat([30.0 * (image - level) for level in self.levels], dim=1)
-"""
-
-
 def test_overlapping_channels_keep_their_overlap(tmp_path: Path) -> None:
     volume, truth = blocks_volume("sagittal")
-    bundle = blocks_bundle(
-        tmp_path / "overlapping",
-        network=OVERLAPPING,
-        weights={"levels": torch.tensor([0.25, 0.75])},
-        postprocessing=[
-            {"_target_": "Activationsd", "keys": "pred", "sigmoid": True},
-            INVERT,
-            {"_target_": "AsDiscreted", "keys": "pred", "threshold": 0.5},
-        ],
-        output={
-            "type": "image",
-            "format": "segmentation",
-            "num_channels": 2,
-            "channel_def": {"0": "bright", "1": "brightest"},
-        },
-    )
+    bundle = overlapping_bundle(tmp_path / "overlapping")
     card = read_card("overlapping", bundle)
     assert [(each.value, each.label) for each in card.segments] == [(1, "bright"), (2, "brightest")]
     found = run(bundle, volume)

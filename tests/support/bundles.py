@@ -243,3 +243,33 @@ def blocks_bundle(folder: Path, **changes: Any) -> Path:  # noqa: ANN401 - argum
         },
     }
     return zoo_bundle(folder, **(arguments | changes))
+
+
+BRIGHT_NET = """
+import torch
+
+class Net(torch.nn.Module):
+    '''Channels that overlap: everything bright, and the brightest.'''
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("levels", torch.zeros(2))
+
+    def forward(self, image):
+        return torch.cat([30.0 * (image - level) for level in self.levels], dim=1)
+"""
+
+
+def overlapping_bundle(folder: Path) -> Path:
+    """Return a bundle whose first channel is both blocks, and whose second is the spleen's alone."""
+    return blocks_bundle(
+        folder,
+        network=BRIGHT_NET,
+        weights={"levels": torch.tensor([0.25, 0.75])},
+        postprocessing=[
+            {"_target_": "Activationsd", "keys": "pred", "sigmoid": True},
+            INVERT,
+            {"_target_": "AsDiscreted", "keys": "pred", "threshold": 0.5},
+        ],
+        output={"type": "image", "format": "segmentation", "channel_def": {"0": "bright", "1": "brightest"}},
+    )

@@ -230,6 +230,16 @@ def test_what_can_not_be_run_is_refused_in_words(tmp_path: Path, metadata: dict[
         read_card("toy", bundle(tmp_path / "toy", **metadata))
 
 
+def test_a_folder_behind_a_link_is_part_of_the_digest(tmp_path: Path) -> None:
+    folder = bundle(tmp_path / "toy", hilum=DESCRIPTION)
+    approved = digest_of(folder)
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "pkg").symlink_to(tmp_path / "elsewhere")
+    assert digest_of(folder) != approved
+    card = read_card("toy", folder, digest=approved)
+    assert card.objection is not None
+
+
 def test_a_changed_bundle_is_known_and_never_runs(tmp_path: Path) -> None:
     folder = bundle(tmp_path / "toy", hilum=DESCRIPTION)
     approved = digest_of(folder)
