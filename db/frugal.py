@@ -109,7 +109,8 @@ class Encoding:
     def head(self, source: Frugal) -> tuple[int, int, Encoding] | None:
         """Return the tag and length of the next element and how its value is written; None at the end.
 
-        Some writers change to Implicit VR within a sequence; what stands for a VR then is no pair of capitals.
+        Within a sequence the VR may become implicit, by the rules in an element of VR UN (PS3.5 6.2.2), and some writers
+        do so elsewhere; what stands in the place of a VR then is no pair of capitals.
         """
         read = source.read(8)
         if len(read) < 8:
@@ -122,8 +123,6 @@ class Encoding:
             inner = self if group == _DELIMITING else replace(self, implicit=True)
         elif vr in _LONG_VRS:
             (length,) = struct.unpack(f"{order}L", source.read(4))
-            if vr == b"UN":  # what is inside is Implicit VR Little Endian (PS3.5 6.2.2)
-                inner = replace(self, implicit=True, little=True)
         return group << 16 | element, length, inner
 
 

@@ -168,9 +168,9 @@ def _with_frames(header: InstanceHeader, dataset: Dataset, source: BinaryIO) -> 
     encoding = Encoding.of(dataset)
     try:
         shared = find_sequence(part, _SHARED_GROUPS, encoding)
-        common = list(islice(_FRAME_READER.items(part, *shared), 2)) if shared else []
+        common = list(islice(_FRAME_READER.items(part, *shared), 2)) if shared else []  # the second ends the sequence
         frames = find_sequence(part, _FRAMES_GROUPS, encoding)
-        if frames is None or len(common) > 1:
+        if frames is None:
             return header
         groups = islice(_FRAME_READER.items(part, *frames), header.number_of_frames + 1)
         return header.with_frames_of(dataset, common[0] if common else None, groups)

@@ -23,7 +23,7 @@ from db.queries import list_studies, study_record
 from hilum.config import ModelSettings, NodeSettings, PeerSettings, Settings, StudySettings
 from hilum.network import dicom_files
 from hilum.phantom import write_phantom_study
-from hilum.planning import read_cards
+from hilum.planning import planned_geometry, planned_slices, read_cards
 from hilum.processes import Child, spawn
 from hilum.terminal import complain, console, is_terminal, say, show_table
 from hilum.wording import reason_words
@@ -34,8 +34,7 @@ from scp.sender import send_files
 from sr_writer.pictures import picture_of_seg, picture_of_sr
 from sr_writer.reading import Report, read_report
 from study.entities import Job, ResultObject, StudyRecord
-from study.errors import ArchiveError, HilumError
-from study.geometry import assess
+from study.errors import ArchiveError, HilumError, StudyRefused
 from study.imaging import SeriesVolume
 from study.states import StudyState
 
@@ -216,7 +215,7 @@ def _progress_words(records: Sequence[StudyRecord], total: int, stage: _Stage) -
 
 
 def _report(
-    records: Sequence[StudyRecord], archive: Mapping[str, Path], sources: Callable[[Job], SeriesVolume], out: Path
+    records: Sequence[StudyRecord], archive: Mapping[str, Path], sources: Callable[[Job], _Source | None], out: Path
 ) -> int:
     """Say what became of each study, and put results and pictures into `out`; return the exit status."""
     written: list[Path] = []
@@ -288,26 +287,44 @@ def _show_report(report: Report) -> None:
         say(limit)
 
 
-def _draw(results: Sequence[Path], volume: SeriesVolume) -> list[Path]:
+def _draw(results: Sequence[Path], source: _Source | None) -> list[Path]:
     """Draw a picture beside each result; return the pictures."""
     pictures = []
     for path in results:
+        if source is None:  # single images, of which nothing is drawn
+            say(str(path))
+            continue
         picture = path.with_suffix(".png")
-        (picture_of_seg if path.name.startswith("seg") else picture_of_sr)(path, volume, picture)
+        draw = picture_of_seg if path.name.startswith("seg") else picture_of_sr
+        draw(path, source.volume, picture, frame_numbers=source.frame_numbers)
         say(f"{path}\n{picture}")
         pictures.append(picture)
     return pictures
 
 
-def _source(settings: Settings, database: Database, job: Job) -> SeriesVolume:
-    """Return the images that a job was about, as the node stored them."""
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """The slices that a job was about; the number of each where they are frames of multi-frame images."""
+
+    volume: SeriesVolume
+    frame_numbers: tuple[int, ...]
+
+
+def _source(settings: Settings, database: Database, job: Job) -> _Source | None:
+    """Return the slices that a job was about, as the node stored them; None where they form no volume."""
     store = FileStore(settings.data_dir)
     with database.reading() as uow:
         instances = instances_of_job(uow, job.id)
-    geometry = assess([instance.header for instance in instances], settings.geometry.frame_of_reference)
-    ordered = [instances[index] for index in geometry.order]
-    paths = [store.locate(instance) for instance in ordered]
-    return read_series(paths, [instance.header for instance in ordered], geometry.affine).volume
+    stored = [(str(store.locate(instance)), instance.header) for instance in instances]
+    slices = planned_slices(stored, job.parameters)
+    try:
+        geometry = planned_geometry(slices, job.parameters)
+    except StudyRefused:
+        return None
+    ordered = [slices[index] for index in geometry.order]
+    headers = [header for _, header in ordered]
+    volume = read_series([Path(path) for path, _ in ordered], headers, geometry.affine).volume
+    return _Source(volume, tuple(header.frame_number for header in headers if header.frame_number is not None))
 
 
 def _clear(out: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hilum.config import Settings
-from hilum.planning import read_cards
+from hilum.planning import planned_geometry, planned_slices, read_cards
 from hilum.wire import Request
 from inference.analysis import Analyst
 from inference.catalog import ModelCard
@@ -21,8 +21,6 @@ from sr_writer.context import ResultContext
 from sr_writer.results import write_results
 from study.entities import ResultObject
 from study.errors import BundleInvalid
-from study.geometry import FrameOfReferencePolicy, UnevenSpacing, VolumeGeometry, assess
-from study.headers import InstanceHeader
 from study.imaging import ModelIdentity
 from study.uids import derive_uid
 
@@ -75,8 +73,8 @@ class Pipeline:
         """
         card = self._card(request)
         clock = Clock()
-        slices = _slices(request)
-        geometry = None if card.rule.form == "image" else _geometry(request, slices)
+        slices = planned_slices(request.instances, request.parameters)
+        geometry = None if card.rule.form == "image" else planned_geometry(slices, request.parameters)
         ordered = slices if geometry is None else [slices[index] for index in geometry.order]
         paths, headers = [Path(path) for path, _ in ordered], [header for _, header in ordered]
         analysis = self._analyst.analyse(card, paths, headers, geometry, request.parameters["notes"])
@@ -126,24 +124,6 @@ class Pipeline:
     def _in_store(self, result: ResultObject, request: Request) -> ResultObject:
         path = (Path(request.folder) / result.path).relative_to(self._settings.data_dir)
         return dataclasses.replace(result, path=str(path))
-
-
-def _slices(request: Request) -> list[tuple[str, InstanceHeader]]:
-    """Return (path, header) of each slice that the job is about: each image, or the planned frames of the images."""
-    frames = request.parameters.get("frames")
-    if frames is None:
-        return list(request.instances)
-    by_frame = [(path, header.slices()) for path, header in request.instances]
-    return [(by_frame[index][0], by_frame[index][1][(number or 1) - 1]) for index, number in frames]
-
-
-def _geometry(request: Request, slices: Sequence[tuple[str, InstanceHeader]]) -> VolumeGeometry:
-    """Return the grid of the job's slices, by the settings that it was planned with."""
-    return assess(
-        [header for _, header in slices],
-        FrameOfReferencePolicy(request.parameters["frame_of_reference"]),
-        uneven_spacing=UnevenSpacing(request.parameters["uneven_spacing"]),
-    )
 
 
 class Clock:

@@ -14,6 +14,7 @@ from inference.decoders import is_decodable
 from sr_writer.version import WRITER_VERSION
 from study.entities import PlannedJob, StoredInstance, Verdict
 from study.errors import BundleInvalid, ConfigError, Reason, StudyRefused
+from study.geometry import FrameOfReferencePolicy, UnevenSpacing, VolumeGeometry, assess
 from study.headers import InstanceHeader
 from study.identity import identity_conflicts
 from study.selection import Selection, SeriesVerdict, select
@@ -115,6 +116,32 @@ def _outcome(verdict: SeriesVerdict, selection: Selection) -> VerdictOutcome:
     if verdict.accepted:
         return VerdictOutcome.ACCEPTED
     return VerdictOutcome.REFUSED if verdict.wanted else VerdictOutcome.NOT_WANTED
+
+
+def planned_slices(
+    instances: Sequence[tuple[str, InstanceHeader]], parameters: Mapping[str, Any]
+) -> list[tuple[str, InstanceHeader]]:
+    """Return (path, header) of each slice that a job is about: each image, or the planned frames of the images.
+
+    Parameters
+    ----------
+    instances
+        (path, header) of each of the job's instances, in their order.
+    """
+    frames = parameters.get("frames")
+    if frames is None:
+        return list(instances)
+    by_frame = [(path, header.slices()) for path, header in instances]
+    return [(by_frame[index][0], by_frame[index][1][(number or 1) - 1]) for index, number in frames]
+
+
+def planned_geometry(slices: Sequence[tuple[str, InstanceHeader]], parameters: Mapping[str, Any]) -> VolumeGeometry:
+    """Return the grid of a job's slices, by the settings that it was planned with; StudyRefused if they form none."""
+    return assess(
+        [header for _, header in slices],
+        FrameOfReferencePolicy(parameters["frame_of_reference"]),
+        uneven_spacing=UnevenSpacing(parameters["uneven_spacing"]),
+    )
 
 
 def result_parameters(settings: Settings) -> dict[str, Any]:

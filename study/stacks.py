@@ -138,17 +138,12 @@ class _Grouped:
             return []
         if not self._attribute.soft:
             return self._by_value(indices, codes)
-        if not self._overlap(indices, codes, places):
+        if not (places.are_shared(indices, codes) or places.interleave(indices, codes)):
             return []
         most = places.most_images(indices)
         if self._attribute.runs_on and values > most:
             return self._by_order(indices, codes, places, most)
         return self._by_value(indices, codes)
-
-    def _overlap(self, indices: Indices, codes: Indices, places: Places) -> bool:
-        if places.are_shared(indices, codes):
-            return True
-        return not self._attribute.by_place_only and places.interleave(indices, codes)
 
     def _by_value(self, indices: Indices, codes: Indices) -> list[tuple[tuple[str, str], Indices]]:
         return [

@@ -18,8 +18,8 @@ from sr_writer.content_tree import descendants
 from study.errors import BundleInvalid
 from study.frames import frame_number_of
 from study.states import VerdictOutcome
-from tests.support.blocks import LIVER, ORIENTATIONS, POSITIONS, SPLEEN, blocks, grid
-from tests.support.bundles import blocks_bundle, overlapping_bundle, zoo_bundle
+from tests.support.blocks import LIVER, LIVER_HU, ORIENTATIONS, POSITIONS, SPLEEN, SPLEEN_HU, blocks, grid
+from tests.support.bundles import BLOCKS_NET, blocks_bundle, overlapping_bundle, zoo_bundle
 from tests.support.enhanced import enhanced_image
 from tests.support.phantoms import dice
 from tests.support.series import ct_series
@@ -260,6 +260,29 @@ def test_uneven_slices_are_refused_unless_the_model_allows_it(tmp_path: Path) ->
     order = {(str(image.SOPInstanceUID), None): index for index, image in enumerate(series)}
     for number, value in ((1, LIVER), (2, SPLEEN)):
         assert dice(found_in(results["seg"], number, truth.shape, order), truth == value) > 0.85
+
+
+def test_a_bundle_that_writes_into_its_input_does_not_change_what_is_measured(tmp_path: Path) -> None:
+    affine, shape = grid("axial, head first, supine")
+    voxels, _ = blocks(affine, shape)
+    bundle = blocks_bundle(
+        tmp_path / "in_place",
+        preprocessing=[{"_target_": "scripts.net.Halve", "keys": "image"}],
+        weights={"levels": torch.tensor([0.0, 0.25, 0.5])},
+        network=BLOCKS_NET
+        + """
+from monai.transforms import MapTransform
+
+class Halve(MapTransform):
+    def __call__(self, data):
+        for key in self.keys:
+            data[key].div_(800)
+        return data
+""",
+    )
+    made = site(tmp_path, ct_series(voxels, affine), entry(bundle))
+    results = made.run(made.plan.jobs[0])
+    assert sorted(numbers(results["sr"])["Attenuation Coefficient"]) == pytest.approx([LIVER_HU, SPLEEN_HU])
 
 
 def test_two_models_that_want_one_study_have_each_their_own_job_and_results(tmp_path: Path) -> None:

@@ -243,6 +243,27 @@ def test_real_enhanced_images_are_read_as_a_whole_and_quickly(store: FileStore, 
     assert len(header.frames) == dataset.NumberOfFrames
 
 
+def test_frames_in_an_element_of_unknown_vr_are_implicit(store: FileStore) -> None:
+    position = encoded(enhanced(1).PerFrameFunctionalGroupsSequence[0], ImplicitVRLittleEndian)
+    content = items(position, 2)
+    unknown = struct.pack("<HH2sHL", 0x5200, 0x9230, b"UN", 0, len(content)) + content
+    header = store.read_incoming(receive(store, with_groups(2, unknown))).header
+    assert [slice_.image_position_patient for slice_ in header.slices()] == [(-20.0, -30.0, -40.0)] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("_FRAMES_BUDGET", Budget(2**26, 60)), ("_FRAMES_BUDGET", Budget(300, 10_000)), ("_MOST_FRAMES", 2)],
+)
+def test_frames_beyond_what_is_read_of_an_image_are_left_out(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch, name: str, value: object
+) -> None:
+    path = receive(store, part_10(encoded(enhanced())))
+    assert len(store.read_incoming(path).header.frames) == 3
+    monkeypatch.setattr(incoming, name, value)
+    assert store.read_incoming(path).header.frames == ()
+
+
 def test_thousands_of_frames_with_private_groups_are_read(store: FileStore) -> None:
     position = encoded(enhanced(1).PerFrameFunctionalGroupsSequence[0])
     private = sequence(PRIVATE, items(struct.pack("<HH2sH", 0x2005, 0x1002, b"LO", 0) * 60))

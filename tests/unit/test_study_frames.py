@@ -249,6 +249,20 @@ def test_indices_that_do_not_match_the_dimensions_say_nothing(values: list[int] 
     assert InstanceHeader.of(image).slices()[0].dimensions == ()
 
 
+def test_values_longer_than_their_attribute_may_be_are_none() -> None:
+    macros = {
+        "FrameContentSequence": item(StackID="1", FrameAcquisitionDateTime="2" * 70),
+        "MRImageFrameTypeSequence": item(FrameType=["A"] * 17),
+        "PlanePositionSequence": item(ImagePositionPatient=["1", "2", "3", "4"]),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        macros["FrameContentSequence"][0].StackID = "x" * 65
+    (slice_,) = InstanceHeader.of(multi_frame([macros])).slices()
+    assert (slice_.stack_id, slice_.acquisition_datetime, slice_.image_position_patient) == ("", "", None)
+    assert slice_.image_type == ("ORIGINAL", "PRIMARY", "AXIAL")  # the image's own
+
+
 @pytest.mark.parametrize("claimed", ["1", "3", "200000"])
 def test_frames_that_are_not_as_many_as_the_image_says_are_left_out(claimed: str) -> None:
     image = enhanced_image(np.zeros((2, 4, 4)), axial_affine(), [0, 1])

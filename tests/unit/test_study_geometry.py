@@ -480,8 +480,18 @@ def test_slices_of_one_image_are_told_apart_by_their_frame_number() -> None:
         replace(header, sop_instance_uid="1.2.3", frame_number=number)
         for number, header in enumerate(scan(12), start=1)
     ]
+    headers = [
+        replace(header, image_orientation_patient=(1.0, number * 1e-5, 0.0, 0.0, 1.0, 0.0))
+        for number, header in enumerate(headers)
+    ]
     assert assess(headers[::-1]).order == tuple(range(11, -1, -1))
     assert assess(headers[::-1]).affine.tobytes() == assess(headers).affine.tobytes()
+
+
+def test_no_tilt_is_found_where_no_pixel_size_says_how_much_is_much() -> None:
+    assert list(refusal(scan(8, shift=(0.002, 0.0), attributes={"pixel_spacing": None}))) == ["MissingGeometry"]
+    tilted = scan(8, shift=(0.5, 0.0), attributes={"pixel_spacing": None})
+    assert list(refusal(tilted)) == ["MissingGeometry", "GantryTilt"]
 
 
 _hostile_numbers = st.one_of(

@@ -152,6 +152,32 @@ def test_absent_uid(keyword: str) -> None:
         ("FrameOfReferenceUID", "UI", b"1.2.9\0", "frame_of_reference_uid", "1.2.9"),
         ("FrameOfReferenceUID", "UI", b"none", "frame_of_reference_uid", ""),
         ("StudyDate", "DA", b"2026.01.02", "study_date", "2026.01.02"),
+        ("EchoTime", "DS", b"2.3 ", "echo_time", 2.3),
+        ("EchoTime", "DS", b"2.3\\4.6", "echo_time", None),
+        ("EchoNumbers", "IS", b"2", "echo_number", 2),
+        ("EchoNumbers", "IS", b"2\\1", "echo_number", 2),
+        ("EchoNumbers", "IS", b"x\\1", "echo_number", None),
+        ("TriggerTime", "DS", b"310", "trigger_time", 310.0),
+        ("InversionTime", "DS", b"900", "inversion_time", 900.0),
+        ("FlipAngle", "DS", b"12", "flip_angle", 12.0),
+        ("DiffusionBValue", "FD", b"\0\0\0\0\0\x40\x8f\x40", "b_value", 1000.0),
+        ("DiffusionBValue", "FD", b"\0\0", "b_value", None),
+        (
+            "DiffusionGradientOrientation",
+            "FD",
+            b"\0" * 16 + b"\0\0\0\0\0\0\xf0\x3f",
+            "gradient_orientation",
+            (0.0, 0.0, 1.0),
+        ),
+        ("TemporalPositionIdentifier", "IS", b"3", "temporal_position", 3),
+        ("ComplexImageComponent", "CS", b"PHASE ", "complex_component", "PHASE"),
+        ("StackID", "SH", b"1 ", "stack_id", "1"),
+        ("ViewPosition", "CS", b"PA", "view_position", "PA"),
+        ("ImageLaterality", "CS", b"L ", "image_laterality", "L"),
+        ("AcquisitionDate", "DA", b"20260102", "acquisition_date", "20260102"),
+        ("AcquisitionTime", "TM", b"101112.5", "acquisition_time", "101112.5"),
+        ("AcquisitionDateTime", "DT", b"20260102101112+0100 ", "acquisition_datetime", "20260102101112+0100"),
+        ("ContrastBolusAgent", "LO", b"Omnipaque ", "contrast_bolus_agent", "Omnipaque"),
     ],
 )
 def test_what_is_left_of_a_value(keyword: str, vr: str, value: bytes, name: str, expected: Any) -> None:  # noqa: ANN401 - a field's value has any of several types
@@ -192,6 +218,36 @@ def test_names_in_their_character_set(character_sets: bytes | None, encoded: byt
     header = InstanceHeader.of(dataset)
     assert header.patient_name == name
     assert InstanceHeader.from_json(json.loads(json.dumps(header.to_json()))) == header
+
+
+@pytest.mark.parametrize(
+    ("values", "agent"),
+    [
+        ({"CodeMeaning": "Iohexol", "CodeValue": "C-B0322"}, "Iohexol"),
+        ({"CodeValue": "C-B0322"}, "C-B0322"),
+        ({}, "coded"),
+    ],
+)
+def test_a_contrast_agent_that_is_only_coded(values: dict[str, str], agent: str) -> None:
+    coded = Dataset()
+    for keyword, value in values.items():
+        setattr(coded, keyword, value)
+    dataset = dataset_of()
+    dataset.ContrastBolusAgentSequence = [coded]
+    assert InstanceHeader.of(dataset).contrast_bolus_agent == agent
+    dataset.ContrastBolusAgent = "Omnipaque 350"
+    assert InstanceHeader.of(dataset).contrast_bolus_agent == "Omnipaque 350"
+    dataset.ContrastBolusAgent, dataset.ContrastBolusAgentSequence = "", []
+    assert InstanceHeader.of(dataset).contrast_bolus_agent == ""
+
+
+def test_json_of_an_earlier_version_loads() -> None:
+    """What a database holds since before these fields were there."""
+    stored: dict[str, Any] = {"sop_class_uid": "1.1", "sop_instance_uid": "1.2", "study_instance_uid": "1.3"}
+    stored |= {"series_instance_uid": "1.4", "image_type": ["A", "B"], "number_of_frames": 7}
+    header = InstanceHeader.from_json(stored)
+    assert (header.image_type, header.number_of_frames) == (("A", "B"), 7)
+    assert (header.frames, header.frame_number, header.echo_time, header.dimensions) == ((), None, None, ())
 
 
 def test_json_holds_what_is_set_and_no_more() -> None:
