@@ -109,8 +109,8 @@ class Encoding:
     def head(self, source: Frugal) -> tuple[int, int, Encoding] | None:
         """Return the tag and length of the next element and how its value is written; None at the end.
 
-        Within a sequence the VR may become implicit, by the rules in an element of VR UN (PS3.5 6.2.2), and some writers
-        do so elsewhere; what stands in the place of a VR then is no pair of capitals.
+        Within a sequence the VR may become implicit: by the rules in an element of VR UN (PS3.5 6.2.2), by some writers
+        elsewhere. What stands in the place of a VR then is no pair of capitals.
         """
         read = source.read(8)
         if len(read) < 8:

@@ -27,7 +27,7 @@ _NO_AGENT = frozenset({"", "NONE", "NO", "N", "0", "-", "NIL", "WITHOUT", "NOT G
 
 
 def to_image(header: InstanceHeader, rule: SelectionRule) -> tuple[tuple[str, str], ...]:
-    """Return why an image is no part of a series that the model could be given: a code of `to_kind`, and the value."""
+    """Return why an image is no part of a series for the model: a code of `to_images`, and the value that says so."""
     found = []
     of_modality = header.modality.upper() in _upper(rule.modality)
     if not of_modality:
@@ -55,7 +55,9 @@ def to_images(objections: Iterable[tuple[str, str]], rule: SelectionRule) -> lis
     values: dict[str, set[str]] = {}
     for code, value in objections:
         values.setdefault(code, set()).add(value)
-    return [Reason(code, words[code].format(listed(sorted(values[code])))) for code in words if code in values]
+    return [
+        Reason(code, words[code].replace("{}", listed(sorted(values[code])), 1)) for code in words if code in values
+    ]
 
 
 def to_series(headers: Headers, rule: SelectionRule) -> list[Reason]:

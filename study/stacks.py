@@ -5,6 +5,7 @@ position in time, the component of a complex image, and any dimension that the i
 change within one volume (SOFT), and tell stacks apart only where the groups that they make overlap: same places, or
 ranges along the normal that interleave. Some of these count onwards while a scan runs, so that each slice may have a
 value of its own: where each place has equally many images, the first of each place make one stack, the second the next.
+Times do so by same places alone, since neighbours in a gated or interleaved scan have different ones.
 
 No attribute splits slices that each have a value of their own at a place of their own. What still has several images at
 one place after all that is refused by `study.geometry`.

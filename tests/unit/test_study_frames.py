@@ -250,14 +250,14 @@ def test_indices_that_do_not_match_the_dimensions_say_nothing(values: list[int] 
 
 
 def test_values_longer_than_their_attribute_may_be_are_none() -> None:
-    macros = {
-        "FrameContentSequence": item(StackID="1", FrameAcquisitionDateTime="2" * 70),
-        "MRImageFrameTypeSequence": item(FrameType=["A"] * 17),
-        "PlanePositionSequence": item(ImagePositionPatient=["1", "2", "3", "4"]),
-    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        macros["FrameContentSequence"][0].StackID = "x" * 65
+        macros = {
+            "FrameContentSequence": item(StackID="x" * 65, FrameAcquisitionDateTime="2" * 70),
+            "MRImageFrameTypeSequence": item(FrameType=["A"] * 17),
+            "CTImageFrameTypeSequence": item(FrameType=["A" * 65]),
+            "PlanePositionSequence": item(ImagePositionPatient=["1", "2", "3", "4"]),
+        }
     (slice_,) = InstanceHeader.of(multi_frame([macros])).slices()
     assert (slice_.stack_id, slice_.acquisition_datetime, slice_.image_position_patient) == ("", "", None)
     assert slice_.image_type == ("ORIGINAL", "PRIMARY", "AXIAL")  # the image's own
