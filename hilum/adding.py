@@ -21,7 +21,7 @@ from hilum.terminal import say
 from hilum.wording import output_words, printable, rule_words
 from inference.catalog import ModelCard, digest_of, find_bundle, is_builtin, read_card, read_json
 from inference.description import ModelDescription, Select
-from inference.metadata import METADATA, Metadata
+from inference.metadata import CONFIGS, METADATA, Metadata
 from study.errors import BundleInvalid, ConfigError
 
 _TEMPLATES: Final = {
@@ -84,6 +84,7 @@ def run_add(config: Path | None, location: str, name: str | None, *, replace: bo
     _say_all(_identity(entry["name"], bundle, metadata, look))
     _say_all(_doings(look))
     entry["digest"] = digest_of(bundle)
+    _demand_what_it_runs_by(bundle, look)
     card = _card(entry, bundle, metadata, _description(file, found), file)
     _say_all(_meaning(card))
     say(f"  digest    {card.digest}")
@@ -94,6 +95,24 @@ def run_add(config: Path | None, location: str, name: str | None, *, replace: bo
     say(f"{'replaced' if replace else 'added'} {card.name} in {file}; restart hilum serve to run it")
     if left:
         raise ConfigError("\n".join(left))
+
+
+def _demand_what_it_runs_by(bundle: Path, look: Look) -> None:
+    """Demand a configuration that can be read, and weights where a network of a library needs them; nothing is run."""
+    config = next((name for name in CONFIGS if (bundle / name).is_file()), None)
+    if config is None:
+        raise BundleInvalid(f"{bundle} holds none of {', '.join(CONFIGS)}; a bundle needs one.")
+    unread = dict(look.unread)
+    if config in unread:
+        raise BundleInvalid(f"{bundle / config} can not be read: {unread[config]}.")
+    text = (bundle / config).read_text(errors="replace")
+    if "network_def" not in text and "network" not in text and not (bundle / "models" / "model.ts").is_file():
+        raise BundleInvalid(f"{bundle / config} has no network_def, and there is no models/model.ts.")
+    if "CheckpointLoader" in text and not look.weights:
+        raise BundleInvalid(
+            f"{bundle} has no weights. Bundles of the Model Zoo keep them apart (large_files.yml); download the whole "
+            "bundle."
+        )
 
 
 def _folder(location: str) -> Path:

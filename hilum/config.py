@@ -7,6 +7,7 @@ addressed by their ``name`` everywhere: ``peers.pacs.port``, ``HILUM_PEERS__PACS
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -117,12 +118,18 @@ class PeerSettings(Section):
         return self
 
 
+def _digest(text: str | None) -> str | None:
+    if text is not None and not re.fullmatch("[0-9a-f]{64}", text):
+        raise ValueError("is 64 small hexadecimal digits; hilum models add PATH --name NAME --replace writes it")
+    return text
+
+
 class ModelSettings(ModelDescription):
     """A model that the node runs: its bundle, the digest that was approved, and what the site says of it."""
 
     name: Name
     bundle: str = Field(min_length=1)
-    digest: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    digest: Annotated[str | None, AfterValidator(_digest)] = None
     deadline_seconds: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")

@@ -39,6 +39,9 @@ def serve_all(settings: Settings) -> None:
     def tell(host: str, port: int) -> None:
         say(f"{settings.node.ae_title} listens on {host}:{port}; store in {settings.data_dir}")
         say(f"models: {', '.join(f'{card.name} {card.version}' for card in cards.values()) or 'none'}")
+        for card in cards.values():
+            if card.objection is not None:
+                say(f"{card.name} will not run: {card.objection.words}")
         for peer in settings.destinations:
             say(f"results ({', '.join(peer.results)}) go to {peer.name}: {peer.ae_title} at {peer.host}:{peer.port}")
         accepted = settings.known_calling_ae_titles

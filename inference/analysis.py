@@ -133,7 +133,7 @@ class Analyst:
             scored = score_volume(bundle, volume, card)
             return ResultSet(None, (), assessments=scored.assessments), decoded.datasets, timings | scored.timings
         seen = _sample(volume)
-        outcome = run_bundle(bundle, volume, card.segments)
+        outcome = run_bundle(bundle, volume, card.segments, card.background_first)
         _demand_target(card, outcome.label_map)
         ran_at = time.perf_counter()
         if _sample(volume) != seen:  # the bundle works in place; what is measured are the images

@@ -22,16 +22,23 @@ from monai.inferers.inferer import SimpleInferer, SliceInferer
 from monai.transforms.compose import Compose
 
 from inference.catalog import read_json
-from inference.chains import Intake, Loader, invert_labels_by_nearest, prepare_intake, remove_writers
-from inference.metadata import METADATA, Metadata
+from inference.chains import (
+    Intake,
+    Loader,
+    forgive_missing_labels,
+    invert_labels_by_nearest,
+    prepare_intake,
+    remove_writers,
+)
+from inference.metadata import CONFIGS, METADATA, Metadata
 from inference.weights import load_network
 from study.errors import BundleInvalid
 
-_CONFIGS = ("inference.json", "inference.yaml", "inference.yml")
 _CODE_PACKAGE = "scripts"
 _TRANSFORM_ENDINGS = ("Dict", "D", "d")
 _LOADERS = frozenset({"LoadImage"})
 _WRITERS = frozenset({"SaveImage", "SaveClassification"})
+_LONGEST_CAUSE = 300
 _PREDICTION = "pred"  # what MONAI's evaluators call the network's output (monai.engines.utils.CommonKeys)
 
 _PLACES = {
@@ -117,7 +124,9 @@ def root_cause(error: BaseException) -> str:
     """Return what first went wrong: MONAI wraps it in errors that only name the transform or the expression."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{type(error).__name__}: {error}"
+    lines = str(error).strip().splitlines() or [""]
+    words = "".join(character for character in lines[0] if character.isprintable())
+    return f"{type(error).__name__}: {words[:_LONGEST_CAUSE]}"
 
 
 @contextmanager
@@ -130,6 +139,7 @@ def own_code(path: Path, modules: dict[str, ModuleType]) -> Iterator[None]:
     kept = sys.pycache_prefix, sys.dont_write_bytecode
     sys.pycache_prefix, sys.dont_write_bytecode = os.devnull, True
     hidden = _take_out(_CODE_PACKAGE)
+    before = set(sys.modules)
     sys.modules.update(modules)
     sys.path.insert(0, str(path))
     try:
@@ -137,7 +147,7 @@ def own_code(path: Path, modules: dict[str, ModuleType]) -> Iterator[None]:
     finally:
         sys.path.remove(str(path))
         sys.pycache_prefix, sys.dont_write_bytecode = kept
-        modules.update(_take_out(_CODE_PACKAGE))
+        modules.update(_take_out(_CODE_PACKAGE) | _take_out_below(path, before))
         sys.modules.update(hidden)
 
 
@@ -146,12 +156,23 @@ def _take_out(package: str) -> dict[str, ModuleType]:
     return {name: sys.modules.pop(name) for name in names}
 
 
+def _take_out_below(path: Path, before: set[str]) -> dict[str, ModuleType]:
+    """Take out the modules that were not there before and whose code lies in a bundle, whatever they are called."""
+    root = str(path.resolve())
+    names = [name for name in set(sys.modules) - before if _lies_below(sys.modules[name], root)]
+    return {name: sys.modules.pop(name) for name in names}
+
+
+def _lies_below(module: ModuleType, root: str) -> bool:
+    places = [getattr(module, "__file__", None), *(getattr(module, "__path__", None) or ())]
+    return any(isinstance(place, str) and os.path.realpath(place).startswith(root + os.sep) for place in places)
+
+
 def _config_file(path: Path) -> Path:
-    for name in _CONFIGS:
-        file = path / "configs" / name
-        if file.is_file():
-            return file
-    raise BundleInvalid(f"{path / 'configs'} holds none of {', '.join(_CONFIGS)}; a bundle needs one.")
+    file = next((path / name for name in CONFIGS if (path / name).is_file()), None)
+    if file is None:
+        raise BundleInvalid(f"{path} holds none of {', '.join(CONFIGS)}; a bundle needs one.")
+    return file
 
 
 def _load(path: Path, config: Path, device: torch.device, modules: dict[str, ModuleType]) -> LoadedBundle:
@@ -162,6 +183,7 @@ def _load(path: Path, config: Path, device: torch.device, modules: dict[str, Mod
     parser.parse(reset=True)
     preprocessing, postprocessing = _compose(parser, "preprocessing"), _compose(parser, "postprocessing")
     remove_writers(postprocessing)
+    forgive_missing_labels(postprocessing, _PREDICTION)
     inferer_id = _place(parser, "inferer")
     inferer = parser.get_parsed_content(inferer_id) if inferer_id else SimpleInferer()
     return LoadedBundle(

@@ -51,6 +51,8 @@ class ModelCard:
         Which series the model is for.
     segments, keys
         The structures it labels, and the stable name of each.
+    background_first
+        Whether the names by which the segments are numbered begin with a background; None where the site numbers them.
     findings
         What the report speaks of: each segment, then regions of several.
     measures
@@ -82,6 +84,7 @@ class ModelCard:
     rule: SelectionRule
     segments: tuple[Segment, ...] = ()
     keys: tuple[str, ...] = ()
+    background_first: bool | None = None
     findings: tuple[PlannedFinding, ...] = ()
     measures: tuple[str, ...] = ()
     classes: tuple[PlannedClass, ...] = ()
@@ -231,6 +234,7 @@ def _card(
         rule=rule,
         segments=segments,
         keys=keys,
+        background_first=vocabulary.background_first,
         findings=vocabulary.findings(segments, keys) if segments else (),
         measures=_measures(description, rule),
         classes=vocabulary.classes() if kind == "classification" else (),
@@ -240,8 +244,19 @@ def _card(
         target=description.target,
         algorithm_family=family_of(description),
         description_digest=_digest_of_description(description),
-        hints=tuple(vocabulary.hints),
+        hints=(*vocabulary.hints, *_hints_on(rule, name)),
         objection=objection,
+    )
+
+
+def _hints_on(rule: SelectionRule, name: str) -> tuple[str, ...]:
+    """Return what a rule asks too little of: a model of the lung is not for heads."""
+    asked = (rule.body_part, rule.description_include, rule.description_exclude, rule.slices, rule.orientation)
+    if any(asked) or rule.form == "image":
+        return ()
+    return (
+        f"{name} takes every {' or '.join(rule.modality)} volume, of whatever part of the body; say body_part, "
+        "description_include or slices in [models.select]",
     )
 
 

@@ -77,10 +77,15 @@ def prepare_intake(preprocessing: Compose, loaders: Sequence[Loader], declared: 
     key = _image_key(preprocessing, loaders, declared)
     makers = [each for each in leaves(preprocessing) if isinstance(each, _CHANNEL_MAKERS)]
     _remove(preprocessing, (*_LOADERS, *_CHANNEL_MAKERS))
-    for each in leaves(preprocessing):
-        if isinstance(each, MapTransform) and key in each.keys and len(each.keys) > 1:
-            each.allow_missing_keys = True  # of labels, which are there in training alone
+    forgive_missing_labels(preprocessing, key)
     return Intake(key, channel_first=not loaders or bool(makers) or any(each.channel_first for each in loaders))
+
+
+def forgive_missing_labels(chain: Compose, key: str) -> None:
+    """Have transforms that work on `key` and on others, as on labels, which are there in training alone, do without."""
+    for each in leaves(chain):
+        if isinstance(each, MapTransform) and key in each.keys and len(each.keys) > 1:
+            each.allow_missing_keys = True
 
 
 def remove_writers(postprocessing: Compose) -> None:
@@ -105,6 +110,11 @@ def invert_labels_by_nearest(postprocessing: Compose) -> tuple[str, ...]:
     return (
         "The bundle asks to interpolate between labels when it goes back to the source grid; the nearest was taken.",
     )
+
+
+def inverts(postprocessing: Compose) -> bool:
+    """Tell whether a chain itself takes the prediction back to the grid of the source."""
+    return any(isinstance(each, Invertd) for each in leaves(postprocessing))
 
 
 def without_discretisation(postprocessing: Compose) -> Compose:

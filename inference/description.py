@@ -27,6 +27,8 @@ _FEW_IMAGES: Final = (1.0, 16.0)  # each image of a series is looked at and repo
 _LARGEST_LABEL: Final = 65535
 _COLOUR = re.compile(r"#?([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})")
 _CODE_PARTS: Final = ("value", "scheme", "meaning")
+_SCHEMES: Final = frozenset({"SCT", "DCM", "LN", "UCUM", "NCIt", "UMLS", "RADLEX", "FMA", "MDC", "NEU", "IBSI", "I10"})
+"""Coding Scheme Designators that results use (PS3.16 8); private ones begin with 99."""
 
 
 def _code(given: object) -> object:
@@ -39,6 +41,11 @@ def _code(given: object) -> object:
     for part, most, name in zip(parts, longest, _CODE_PARTS, strict=True):
         if len(part) > most or not all(" " <= character <= "}" and character != "\\" for character in part):
             raise ValueError(f"the {name} of a code is printable ASCII of at most {most} characters")
+    if parts[1] not in _SCHEMES and not parts[1].startswith("99"):
+        raise ValueError(
+            f'the scheme "{parts[1]}" is none of {", ".join(sorted(_SCHEMES))}, 99...; a code is ["value", "scheme", '
+            '"meaning"], as ["10200004", "SCT", "Liver"]'
+        )
     return Code(*parts)
 
 
@@ -190,7 +197,7 @@ class ModelDescription(Described):
     """All that may be said of a model; everything has a default, and what is missing is asked for where needed."""
 
     kind: Kind | None = None
-    title: Annotated[str, Field(max_length=40)] = ""
+    title: Annotated[str, Field(max_length=40), AfterValidator(lambda text: _printable(text) if text else text)] = ""
     target: str = ""
     algorithm_family: str = ARTIFICIAL_INTELLIGENCE.value
     select: Select = Select()

@@ -10,13 +10,18 @@ import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
 from monai.data.utils import to_affine_nd
+from monai.transforms.post.dictionary import Invertd
 from monai.transforms.spatial.array import SpatialResample
 from numpy.typing import NDArray
 
 from inference.bundle import LoadedBundle, own_code, root_cause
+from inference.chains import inverts
 from study.errors import DeviceOutOfMemory, HilumError, InferenceError, ModelOutputInvalid
 
 _AFFINE_TOLERANCE_MM = 1e-3  # over the whole grid, at its corners
+_ORIGIN = "hilum_source"
+"""Stands among an image's meta data as long as its affine descends from the source's: MONAI makes up another one for an
+image that lost its own."""
 
 
 @contextmanager
@@ -39,7 +44,11 @@ def at_work(bundle: LoadedBundle) -> Iterator[None]:
 
 def with_affine(bundle: LoadedBundle, tensor: torch.Tensor, affine: torch.Tensor) -> MetaTensor:
     """Return an image of spatial axes alone as the bundle's preprocessing expects it."""
-    meta: dict[str, Any] = {"original_channel_dim": "no_channel", "spatial_shape": np.array(tensor.shape)}
+    meta: dict[str, Any] = {
+        "original_channel_dim": "no_channel",
+        "spatial_shape": np.array(tensor.shape),
+        _ORIGIN: True,
+    }
     if bundle.intake.channel_first:
         tensor, meta["original_channel_dim"] = tensor[None], 0
     return MetaTensor(tensor, affine=affine, meta=meta | {"original_affine": affine.clone()})
@@ -53,17 +62,17 @@ def prediction_of_one(prediction: Any, image: Any) -> MetaTensor:  # noqa: ANN40
     ModelOutputInvalid
         If it is no tensor of that grid, or not finite; or if the preprocessing lost where the image lies.
     """
-    if not isinstance(image, MetaTensor):
+    if not isinstance(image, MetaTensor) or not image.meta.get(_ORIGIN):
         raise ModelOutputInvalid(
-            "The bundle's preprocessing gave an image without an affine (track_meta = false), so it is not known where "
-            "its labels would lie."
+            "The bundle's preprocessing gave an image without an affine that descends from the source's (track_meta = "
+            "false, or an array in its place), so it is not known where its labels would lie."
         )
     plain = demand_finite(prediction)
     if plain.ndim != image.ndim + 1 or plain.shape[0] != 1 or plain.shape[2:] != image.shape[1:]:
         raise ModelOutputInvalid(
             f"The network gave the shape {tuple(plain.shape)} for an input of shape {tuple(image.shape)}."
         )
-    return MetaTensor(plain[0], affine=image.affine, meta={"original_channel_dim": 0})
+    return MetaTensor(plain[0], affine=image.affine, meta={"original_channel_dim": 0, _ORIGIN: True})
 
 
 def demand_finite(prediction: Any) -> torch.Tensor:  # noqa: ANN401 - a network may return anything
@@ -77,11 +86,28 @@ def demand_finite(prediction: Any) -> torch.Tensor:  # noqa: ANN401 - a network 
     return prediction.as_tensor() if isinstance(prediction, MetaTensor) else prediction
 
 
+def taken_back(bundle: LoadedBundle, preprocessed: MetaTensor, output: Any) -> Any:  # noqa: ANN401 - see above
+    """Return a chain's output as the inverse of the preprocessing leaves it, where the chain did not invert itself.
+
+    Parameters
+    ----------
+    preprocessed
+        What the network got; it knows what was done to it.
+    output
+        Labels: the nearest is taken.
+    """
+    if inverts(bundle.postprocessing) or not preprocessed.applied_operations or not isinstance(output, torch.Tensor):
+        return output
+    key, name = bundle.intake.key, bundle.output_key
+    invert = Invertd(keys=name, transform=bundle.preprocessing, orig_keys=key, nearest_interp=True, to_tensor=True)
+    return invert({key: preprocessed, name: output})[name]
+
+
 def on_grid(output: Any, affine: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[Any]:  # noqa: ANN401 - see above
     """Return a chain's output as (channels, ...) on a grid, proven by its affine.
 
-    What a bundle's postprocessing has inverted is there already; anything else is resampled by its affine, nearest
-    neighbour, since it holds labels.
+    What was inverted is there already; anything else, as behind a crop that MONAI does not know how to invert, is
+    resampled by its affine, nearest neighbour, since it holds labels.
 
     Parameters
     ----------
@@ -93,8 +119,11 @@ def on_grid(output: Any, affine: NDArray[np.float64], shape: tuple[int, ...]) ->
     ModelOutputInvalid
         If it is no image with channels and an affine, or can not be brought to the grid.
     """
-    if not isinstance(output, MetaTensor) or output.ndim != len(shape) + 1:
-        raise ModelOutputInvalid("The postprocessing gave no image with channels and an affine.")
+    if not isinstance(output, MetaTensor) or output.ndim != len(shape) + 1 or not output.meta.get(_ORIGIN):
+        raise ModelOutputInvalid(
+            "The postprocessing gave no image with channels and an affine that descends from the source's, so it is "
+            "not known where its labels would lie."
+        )
     if not _same_grid(output, affine, shape):
         resample = SpatialResample(mode="nearest", padding_mode="zeros", dtype=np.float32)
         output = resample(output, dst_affine=torch.from_numpy(affine), spatial_size=shape)

@@ -12,7 +12,9 @@ from study.errors import ModelOutputInvalid
 from study.imaging import Labels, Segment
 
 
-def as_label_map(output: NDArray[Any], segments: Sequence[Segment]) -> tuple[Labels, tuple[Labels, ...]]:
+def as_label_map(
+    output: NDArray[Any], segments: Sequence[Segment], background_first: bool | None = None
+) -> tuple[Labels, tuple[Labels, ...]]:
     """Return the layers of a label map, the first one and those that overlap needs.
 
     Parameters
@@ -20,6 +22,9 @@ def as_label_map(output: NDArray[Any], segments: Sequence[Segment]) -> tuple[Lab
     output
         (channels, slices, rows, columns): one channel of label values, or one channel of 0 and 1 for each segment in
         their order, maybe with a background channel before them.
+    background_first
+        Whether the bundle's own names of the channels, by which the segments are numbered, begin with a background;
+        None where the site numbers the segments itself.
 
     Raises
     ------
@@ -28,6 +33,12 @@ def as_label_map(output: NDArray[Any], segments: Sequence[Segment]) -> tuple[Lab
     """
     highest = max(segment.value for segment in segments)
     kind: type[np.uint8] | type[np.uint16] = np.uint8 if highest <= np.iinfo(np.uint8).max else np.uint16
+    whole_numbers = len(output) == 1 and len(segments) > 1
+    if background_first is False and (whole_numbers or len(output) == len(segments) + 1):
+        raise ModelOutputInvalid(
+            "It is not clear which label is which: the names of the bundle's channels (channel_def) do not begin with "
+            "a background, and its output has one. Say it in [[models.segments]], with value and label."
+        )
     if len(output) > 1:
         layers = _layers(output, segments, kind)
         return layers[0], tuple(layers[1:])

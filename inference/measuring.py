@@ -102,6 +102,7 @@ def _finding(
         omissions=tuple(omissions),
         detected=detected,
         incomplete=incomplete,
+        laterality=plan.laterality,
     )
 
 

@@ -15,6 +15,8 @@ from inference.structures import is_background
 from study.errors import BundleInvalid
 
 METADATA: Final = "configs/metadata.json"
+CONFIGS: Final = ("configs/inference.json", "configs/inference.yaml", "configs/inference.yml")
+"""Where a bundle says how it is run; the first that is there counts."""
 
 _MODALITIES: Final = {
     "ct": ("CT",),
@@ -37,6 +39,8 @@ _MODALITIES: Final = {
 """What bundles call a modality, and its Defined Terms (PS3.3 C.7.3.1.1.1)."""
 
 _OTHER_TASKS: Final = ("detection", "generat", "synthesis", "registration", "reconstruction", "interactive", "tracking")
+_OTHER_OUTPUTS: Final = ("object", "box", "point", "tuple", "dict", "coco")
+_KINDS: Final = "kinds are segmentation, classification, measurement"
 _IN_COLOUR: Final = 3
 
 
@@ -72,8 +76,8 @@ class Metadata:
         BundleInvalid
             If the version is missing, or a part has another form than the bundle specification gives it.
         """
-        version = content.get("version")
-        if not isinstance(version, str) or not _is_printable(version):
+        version = str(content.get("version") or "")
+        if not _is_printable(version):
             raise BundleInvalid(f'{file} has no "version" of printable ASCII, at most 64 characters; results name it.')
         name = str(content.get("name") or "")
         formats = content.get("network_data_format") or {}
@@ -129,12 +133,13 @@ class Metadata:
         """
         said = " ".join(str(self.output.get(key, "")) for key in ("type", "format")).lower()
         task = self.task.lower()
-        other = next((word for word in _OTHER_TASKS if word in task or word in said), None)
-        if other is not None or "object" in said or "box" in said:
-            raise ValueError(
-                f'the task "{self.task}" is none that can be run; kinds are segmentation, classification, measurement'
-            )
-        if "segmentation" in said or "segmentation" in task:
+        if any(word in said for word in _OTHER_OUTPUTS):
+            raise ValueError(f'the output ("{said.strip()}") is none that can be taken; {_KINDS}')
+        if "segmentation" in said:
+            return "segmentation"
+        if any(word in task for word in _OTHER_TASKS):
+            raise ValueError(f'the task "{self.task}" is none that can be run; {_KINDS}')
+        if "segmentation" in task:
             return "segmentation"
         if any(word in said for word in ("probabilit", "class", "labels")) or "classif" in task:
             return "classification"
@@ -146,10 +151,15 @@ class Metadata:
 
     def channels(self) -> dict[int, str]:
         """Return the names of the output's channels or labels, by their number (``channel_def``)."""
-        named = self.output.get("channel_def")
+        named = self.output.get("channel_def") or self.output.get("label_def")
         if not isinstance(named, Mapping):
             return {}
         return {int(key): str(value) for key, value in named.items() if str(key).strip().isdigit()}
+
+    @property
+    def background_first(self) -> bool:
+        """Tell whether the names of channels or labels begin with a background."""
+        return is_background(self.channels().get(0, "background"))
 
     def labels(self) -> dict[int, str]:
         """Return what each label value stands for, without background.
@@ -160,7 +170,7 @@ class Metadata:
         named = self.channels()
         if not named:
             return {}
-        shift = 0 if is_background(named.get(0, "background")) else 1
+        shift = 0 if self.background_first else 1
         return {number + shift: name for number, name in sorted(named.items()) if not is_background(name)}
 
     def demand_one_image_in_and_one_result_out(self) -> None:

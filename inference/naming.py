@@ -37,6 +37,7 @@ class PlannedFinding:
     finding: Code
     site: Code
     segment_values: tuple[int, ...]
+    laterality: Code | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class Vocabulary:
         self._description = description
         self._bundle = bundle
         self.hints: list[str] = []
+        self.background_first: bool | None = None
 
     def segments(self) -> tuple[tuple[Segment, ...], tuple[str, ...]]:
         """Return the segments by value, and the stable name of each.
@@ -114,7 +116,12 @@ class Vocabulary:
         values = dict(zip(keys, (segment.value for segment in segments), strict=True))
         planned = [
             PlannedFinding(
-                key, segment.label, segment.property_type, segment.region or segment.property_type, (segment.value,)
+                key,
+                segment.label,
+                segment.property_type,
+                segment.region or segment.property_type,
+                (segment.value,),
+                segment.laterality,
             )
             for key, segment in zip(keys, segments, strict=True)
         ]
@@ -148,6 +155,12 @@ class Vocabulary:
             )
         planned = tuple(self._class(entry) for entry in sorted(described, key=lambda entry: entry.index))
         _demand_distinct([entry.key for entry in planned])
+        exclusive = self._description.exclusive or self._description.activation == "softmax"
+        if exclusive and any("threshold" in entry.model_fields_set for entry in described):
+            raise ValueError(
+                "a threshold has no effect on classes that exclude each other, of which the most probable is taken; "
+                "leave it out, or say exclusive = false"
+            )
         return planned
 
     def numbers(self) -> tuple[PlannedNumber, ...]:
@@ -164,10 +177,14 @@ class Vocabulary:
     def _described_segments(self) -> list[SegmentDescription]:
         """Return one description for each value: what is said of it, else a name from tables or metadata."""
         said = {entry.value: entry for entry in self._description.segments}
-        named = dict(segments_of(self._bundle) or segments_of(self._metadata.name) or ()) or self._metadata.labels()
+        named = dict(segments_of(self._bundle) or segments_of(self._metadata.name) or ())
+        of_tables = bool(named)
+        named = named or self._metadata.labels()
         if self._description.segments and not named.keys() & said.keys():
             named = {}
         values = sorted({*said, *named})
+        if not of_tables and set(named) - set(said):
+            self.background_first = self._metadata.background_first
         return [said.get(value) or self._from_name(value, named[value]) for value in values]
 
     def _from_name(self, value: int, name: str) -> SegmentDescription:

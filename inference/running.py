@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from inference.bundle import LoadedBundle
-from inference.feeding import at_work, on_grid, prediction_of_one, with_affine
+from inference.feeding import at_work, on_grid, prediction_of_one, taken_back, with_affine
 from inference.labels import as_label_map
 from inference.orientation import from_monai, plane_from_monai, plane_to_monai, to_monai
 from study.imaging import LabelMap, Segment, SeriesVolume
@@ -28,13 +28,15 @@ class RunOutcome:
     timings: dict[str, float]
 
 
-def run_bundle(bundle: LoadedBundle, volume: SeriesVolume, segments: Sequence[Segment]) -> RunOutcome:
+def run_bundle(
+    bundle: LoadedBundle, volume: SeriesVolume, segments: Sequence[Segment], background_first: bool | None = None
+) -> RunOutcome:
     """Return what the bundle makes of a volume.
 
     Parameters
     ----------
-    segments
-        What each value of the output stands for.
+    segments, background_first
+        What each value of the output stands for, and how that is known (`inference.labels.as_label_map`).
 
     Raises
     ------
@@ -48,7 +50,7 @@ def run_bundle(bundle: LoadedBundle, volume: SeriesVolume, segments: Sequence[Se
     with at_work(bundle):
         output, timings = _run_plane_by_plane(bundle, volume) if bundle.is_planar else _run_volume(bundle, volume)
         started = time.perf_counter()
-        values, further = as_label_map(output, segments)
+        values, further = as_label_map(output, segments, background_first)
         timings["postprocess"] += time.perf_counter() - started
         return RunOutcome(LabelMap(values, volume.affine, tuple(segments), further), timings)
 
@@ -88,7 +90,9 @@ def _through(bundle: LoadedBundle, array: NDArray[Any], affine: NDArray[np.float
     sample[bundle.output_key] = prediction_of_one(prediction, sample[key])
     del prediction
     inferred = time.perf_counter()
-    output = on_grid(bundle.postprocessing(sample)[bundle.output_key], affine, array.shape)
+    preprocessed_image = sample[key]
+    final = taken_back(bundle, preprocessed_image, bundle.postprocessing(sample)[bundle.output_key])
+    output = on_grid(final, affine, array.shape)
     timings["preprocess"] += preprocessed - started
     timings["inference"] += inferred - preprocessed
     timings["postprocess"] += time.perf_counter() - inferred

@@ -22,6 +22,7 @@ from study.imaging import Assessment, Measurement, SeriesVolume
 
 _SUM_TOLERANCE: Final = 1e-3
 _CHANNELS_OF_PICTURES: Final = 3
+_MOST_NUMBERS: Final = 4096
 
 Scores = NDArray[np.float64]
 
@@ -96,6 +97,11 @@ def _assess(
 ) -> tuple[Assessment, ...]:
     if prediction.ndim < 1 or prediction.shape[0] != 1:
         raise ModelOutputInvalid(f"The network gave the shape {tuple(prediction.shape)} for one image.")
+    values = prediction[0].numel()
+    if card.kind == "classification" and values != len(card.classes):
+        raise ModelOutputInvalid(f"The network gave {values} values for {len(card.classes)} classes.")
+    if values > _MOST_NUMBERS:
+        raise ModelOutputInvalid(f"The network gave {values} values, which is an image, and no list of numbers.")
     final = _after(bundle.postprocessing, bundle, sample, prediction)
     if card.kind == "measurement":
         return _numbers(card, final, slices)

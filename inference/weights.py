@@ -31,8 +31,9 @@ def load_network(parser: ConfigParser, path: Path, device: torch.device) -> torc
     script, weights = path / "models" / "model.ts", path / "models" / "model.pt"
     place = next((place for place in _NETWORK_PLACES if place in parser), None)
     loaders = list(_checkpoint_loaders(parser.get(), ""))
+    loaders = [loader for loader in loaders if not _is_disabled(parser, loader)]
     if loaders and place is not None:
-        weights = _named_file(parser, loaders[0], path)
+        weights = _named_file(parser, loaders, path)
     if script.is_file() and (place is None or not weights.is_file()) and not _makes_itself(parser, place):
         network = torch.jit.load(str(script), map_location=device)  # type: ignore[no-untyped-call]  # torch's gap
     elif place is not None:
@@ -64,8 +65,17 @@ def _checkpoint_loaders(content: Any, place: str) -> Iterator[str]:  # noqa: ANN
         yield from _checkpoint_loaders(value, f"{place}::{key}" if place else key)
 
 
-def _named_file(parser: ConfigParser, loader: str, path: Path) -> Path:
-    named = Path(str(parser.get_parsed_content(f"{loader}::load_path")))
+def _is_disabled(parser: ConfigParser, loader: str) -> bool:
+    return f"{loader}::_disabled_" in parser and bool(parser.get_parsed_content(f"{loader}::_disabled_"))
+
+
+def _named_file(parser: ConfigParser, loaders: list[str], path: Path) -> Path:
+    """Return the file that the loaders name; of several that differ, those that MONAI's own run would use."""
+    used = [loader for loader in loaders if "handlers" in loader or _is_called(parser, loader)] or loaders
+    files = {str(parser.get_parsed_content(f"{loader}::load_path")) for loader in used}
+    if len(files) > 1:
+        raise BundleInvalid(f"The bundle names several checkpoints, and it is not clear which counts: {sorted(files)}.")
+    named = Path(files.pop())
     file = (path / named).resolve()
     if not file.is_relative_to(path.resolve()):
         raise BundleInvalid(f"The bundle loads weights from outside of itself: {named}.")
@@ -75,6 +85,12 @@ def _named_file(parser: ConfigParser, loader: str, path: Path) -> Path:
             "download the whole bundle, with python -m monai.bundle download for instance."
         )
     return file
+
+
+def _is_called(parser: ConfigParser, loader: str) -> bool:
+    """Tell whether the configuration's steps call a loader that stands beside them."""
+    steps = " ".join(str(parser.get(name)) for name in ("initialize", "run", "evaluating") if name in parser)
+    return f"@{loader}(" in steps
 
 
 def _keys(parser: ConfigParser, loaders: list[str]) -> tuple[str, ...]:
@@ -106,6 +122,12 @@ def _fill(
     network: torch.nn.Module, weights: Path, keys: tuple[str, ...], device: torch.device, *, demanded: bool
 ) -> None:
     if not weights.is_file():
+        others = sorted(file.name for file in weights.parent.glob("*") if file.suffix in (".pt", ".pth", ".ckpt"))
+        if others and not demanded:
+            raise BundleInvalid(
+                f"{weights.parent} holds {', '.join(others)}, and no CheckpointLoader says whose weights these are; "
+                "call the file model.pt, or name it in one."
+            )
         if demanded:
             raise BundleInvalid(
                 f"The bundle's weights are missing: {weights}; without them the network would give random results."

@@ -103,7 +103,9 @@ def measurement_group(
     arguments: dict[str, Any] = {
         "tracking_identifier": TrackingIdentifier(context.tracking_uid(model, finding.key), ascii_text(finding.label)),
         "finding_type": concept(finding.finding),
-        "finding_sites": [FindingSite(concept(finding.site))],
+        "finding_sites": [
+            FindingSite(concept(finding.site), None if finding.laterality is None else concept(finding.laterality))
+        ],
         "algorithm_id": AlgorithmIdentification(
             long_string(model.name), long_string(model.version), [digest_parameter(model)]
         ),

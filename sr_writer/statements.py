@@ -55,7 +55,7 @@ def not_detected(finding: Finding, model: ModelIdentity, context: ResultContext)
 def remarks_on(finding: Finding) -> Iterator[str]:
     """Yield what limits a finding, in words."""
     if finding.incomplete:
-        yield f"Incomplete: {finding.incomplete}"
+        yield f"Incomplete: {finding.incomplete.removeprefix('incomplete: ')}"
     for omission in finding.omissions:
         yield f"{omission.name.meaning} left out: {omission.reason}"
     yield from finding.notes

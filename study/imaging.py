@@ -157,6 +157,8 @@ class Finding:
         As a radiologist reads it; also the Tracking Identifier.
     finding, site
         What it is and where (TID 1411 Finding, Finding Site).
+    laterality
+        Side of the site; None where the site itself says it, or there is none.
     segment_values
         The label map values of the region. One value ties it to that segment of the SEG.
     detected
@@ -177,6 +179,7 @@ class Finding:
     detected: bool = True
     incomplete: str = ""
     notes: tuple[str, ...] = ()
+    laterality: Code | None = None
 
 
 @dataclass(frozen=True)

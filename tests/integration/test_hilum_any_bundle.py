@@ -285,6 +285,23 @@ class Halve(MapTransform):
     assert sorted(numbers(results["sr"])["Attenuation Coefficient"]) == pytest.approx([LIVER_HU, SPLEEN_HU])
 
 
+def test_the_side_of_a_structure_stands_in_both_results(tmp_path: Path) -> None:
+    affine, shape = grid("coronal")
+    voxels, _ = blocks(affine, shape)
+    left = ["7771000", "SCT", "Left"]
+    kidney = {"value": 1, "label": "Left kidney", "type": ["64033007", "SCT", "Kidney"], "laterality": left}
+    made = site(tmp_path, ct_series(voxels, affine), entry(blocks_bundle(tmp_path / "blocks"), segments=[kidney]))
+    results = made.run(made.plan.jobs[0])
+    modifier = results["seg"].SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0]
+    assert modifier.SegmentedPropertyTypeModifierCodeSequence[0].CodeValue == "7771000"
+    sides = [
+        str(item.ConceptCodeSequence[0].CodeValue)
+        for item in descendants(results["sr"])
+        if str(item.ConceptNameCodeSequence[0].CodeMeaning) == "Laterality"
+    ]
+    assert sides == ["7771000"]
+
+
 def test_two_models_that_want_one_study_have_each_their_own_job_and_results(tmp_path: Path) -> None:
     affine, shape = grid("coronal")
     voxels, _ = blocks(affine, shape)

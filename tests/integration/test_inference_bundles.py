@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from inference.bundle import load_bundle
 from inference.catalog import read_card
 from inference.decoding import read_series
+from inference.description import ModelDescription
 from inference.orientation import to_monai
 from inference.running import run_bundle
 from study.codes import ANATOMICAL_STRUCTURE, Code
@@ -281,3 +282,69 @@ def test_probabilities_are_no_labels(tmp_path: Path) -> None:
     undecided = [{"_target_": "Activationsd", "keys": "pred", "softmax": True}, INVERT]
     with pytest.raises(ModelOutputInvalid, match="AsDiscreted"):
         run(blocks_bundle(tmp_path / "blocks", postprocessing=undecided), volume)
+
+
+def test_names_without_a_background_number_no_labels(tmp_path: Path) -> None:
+    """The labels 1 and 2 of an argmax would otherwise get the names of 0 and 1."""
+    volume, _ = blocks_volume("axial, head first, supine")
+    names = {"0": "elsewhere", "1": "liver", "2": "spleen"}
+    bundle = blocks_bundle(tmp_path / "b", output={"type": "image", "format": "segmentation", "channel_def": names})
+    card = read_card("b", bundle)
+    with pytest.raises(ModelOutputInvalid, match="which label is which"):
+        run_bundle(load_bundle(bundle, CPU), volume, card.segments, card.background_first)
+    said = [{"value": 1, "label": "Liver"}, {"value": 2, "label": "Spleen"}, {"value": 3, "label": "Nothing"}]
+    card = read_card("b", bundle, ModelDescription.model_validate({"segments": said}))
+    assert card.background_first is None
+
+
+@pytest.mark.parametrize("where", [-1, 2])
+def test_labels_that_lost_their_place_are_no_result(where: int, tmp_path: Path) -> None:
+    volume, _ = blocks_volume("coronal")
+    bundle = blocks_bundle(tmp_path / "b")
+    config = bundle / "configs" / "inference.json"
+    graph = json.loads(config.read_text())
+    graph["postprocessing"]["transforms"].insert(
+        where, {"_target_": "EnsureTyped", "keys": "pred", "track_meta": False}
+    )
+    config.write_text(json.dumps(graph))
+    with pytest.raises(ModelOutputInvalid, match="where its labels would lie"):
+        run(bundle, volume)
+
+
+def test_each_bundle_runs_its_own_code_whatever_its_package_is_called(tmp_path: Path) -> None:
+    volume, truth = blocks_volume("coronal")
+    results = []
+    for name, levels in (("first", "0.5, 1.0"), ("second", "1.0, 0.5")):
+        bundle = blocks_bundle(tmp_path / name, config={"network_def": {"_target_": "mynet.net.Net"}}, weights=None)
+        (bundle / "scripts").rename(bundle / "mynet")
+        net = bundle / "mynet" / "net.py"
+        net.write_text(net.read_text().replace("torch.zeros(3)", f"torch.tensor([0.0, {levels}])"))
+        results.append(run(bundle, volume).values == 1)
+    assert dice(results[0], truth == LIVER) > 0.9
+    assert dice(results[1], truth == SPLEEN) > 0.9
+
+
+def test_a_disabled_checkpoint_is_not_loaded_and_an_unnamed_one_is_asked_about(tmp_path: Path) -> None:
+    volume, truth = blocks_volume("coronal")
+    bundle = blocks_bundle(tmp_path / "b")
+    config = bundle / "configs" / "inference.json"
+    graph = json.loads(config.read_text())
+    other = {"_target_": "CheckpointLoader", "load_path": "nowhere.pt", "load_dict": {}, "_disabled_": True}
+    config.write_text(json.dumps({"a_first_loader": other, **graph}))
+    assert dice(run(bundle, volume).values == SPLEEN, truth == SPLEEN) > 0.93
+    graph.pop("checkpointloader")
+    graph["initialize"] = []
+    config.write_text(json.dumps(graph))
+    (bundle / "models" / "model.pt").rename(bundle / "models" / "best.pt")
+    with pytest.raises(BundleInvalid, match=r"best\.pt"):
+        load_bundle(bundle, CPU)
+
+
+def test_what_a_chain_says_of_labels_in_training_is_forgiven(tmp_path: Path) -> None:
+    volume, truth = blocks_volume("coronal")
+    bundle = blocks_bundle(tmp_path / "b")
+    config = bundle / "configs" / "inference.json"
+    graph = json.loads(config.read_text())
+    graph["postprocessing"]["transforms"][2] |= {"keys": ["pred", "label"], "argmax": [True, False]}
+    config.write_text(json.dumps(graph))
+    assert dice(run(bundle, volume).values == SPLEEN, truth == SPLEEN) > 0.93

@@ -176,7 +176,7 @@ SEGMENT = f'{MODEL}[[models.segments]]\nvalue = 1\nlabel = "Liver"\n'
         (f'{MODEL}select = "CT"\n', [], "{file}: models.m.select: is a table; write its keys one by one, as models.m"),
         (f'{MODEL}segments = "liver"\n', [], "{file}: models.m.segments: must be a list"),
         (f'{MODEL}kind = "detection"\n', [], "{file}: models.m.kind: input should be 'segmentation', 'classification'"),
-        (f'{MODEL}digest = "abc"\n', [], "{file}: models.m.digest: string should match pattern"),
+        (f'{MODEL}digest = "abc"\n', [], "{file}: models.m.digest: is 64 small hexadecimal digits; hilum models add"),
         (
             '[[models]]\nname = "m"\nbundle = "b"\n',
             [],

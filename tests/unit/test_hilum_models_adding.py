@@ -189,7 +189,7 @@ def test_the_lines_to_paste_are_those_that_are_missing(
     [
         (
             {"task": "detection of nodules", "network_data_format": {"outputs": {"pred": {"type": "object"}}}},
-            "the task",
+            "the output",
         ),
         ({"network_data_format": {"inputs": {"t1": {"modality": "MR"}, "t2": {}}}}, r"2 inputs \(t1, t2\)"),
         ({"version": ""}, 'no "version"'),

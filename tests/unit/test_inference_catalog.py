@@ -118,6 +118,8 @@ def test_what_the_site_says_wins_key_by_key(tmp_path: Path) -> None:
         ({"segments": DESCRIPTION["segments"] * 2}, "once only"),
         ({"segments": [DESCRIPTION["segments"][0] | {"value": 0}]}, r"segments\.0\.value"),
         ({"segments": [DESCRIPTION["segments"][0] | {"type": "10200004"}]}, "a code is three texts"),
+        ({"segments": [DESCRIPTION["segments"][0] | {"type": ["10200004", "Liver", "SCT"]}]}, "the scheme"),
+        ({"title": "Lungenfl\u00fcgel"}, "ASCII"),
         ({"segments": [DESCRIPTION["segments"][0] | {"label": "M\u00fcller"}]}, "ASCII"),
         ({"segments": [{"key": "liver", "value": 1}]}, r"segments\.0\.label"),
         ({"select": {"modalities": ["CT"]}}, r"select\.modalities"),
@@ -154,7 +156,9 @@ def test_a_zoo_bundle_needs_no_words_of_ours(tmp_path: Path) -> None:
     (spleen,) = card.segments
     assert (spleen.value, spleen.label, spleen.property_type) == (1, "Spleen", Code("78961009", "SCT", "Spleen"))
     assert card.measures == ("volume", "mean_attenuation")
-    assert card.hints == ()
+    (hint,) = card.hints  # a spleen model is not for heads
+    assert "body_part" in hint
+    assert read_card("spleen", card.path, described(select={"body_part": "ABDOMEN"})).hints == ()
 
 
 def test_the_104_structures_of_the_whole_body_have_codes(tmp_path: Path) -> None:
@@ -163,7 +167,7 @@ def test_the_104_structures_of_the_whole_body_have_codes(tmp_path: Path) -> None
     )
     assert [segment.value for segment in card.segments] == list(range(1, 105))
     assert len(set(card.keys)) == 104
-    assert card.hints == ()
+    assert TISSUE not in {segment.property_type for segment in card.segments}
     right = next(segment for segment in card.segments if segment.label == "Right kidney")
     assert "ight" in right.property_type.meaning + (right.laterality.meaning if right.laterality else "")
 
@@ -190,7 +194,7 @@ def test_labels_that_nobody_knows_stay_as_they_are(tmp_path: Path) -> None:
     better = read_card(
         "toy", folder, described(segments=[{"value": 1, "label": "Capacitor", "type": ["1", "99X", "Y"]}])
     )
-    assert better.hints == ()
+    assert not any("[[models.segments]]" in hint for hint in better.hints)
     assert better.keys == ("capacitor",)
 
 
@@ -209,8 +213,8 @@ def test_a_classification_names_its_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("metadata", "words"),
     [
-        ({"task": "Lung nodule detection"} | formats(), "none that can be run"),
-        (formats({"type": "object", "format": "dict"}), "none that can be run"),
+        ({"task": "Lung nodule detection"} | formats({"type": "image", "format": "labels"}), "none that can be run"),
+        (formats({"type": "object", "format": "dict"}), "none that can be taken"),
         (formats(channels=4), "4 channels"),
         (formats(modality="histology"), "modality"),
         (formats({"type": "image", "format": "segmentation"}), r"\[\[models.segments\]\]"),

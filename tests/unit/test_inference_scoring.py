@@ -11,7 +11,7 @@ from inference.bundle import load_bundle
 from inference.catalog import ModelCard, read_card
 from inference.description import ModelDescription
 from inference.scoring import score_image, score_volume
-from study.errors import ModelOutputInvalid
+from study.errors import BundleInvalid, ModelOutputInvalid
 from study.imaging import Assessment
 from tests.support.blocks import blocks_volume
 from tests.support.bundles import zoo_bundle
@@ -165,3 +165,19 @@ def test_a_number_out_of_its_range_is_invalid(tmp_path: Path) -> None:
     card, bundle = made(tmp_path, description=description, modality="CT", spatial_shape=["*"] * 3)
     with pytest.raises(ModelOutputInvalid, match=r"Thickness is .* outside"):
         score_volume(load_bundle(bundle, torch.device("cpu")), volume, card)
+
+
+def test_a_segmentation_is_no_classification(tmp_path: Path) -> None:
+    """It is found out before the postprocessing, which could take for ever over an image of probabilities."""
+    never = {"_target_": "Lambdad", "keys": "pred", "func": "$lambda x: 1 / 0"}
+    network = SCORES.replace(
+        "return torch.stack([first, second, image.flatten(1).mean(1)], dim=1) + self.bias", "return image"
+    )
+    with pytest.raises(ModelOutputInvalid, match="24 values for 3 classes"):
+        said(*made(tmp_path, never, network=network))
+
+
+def test_a_threshold_that_has_no_effect_is_refused(tmp_path: Path) -> None:
+    classes = [{"index": 0, "label": "A", "threshold": 0.9}, {"index": 1, "label": "B"}]
+    with pytest.raises(BundleInvalid, match="exclusive = false"):
+        made(tmp_path, description={"classes": classes, "activation": "softmax"})
