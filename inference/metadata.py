@@ -173,6 +173,15 @@ class Metadata:
         shift = 0 if self.background_first else 1
         return {number + shift: name for number, name in sorted(named.items()) if not is_background(name)}
 
+    def demand_background_at_zero(self) -> None:
+        """Return unless a background has another number than 0, which every label map takes it for; else ValueError."""
+        elsewhere = [number for number, name in self.channels().items() if number and is_background(name)]
+        if elsewhere and not self.background_first:
+            raise ValueError(
+                f"the output's background is number {elsewhere[0]} (channel_def), and a label map's is 0: such labels can "
+                "not be told apart safely"
+            )
+
     def demand_one_image_in_and_one_result_out(self) -> None:
         """Return if the model takes one image and gives one result; ValueError with the names if not."""
         for what, formats in (("inputs", self.inputs), ("outputs", self.outputs)):

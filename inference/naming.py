@@ -94,6 +94,7 @@ class Vocabulary:
         ValueError
             If nothing names the labels, two have the same name, or a name can not be written into a result.
         """
+        self._metadata.demand_background_at_zero()
         described = self._described_segments()
         if not described:
             raise ValueError(

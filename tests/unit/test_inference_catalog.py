@@ -224,6 +224,10 @@ def test_a_classification_names_its_classes(tmp_path: Path) -> None:
         ),
         (formats({"type": "image", "format": "segmentation", "channel_def": {"0": "bg", "1": "\u80ba"}}), "ASCII"),
         (formats(modality="DX"), "single images"),
+        (
+            formats({"type": "image", "format": "segmentation", "channel_def": {"0": "liver", "1": "background"}}),
+            "background is number 1",
+        ),
         ({"network_data_format": {"inputs": {"a": {}, "b": {}}}}, "2 inputs"),
         ({"hilum": {"kind": "measurement", "select": {"modality": "MR"}}}, r"\[\[models.measurements\]\]"),
         ({"version": ""}, "version"),
