@@ -178,8 +178,8 @@ class Metadata:
         elsewhere = [number for number, name in self.channels().items() if number and is_background(name)]
         if elsewhere and not self.background_first:
             raise ValueError(
-                f"the output's background is number {elsewhere[0]} (channel_def), and a label map's is 0: such labels can "
-                "not be told apart safely"
+                f"the output's background is number {elsewhere[0]} (channel_def), and a label map's is 0: such labels "
+                "can not be told apart safely"
             )
 
     def demand_one_image_in_and_one_result_out(self) -> None:
