@@ -60,9 +60,9 @@ def _run_volume(bundle: LoadedBundle, volume: SeriesVolume) -> tuple[NDArray[Any
     array, affine = to_monai(volume.voxels, volume.affine)
     timings = {"preprocess": 0.0, "inference": 0.0, "postprocess": 0.0}
     output = _through(bundle, array, affine, timings)
-    return np.stack([from_monai(channel, affine)[0] for channel in output]) if len(output) > 1 else (
-        from_monai(output[0], affine)[0][None]
-    ), timings
+    channels = [from_monai(channel, affine)[0] for channel in output]
+    # Of one channel a view is enough: a stack would be a copy of the whole volume.
+    return (channels[0][None] if len(channels) == 1 else np.stack(channels)), timings
 
 
 def _run_plane_by_plane(bundle: LoadedBundle, volume: SeriesVolume) -> tuple[NDArray[Any], Timings]:
@@ -90,9 +90,9 @@ def _through(bundle: LoadedBundle, array: NDArray[Any], affine: NDArray[np.float
     sample[bundle.output_key] = prediction_of_one(prediction, sample[key])
     del prediction
     inferred = time.perf_counter()
-    preprocessed_image = sample[key]
-    final = taken_back(bundle, preprocessed_image, bundle.postprocessing(sample)[bundle.output_key])
-    output = on_grid(final, affine, array.shape)
+    seen = sample[key]  # a transform of the bundle's own may write into the sample itself
+    final = bundle.postprocessing(sample)[bundle.output_key]
+    output = on_grid(taken_back(bundle, seen, final), affine, array.shape)
     timings["preprocess"] += preprocessed - started
     timings["inference"] += inferred - preprocessed
     timings["postprocess"] += time.perf_counter() - inferred
