@@ -31,8 +31,8 @@ from inference.decoding import read_series
 from scp.archive import Archive
 from scp.requesting import Peer
 from scp.sender import send_files
-from sr_writer.pictures import picture_of_seg, picture_of_sr
-from sr_writer.reading import Report, read_report
+from sr_writer.picture.pictures import picture_of_seg, picture_of_sr
+from sr_writer.reading.report import Report, read_report
 from study.entities import Job, ResultObject, StudyRecord
 from study.errors import ArchiveError, HilumError, StudyRefused
 from study.imaging import SeriesVolume

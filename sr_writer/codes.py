@@ -14,7 +14,7 @@ from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code as PydicomCode
 
-from sr_writer.carrying import element_bytes, tag_of
+from sr_writer.source.carrying import element_bytes, tag_of
 from study import codes
 from study.codes import LABEL_SCHEME, LABEL_SCHEME_NAME, PRIVATE_SCHEME, PRIVATE_SCHEME_NAME, Code
 from study.errors import EncodingError

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta, timezone, tzinfo
 
 from pydicom.dataset import Dataset
 
-from sr_writer.carrying import element_bytes, tag_of
 from sr_writer.codes import LONGEST, long_string
+from sr_writer.source.carrying import element_bytes, tag_of
 from sr_writer.version import WRITER_VERSION
 from study.codes import ARTIFICIAL_INTELLIGENCE, Code
 from study.imaging import ModelIdentity

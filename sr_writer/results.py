@@ -7,13 +7,13 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from sr_writer.checking_seg import check_seg
-from sr_writer.checking_sr import check_sr
+from sr_writer.checking.seg import check_seg
+from sr_writer.checking.sr import check_sr
 from sr_writer.context import ResultContext
 from sr_writer.files import save
-from sr_writer.regions import areas_by_slice
-from sr_writer.seg import write_seg
-from sr_writer.sr import write_sr
+from sr_writer.region.areas import areas_by_slice
+from sr_writer.seg.writing import write_seg
+from sr_writer.sr.document import write_sr
 from study.entities import ResultObject
 from study.errors import EncodingError
 from study.imaging import ModelIdentity, ResultSet

@@ -12,7 +12,7 @@ import pytest
 from hilum.config import ModelSettings, Settings
 from hilum.planning import read_cards
 from inference.analysis import Analyst
-from sr_writer.reading import read_report
+from sr_writer.reading.report import read_report
 from study.geometry import FrameOfReferencePolicy
 from study.headers import InstanceHeader
 from study.selection import select

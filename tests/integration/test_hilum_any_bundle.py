@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from sr_writer.content_tree import descendants
+from sr_writer.reading.content_tree import descendants
 from study.errors import BundleInvalid
 from study.frames import frame_number_of
 from study.states import VerdictOutcome

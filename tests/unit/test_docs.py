@@ -20,7 +20,7 @@ from scp.receiver import DEFAULT_MAX_PDU
 from scp.requesting import Timeouts
 from sr_writer import codes as writer_codes
 from sr_writer.context import SEG_SERIES, SR_SERIES
-from sr_writer.regions import MOST_SLICES
+from sr_writer.region.areas import MOST_SLICES
 from study import implementation
 from study.codes import ATTENUATION, LAA_950, PERCENTILE_15, PRIVATE_SCHEME, VOLUME
 from tests.support.peers import REPOSITORY

@@ -13,14 +13,14 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as ItemSequence
 
 from sr_writer import codes as report_codes
-from sr_writer.checking_sr import check_sr
-from sr_writer.content_tree import children, code_of, descendants
-from sr_writer.pictures import picture_of_sr
-from sr_writer.reading import MeasurementRow, Report, keys_of_image, read_report
-from sr_writer.regions import MOST_SLICES
+from sr_writer.checking.sr import check_sr
+from sr_writer.picture.pictures import picture_of_sr
+from sr_writer.reading.content_tree import children, code_of, descendants
+from sr_writer.reading.report import MeasurementRow, Report, keys_of_image, read_report
+from sr_writer.region.areas import MOST_SLICES
 from sr_writer.results import write_results
-from sr_writer.source_images import by_key, key_of
-from sr_writer.sr import write_sr
+from sr_writer.source.images import by_key, key_of
+from sr_writer.sr.document import write_sr
 from study import codes
 from study.codes import Code
 from study.errors import EncodingError, NonconformantObject

@@ -14,9 +14,9 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as ItemSequence
 
 from sr_writer import codes
-from sr_writer.checking_seg import check_seg
-from sr_writer.checking_sr import check_sr
-from sr_writer.content_tree import children
+from sr_writer.checking.seg import check_seg
+from sr_writer.checking.sr import check_sr
+from sr_writer.reading.content_tree import children
 from sr_writer.results import write_results
 from study.codes import Code
 from study.errors import EncodingError, GeometryMismatch, NonconformantObject

@@ -10,11 +10,11 @@ from pydicom import dcmread
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 
-from sr_writer.checking_seg import check_seg
-from sr_writer.checking_sr import check_sr
-from sr_writer.content_tree import children
+from sr_writer.checking.seg import check_seg
+from sr_writer.checking.sr import check_sr
+from sr_writer.reading.content_tree import children
 from sr_writer.results import write_results
-from sr_writer.seg import write_seg
+from sr_writer.seg.writing import write_seg
 from study.codes import ANATOMICAL_STRUCTURE, LABEL_SCHEME, LABEL_SCHEME_NAME, Code
 from study.errors import EncodingError, NonconformantObject
 from study.imaging import ResultSet, Segment

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from sr_writer.contours import MOST_OUTLINES, MOST_POINTS, outlines
+from sr_writer.region.outlines import MOST_OUTLINES, MOST_POINTS, outlines
 
 Mask = NDArray[np.bool_]
 Points = NDArray[np.float64]

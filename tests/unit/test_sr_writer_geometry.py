@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydicom import dcmread
 
-from sr_writer.checking_seg import check_seg
+from sr_writer.checking.seg import check_seg
 from sr_writer.files import save
-from sr_writer.reading_seg import frame_mask, source_key
-from sr_writer.seg import write_seg
-from sr_writer.viewing import edge_letters, towards_viewer
+from sr_writer.picture.viewing import edge_letters, towards_viewer
+from sr_writer.reading.segmentation import frame_mask, source_key
+from sr_writer.seg.writing import write_seg
 from study.geometry import assess
 from study.headers import InstanceHeader
 from tests.support.results import CONTEXT, MODEL, result_of

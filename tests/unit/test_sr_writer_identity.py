@@ -9,9 +9,9 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import ImplicitVRLittleEndian
 
-from sr_writer.carrying import element_bytes, tag_of
 from sr_writer.files import save
-from sr_writer.identity import set_identity, set_referenced_request, set_request_attributes
+from sr_writer.source.carrying import element_bytes, tag_of
+from sr_writer.source.identity import set_identity, set_referenced_request, set_request_attributes
 from study.errors import MissingIdentity
 from tests.support.results import headers_on_disk
 

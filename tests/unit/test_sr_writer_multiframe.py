@@ -15,14 +15,14 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from sr_writer import codes
-from sr_writer.checking_seg import check_seg
-from sr_writer.checking_sr import check_sr
-from sr_writer.content_tree import children, descendants
-from sr_writer.pictures import picture_of_seg, picture_of_sr
-from sr_writer.reading import keys_of_image, read_report
-from sr_writer.reading_seg import read_segmentation
+from sr_writer.checking.seg import check_seg
+from sr_writer.checking.sr import check_sr
+from sr_writer.picture.pictures import picture_of_seg, picture_of_sr
+from sr_writer.reading.content_tree import children, descendants
+from sr_writer.reading.report import keys_of_image, read_report
+from sr_writer.reading.segmentation import read_segmentation
 from sr_writer.results import write_results
-from sr_writer.source_images import by_key, key_of
+from sr_writer.source.images import by_key, key_of
 from study.errors import GeometryMismatch, NonconformantObject
 from study.imaging import ResultSet, SeriesVolume
 from tests.support.enhanced import enhanced_image, frame_headers

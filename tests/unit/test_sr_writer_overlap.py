@@ -14,15 +14,15 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from sr_writer.checking_seg import check_seg
+from sr_writer.checking.seg import check_seg
 from sr_writer.files import encoded
-from sr_writer.pictures import picture_of_seg
-from sr_writer.reading import read_report
-from sr_writer.reading_seg import read_segmentation
-from sr_writer.regions import areas_by_slice, areas_of_region, overlap
+from sr_writer.picture.pictures import picture_of_seg
+from sr_writer.reading.report import read_report
+from sr_writer.reading.segmentation import read_segmentation
+from sr_writer.region.areas import areas_by_slice, areas_of_region, overlap
 from sr_writer.results import write_results
-from sr_writer.seg import write_seg
-from sr_writer.source_images import by_key
+from sr_writer.seg.writing import write_seg
+from sr_writer.source.images import by_key
 from study.errors import EncodingError, GeometryMismatch, NonconformantObject
 from study.imaging import LabelMap, Segment, SeriesVolume
 from tests.support.results import BRAIN, CONTEXT, MODEL, NEOPLASM, TUMOUR, headers_on_disk, nested

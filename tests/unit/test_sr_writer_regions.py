@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sr_writer.reading import read_report
-from sr_writer.regions import (
+from sr_writer.reading.report import read_report
+from sr_writer.region.areas import (
     FEWEST_SLICES,
     MOST_SLICES,
     MOST_SLICES_OF_ALL,

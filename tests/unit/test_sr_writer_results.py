@@ -13,9 +13,9 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from sr_writer.checking import read_back
+from sr_writer.checking.rules import read_back
 from sr_writer.codes import ascii_text, long_string, own_codes
-from sr_writer.pictures import picture_of_seg, picture_of_sr
+from sr_writer.picture.pictures import picture_of_seg, picture_of_sr
 from sr_writer.results import write_results
 from study.errors import EncodingError, MissingIdentity
 from study.imaging import SeriesVolume
@@ -169,7 +169,7 @@ def test_text_has_no_sign_that_other_character_sets_show_otherwise() -> None:
 
 def test_nothing_of_the_writer_needs_the_heavy_libraries() -> None:
     heavy = "torch", "monai", "pynetdicom", "sqlalchemy"
-    code = f"import sys, sr_writer.results, sr_writer.pictures; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, sr_writer.results, sr_writer.picture.pictures; print([m for m in {heavy} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=REPOSITORY)
     assert run.stdout.strip() == "[]"
 

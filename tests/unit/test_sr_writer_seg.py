@@ -12,9 +12,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from sr_writer.files import encoded, save
-from sr_writer.reading_seg import read_segmentation
-from sr_writer.seg import write_seg
-from sr_writer.source_images import by_key
+from sr_writer.reading.segmentation import read_segmentation
+from sr_writer.seg.writing import write_seg
+from sr_writer.source.images import by_key
 from study import codes
 from study.codes import Code
 from study.errors import EncodingError, GeometryMismatch

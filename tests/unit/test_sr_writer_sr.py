@@ -11,12 +11,12 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from sr_writer import codes as report_codes
-from sr_writer.content_tree import children, code_of, descendants, is_named, text_of
 from sr_writer.files import encoded, save
-from sr_writer.reading import MeasurementRow, Report, read_report
-from sr_writer.regions import MOST_SLICES
-from sr_writer.seg import write_seg
-from sr_writer.sr import write_sr
+from sr_writer.reading.content_tree import children, code_of, descendants, is_named, text_of
+from sr_writer.reading.report import MeasurementRow, Report, read_report
+from sr_writer.region.areas import MOST_SLICES
+from sr_writer.seg.writing import write_seg
+from sr_writer.sr.document import write_sr
 from study import codes
 from study.errors import EncodingError
 from study.imaging import Finding, Measurement, ResultSet

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from sr_writer.checking_seg import check_seg
-from sr_writer.reading_seg import read_segmentation
+from sr_writer.checking.seg import check_seg
+from sr_writer.reading.segmentation import read_segmentation
 from sr_writer.results import write_results
-from sr_writer.seg import write_seg
-from sr_writer.source_images import by_key
+from sr_writer.seg.writing import write_seg
+from sr_writer.source.images import by_key
 from study.errors import GeometryMismatch
 from study.imaging import LabelMap, ResultSet
 from tests.support.enhanced import enhanced_image, frame_headers

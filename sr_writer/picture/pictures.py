@@ -10,7 +10,8 @@ from highdicom.color import CIELabColor
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from sr_writer.drawing import (
+from sr_writer.files import keep
+from sr_writer.picture.drawing import (
     BACKGROUND,
     QUIET,
     TEXT,
@@ -24,11 +25,10 @@ from sr_writer.drawing import (
     text_block,
     windowed,
 )
-from sr_writer.files import keep
-from sr_writer.reading import Report, ReportedFinding, read_report
-from sr_writer.reading_seg import SegmentationInFile, read_segmentation
-from sr_writer.source_images import SourceKey
-from sr_writer.viewing import edge_letters, towards_viewer
+from sr_writer.picture.viewing import edge_letters, towards_viewer
+from sr_writer.reading.report import Report, ReportedFinding, read_report
+from sr_writer.reading.segmentation import SegmentationInFile, read_segmentation
+from sr_writer.source.images import SourceKey
 from study.imaging import SeriesVolume
 
 LUNG_WINDOW = (-500.0, 1500.0)

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import SegmentationStorage
 
-from sr_writer.checking import GEOMETRY, common_reasons, demand_none, read_back
-from sr_writer.content_tree import items_named
-from sr_writer.reading_seg import Mask, frame_mask, segment_number, source_key
-from sr_writer.source_images import SourceKey, by_key
+from sr_writer.checking.rules import GEOMETRY, common_reasons, demand_none, read_back
+from sr_writer.reading.content_tree import items_named
+from sr_writer.reading.segmentation import Mask, frame_mask, segment_number, source_key
+from sr_writer.source.images import SourceKey, by_key
 from study.errors import Reason
 from study.uids import is_uid
 

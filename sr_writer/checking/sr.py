@@ -11,11 +11,11 @@ from pydicom.dataset import Dataset
 from pydicom.uid import Comprehensive3DSRStorage
 
 from sr_writer import codes
-from sr_writer.checking import common_reasons, demand_none, read_back
-from sr_writer.content_tree import children, code_of, descendants, is_named, items_named, text_of
-from sr_writer.reading import Contour, contour_of, keys_of_image
-from sr_writer.reading_seg import segment_number, source_key
-from sr_writer.source_images import SourceKey, by_key
+from sr_writer.checking.rules import common_reasons, demand_none, read_back
+from sr_writer.reading.content_tree import children, code_of, descendants, is_named, items_named, text_of
+from sr_writer.reading.report import Contour, contour_of, keys_of_image
+from sr_writer.reading.segmentation import segment_number, source_key
+from sr_writer.source.images import SourceKey, by_key
 from study.codes import CERTAINTY_OF_FINDING, PERCENT, VOLUME, Code
 from study.errors import Reason
 from study.uids import is_uid

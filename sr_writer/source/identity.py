@@ -13,7 +13,7 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as ItemSequence
 
-from sr_writer.carrying import carried_item, carry, element_bytes, items_of, set_element, tag_of
+from sr_writer.source.carrying import carried_item, carry, element_bytes, items_of, set_element, tag_of
 from study.errors import MissingIdentity
 from study.uids import is_storable_uid
 

@@ -16,10 +16,10 @@ from pydicom.uid import ExplicitVRLittleEndian
 from sr_writer.codes import LONGEST, ascii_text, code_item, concept, identify_private_schemes, long_string
 from sr_writer.context import SEG_SERIES, ResultContext
 from sr_writer.equipment import DIGEST, add_contributing_equipment, set_equipment, set_times
-from sr_writer.grid import demand_grid, slice_step
-from sr_writer.identity import demand_identity, set_identity, set_request_attributes
-from sr_writer.regions import Areas, areas_by_slice, overlap, present_segments
-from sr_writer.stand_ins import planes, put_real_planes
+from sr_writer.region.areas import Areas, areas_by_slice, overlap, present_segments
+from sr_writer.source.grid import demand_grid, slice_step
+from sr_writer.source.identity import demand_identity, set_identity, set_request_attributes
+from sr_writer.source.stand_ins import planes, put_real_planes
 from study.codes import ANATOMICAL_STRUCTURE, TISSUE
 from study.errors import EncodingError
 from study.imaging import Finding, LabelMap, Labels, ModelIdentity, ResultSet, Segment

@@ -24,11 +24,11 @@ from pydicom.dataset import Dataset
 from sr_writer import codes
 from sr_writer.codes import ascii_text, concept, long_string
 from sr_writer.context import ResultContext
-from sr_writer.contours import outlines
 from sr_writer.equipment import digest_parameter
-from sr_writer.regions import Areas, areas_of_region, slices_each, slices_to_show
-from sr_writer.source_images import frame_numbers
-from sr_writer.statements import comment, demand_finite, remarks_on
+from sr_writer.region.areas import Areas, areas_of_region, slices_each, slices_to_show
+from sr_writer.region.outlines import outlines
+from sr_writer.source.images import frame_numbers
+from sr_writer.sr.statements import comment, demand_finite, remarks_on
 from study.imaging import Finding, LabelMap, ModelIdentity
 from study.imaging import Measurement as Measured
 

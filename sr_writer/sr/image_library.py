@@ -22,8 +22,8 @@ from pydicom.sr.coding import Code as PydicomCode
 
 from sr_writer import codes
 from sr_writer.codes import concept
-from sr_writer.grid import has_place, slice_thickness
-from sr_writer.source_images import frame_numbers
+from sr_writer.source.grid import has_place, slice_thickness
+from sr_writer.source.images import frame_numbers
 
 _ACQUISITION = RelationshipTypeValues.HAS_ACQ_CONTEXT
 _PROJECTIONS = frozenset({"CR", "DX", "IO", "MG", "PX", "RF", "RG", "XA"})

@@ -24,13 +24,13 @@ from sr_writer import codes
 from sr_writer.codes import concept, identify_private_schemes, long_string, plain_code
 from sr_writer.context import SR_SERIES, ResultContext
 from sr_writer.equipment import add_contributing_equipment, set_equipment, set_times
-from sr_writer.grid import demand_grid
-from sr_writer.identity import demand_identity, procedure_code_items, set_identity, set_referenced_request
-from sr_writer.image_library import library_group
-from sr_writer.measurement_group import Group, measurement_group, where_to_outline
-from sr_writer.regions import Areas, areas_by_slice
-from sr_writer.stand_ins import images
-from sr_writer.statements import CERTAINTY_EXPLAINED, assessed, comment, images_of, not_detected
+from sr_writer.region.areas import Areas, areas_by_slice
+from sr_writer.source.grid import demand_grid
+from sr_writer.source.identity import demand_identity, procedure_code_items, set_identity, set_referenced_request
+from sr_writer.source.stand_ins import images
+from sr_writer.sr.image_library import library_group
+from sr_writer.sr.measurement_group import Group, measurement_group, where_to_outline
+from sr_writer.sr.statements import CERTAINTY_EXPLAINED, assessed, comment, images_of, not_detected
 from study.codes import Code
 from study.errors import EncodingError
 from study.imaging import ModelIdentity, ResultSet

@@ -12,8 +12,8 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from sr_writer import codes
-from sr_writer.content_tree import children, code_of, descendants, is_named, items_named, model_of, text_of
-from sr_writer.source_images import SourceKey, keys_of_reference
+from sr_writer.reading.content_tree import children, code_of, descendants, is_named, items_named, model_of, text_of
+from sr_writer.source.images import SourceKey, keys_of_reference
 from study.codes import CERTAINTY_OF_FINDING, Code
 from study.errors import NonconformantObject
 

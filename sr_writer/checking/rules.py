@@ -16,11 +16,11 @@ from pydicom.errors import InvalidDicomError
 from pydicom.tag import BaseTag
 from pydicom.uid import ExplicitVRLittleEndian
 
-from sr_writer.carrying import CharacterSet, element_bytes, items_of, tag_of
 from sr_writer.codes import is_private, own_codes
-from sr_writer.content_tree import items_named
-from sr_writer.identity import CARRIED, TYPE_2
-from sr_writer.source_images import key_of, keys_of_reference
+from sr_writer.reading.content_tree import items_named
+from sr_writer.source.carrying import CharacterSet, element_bytes, items_of, tag_of
+from sr_writer.source.identity import CARRIED, TYPE_2
+from sr_writer.source.images import key_of, keys_of_reference
 from study.codes import PRIVATE_SCHEME
 from study.errors import GeometryMismatch, NonconformantObject, Reason
 from study.uids import is_uid

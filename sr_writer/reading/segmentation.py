@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from sr_writer.content_tree import model_of
-from sr_writer.source_images import SourceKey, keys_of_reference
+from sr_writer.reading.content_tree import model_of
+from sr_writer.source.images import SourceKey, keys_of_reference
 
 Mask = NDArray[np.bool_]
 

@@ -25,8 +25,8 @@ from pydicom.dataset import Dataset
 from sr_writer import codes
 from sr_writer.codes import ascii_text, concept
 from sr_writer.context import ResultContext
-from sr_writer.regions import evenly, slices_each
-from sr_writer.source_images import frame_numbers
+from sr_writer.region.areas import evenly, slices_each
+from sr_writer.source.images import frame_numbers
 from study.codes import CERTAINTY_OF_FINDING, PERCENT, Code
 from study.errors import EncodingError
 from study.imaging import Assessment, Finding, Measurement, ModelIdentity

@@ -18,9 +18,9 @@ from pydicom.sequence import Sequence as ItemSequence
 from pydicom.uid import CTImageStorage
 from pydicom.valuerep import DSfloat
 
-from sr_writer.carrying import carry
-from sr_writer.grid import slice_thickness
-from sr_writer.source_images import frame_numbers, instance_items
+from sr_writer.source.carrying import carry
+from sr_writer.source.grid import slice_thickness
+from sr_writer.source.images import frame_numbers, instance_items
 
 _REFERENCE = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _OF_ALL_PLANES = (
