@@ -21,6 +21,7 @@ from sr_writer.context import ResultContext
 from sr_writer.results import write_results
 from study.entities import ResultObject
 from study.errors import BundleInvalid
+from study.forms import Form, Wish, settle
 from study.imaging import ModelIdentity
 from study.uids import derive_uid
 
@@ -85,7 +86,7 @@ class Pipeline:
                 model_identity(card, request.device_uid, request.serial),
                 self._context(request, card),
                 Path(request.folder),
-                forms=request.parameters["forms"],
+                variants=settle(Wish("", tuple(map(Form, request.parameters["forms"]))), {}).variants,
             )
         results = tuple(self._in_store(result, request) for result in objects)
         seconds = {**analysis.timings, **clock.seconds}

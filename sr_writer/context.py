@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from typing import Final
 
 from pydicom.dataset import Dataset
 
@@ -12,12 +14,22 @@ from sr_writer.codes import LONGEST, long_string
 from sr_writer.source.carrying import element_bytes, tag_of
 from sr_writer.version import WRITER_VERSION
 from study.codes import ARTIFICIAL_INTELLIGENCE, Code
+from study.forms import Form, Variant
 from study.imaging import ModelIdentity
 from study.uids import derive_uid
 
-SEG_SERIES = 9000
-SR_SERIES = 9500
-"""Series Number of the first model's SEG and SR: high, so that results stand after the images, and always the same."""
+SERIES_NUMBERS: Final[Mapping[Form, int]] = {
+    Form.SEG: 9000,
+    Form.SEG_LABELMAP: 9100,
+    Form.RTSTRUCT: 9200,
+    Form.SC: 9300,
+    Form.PDF: 9400,
+    Form.SR: 9500,
+    Form.SR_SEGMENTS: 9600,
+    Form.SR_COMPREHENSIVE: 9700,
+    Form.REFUSAL: 9800,
+}
+"""Series Number of the first model's results: high, so that they stand after the images, and always the same."""
 
 _CUT = "..."
 _OFFSET = re.compile(r"([+-])(\d{2})(\d{2})")
@@ -40,7 +52,7 @@ class ResultContext:
     disclaimer
         Ends every Series Description.
     position
-        The model's place among the site's models, 0 and up: SEG is series 9000 + position, SR 9500 + position.
+        The model's place among the site's models, 0 and up: added to the Series Number of each form.
     algorithm_family
         CID 7162.
     allow_empty_patient_id
@@ -61,23 +73,31 @@ class ResultContext:
         if self.created_at.tzinfo is None:
             raise ValueError("created_at must be aware of its time zone")
 
-    def uid(self, model: ModelIdentity, role: str, form: str) -> str:
-        """Return the UID of one thing in one form of the result ("instance" of "seg"), always the same."""
-        return derive_uid(
-            self.instances_digest, model.digest, model.device_uid, self.parameters_digest, WRITER_VERSION, role, form
-        )
+    def uid(self, model: ModelIdentity, role: str, variant: Variant) -> str:
+        """Return the UID of one thing in one variant of the result (its "instance", its "series"), always the same."""
+        return self._uid(model, role, variant.key)
 
     def tracking_uid(self, model: ModelIdentity, key: str) -> str:
         """Return the Tracking UID of a region, equal in all forms of the result."""
-        return self.uid(model, f"tracking:{key}", "any")
+        return self._uid(model, f"tracking:{key}", "any")
 
-    def series_description(self, model: ModelIdentity, what: str) -> str:
-        """Return a Series Description: what it is, and what it is not for.
+    def _uid(self, model: ModelIdentity, role: str, key: str) -> str:
+        return derive_uid(
+            self.instances_digest, model.digest, model.device_uid, self.parameters_digest, WRITER_VERSION, role, key
+        )
+
+    def series_number(self, form: Form) -> int:
+        """Return the Series Number of a form of the result."""
+        return SERIES_NUMBERS[form] + self.position
+
+    def series_description(self, model: ModelIdentity, what: str, variant: Variant) -> str:
+        """Return a Series Description: the destination's prefix, what it is, and what it is not for.
 
         A long description is cut, so that the disclaimer stands there whole (64 characters are allowed, VR LO).
         """
         rest = f" {what}{self.disclaimer}"
-        description, room = self.description or model.name, LONGEST - len(rest)
+        description = variant.description_prefix + (self.description or model.name)
+        room = LONGEST - len(rest)
         if len(description) > room:
             description = description[: room - len(_CUT)].rstrip() + _CUT
         return long_string(description + rest)

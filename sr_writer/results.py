@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from pydicom.dataset import Dataset
 
@@ -11,16 +13,19 @@ from sr_writer.checking.seg import check_seg
 from sr_writer.checking.sr import check_sr
 from sr_writer.context import ResultContext
 from sr_writer.files import save
-from sr_writer.region.areas import areas_by_slice
+from sr_writer.material import Material, Pixels
 from sr_writer.seg.writing import write_seg
 from sr_writer.sr.document import write_sr
 from study.entities import ResultObject
 from study.errors import EncodingError
+from study.forms import REPORTS, SEGMENTATIONS, Form, Variant, segmentation_of
 from study.imaging import ModelIdentity, ResultSet
 
-SEG, SR = "seg", "sr"
-FORMS = (SEG, SR)
-"""Every form that results can take, in the order in which they are made and sent."""
+STANDARD: Final = (Variant(Form.SEG), Variant(Form.SR, segmentation=Form.SEG))
+"""What is made where nobody says what: a Segmentation, and a report with contours beside it."""
+
+Segmentations = Sequence[Dataset]
+"""The Segmentation of the same set, read back from its files: one object or several, or none."""
 
 
 def write_results(
@@ -29,9 +34,10 @@ def write_results(
     model: ModelIdentity,
     context: ResultContext,
     folder: Path,
-    forms: Sequence[str] = FORMS,
+    variants: Sequence[Variant] = STANDARD,
+    pixels: Pixels | None = None,
 ) -> list[ResultObject]:
-    """Write every form of a result into `folder`, and return the objects, the Segmentation first.
+    """Write every variant of a result into `folder`, and return the objects, Segmentations first.
 
     Each file is durable, and was read back and held against the source headers, before it is returned. A label map
     without a voxel makes no Segmentation: the report then says what was not detected. Nor do assessments alone.
@@ -43,36 +49,107 @@ def write_results(
         one for each frame (`study.frames.flattened`).
     folder
         Made if absent; the paths of the objects are relative to it.
-    forms
-        Of `FORMS`.
+    variants
+        What to make; with a report on segments the Segmentation that it refers to.
+    pixels
+        Of the source images, for forms that show them.
 
     Raises
     ------
     EncodingError
         One of MissingIdentity, GeometryMismatch, NonconformantObject, or itself for what can not be written.
     """
-    unknown = set(forms) - set(FORMS)
-    if unknown:
-        raise EncodingError(f"There is no result form {', '.join(sorted(unknown))}; there are {', '.join(FORMS)}.")
-    areas = None if result_set.label_map is None else areas_by_slice(result_set.label_map)
-    segmented = SEG in forms and areas is not None and bool(areas[:, 1:].any())
-    results = []
-    segmentation = None
-    if segmented:
-        results.append(_saved(SEG, write_seg(result_set, sources, model, context, areas=areas), folder))
-        segmentation = check_seg(folder / results[-1].path, sources)
-    if SR in forms:
-        document = write_sr(result_set, sources, model, context, segmentation_is_written=segmented, areas=areas)
-        results.append(_saved(SR, document, folder))
-        check_sr(folder / results[-1].path, sources, segmentation)
+    material = Material(result_set, sources, model, context, pixels)
+    order = list(Form)
+    written: dict[Variant, list[Dataset]] = {}
+    results: list[ResultObject] = []
+    names: Counter[Form] = Counter()
+    for variant in sorted(set(variants), key=lambda variant: (order.index(variant.form), variant.key)):
+        beside = _beside(variant, written)
+        written[variant] = []
+        for dataset in _WRITERS[variant.form](material, variant, beside):
+            names[variant.form] += 1
+            result = _saved(variant, names[variant.form], dataset, folder)
+            written[variant].append(_CHECKS[variant.form](folder / result.path, sources, beside))
+            results.append(result)
     return results
 
 
-def _saved(form: str, dataset: Dataset, folder: Path) -> ResultObject:
-    path = folder / f"{form}.dcm"
+def _beside(variant: Variant, written: Mapping[Variant, Segmentations]) -> Segmentations:
+    """Return the Segmentation that a report refers to or speaks of; none where its set has none.
+
+    Raises
+    ------
+    EncodingError
+        If a report refers to a Segmentation that is not made.
+    """
+    wanted = segmentation_of(variant)
+    if wanted is not None:
+        if wanted not in written:
+            raise EncodingError(f"{variant.key} refers to {wanted.key}, which is not made.")
+        return written[wanted]
+    if variant.form not in REPORTS or variant.segmentation is None:
+        return ()
+    # Whichever it is: they have the same regions under the same Tracking UIDs
+    return next((objects for other, objects in written.items() if other.form in SEGMENTATIONS), ())
+
+
+def _segmentation(material: Material, variant: Variant, _: Segmentations) -> list[Dataset]:
+    if not material.has_voxels:
+        return []
+    return [
+        write_seg(
+            material.result_set,
+            material.sources,
+            material.model,
+            material.context,
+            areas=material.areas,
+            variant=variant,
+        )
+    ]
+
+
+def _report(material: Material, variant: Variant, segmentations: Segmentations) -> list[Dataset]:
+    return [
+        write_sr(
+            material.result_set,
+            material.sources,
+            material.model,
+            material.context,
+            segmentation_is_written=bool(segmentations),
+            areas=material.areas,
+            variant=variant,
+        )
+    ]
+
+
+def _checked_segmentation(path: Path, sources: Sequence[Dataset], _: Segmentations) -> Dataset:
+    return check_seg(path, sources)
+
+
+def _checked_report(path: Path, sources: Sequence[Dataset], segmentations: Segmentations) -> Dataset:
+    return check_sr(path, sources, segmentations[0] if segmentations else None)
+
+
+_WRITERS: Final[Mapping[Form, Callable[[Material, Variant, Segmentations], Sequence[Dataset]]]] = {
+    Form.SEG: _segmentation,
+    Form.SR: _report,
+}
+"""What makes the objects of each form; none where the result has nothing that the form could show."""
+
+_CHECKS: Final[Mapping[Form, Callable[[Path, Sequence[Dataset], Segmentations], Dataset]]] = {
+    Form.SEG: _checked_segmentation,
+    Form.SR: _checked_report,
+}
+"""What reads an object of each form back from its file, and returns it if it keeps every rule."""
+
+
+def _saved(variant: Variant, number: int, dataset: Dataset, folder: Path) -> ResultObject:
+    path = folder / (f"{variant.form}.dcm" if number == 1 else f"{variant.form}-{number}.dcm")
     digest, size = save(dataset, path)
     return ResultObject(
-        form=form,
+        form=variant.form.value,
+        variant=variant.key,
         sop_class_uid=str(dataset.SOPClassUID),
         sop_instance_uid=str(dataset.SOPInstanceUID),
         series_instance_uid=str(dataset.SeriesInstanceUID),

@@ -135,6 +135,8 @@ class ResultObject:
     ----------
     form
         The word of the configuration: "seg", "sr".
+    variant
+        The key of the variant of the form (`study.forms.Variant.key`).
     path
         Relative to the store.
     digest
@@ -148,6 +150,7 @@ class ResultObject:
     path: str
     digest: str
     size: int
+    variant: str = ""
 
 
 @dataclass(frozen=True)

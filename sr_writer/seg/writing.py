@@ -14,7 +14,7 @@ from pydicom.sequence import Sequence as ItemSequence
 from pydicom.uid import ExplicitVRLittleEndian
 
 from sr_writer.codes import LONGEST, ascii_text, code_item, concept, identify_private_schemes, long_string
-from sr_writer.context import SEG_SERIES, ResultContext
+from sr_writer.context import ResultContext
 from sr_writer.equipment import DIGEST, add_contributing_equipment, set_equipment, set_times
 from sr_writer.region.areas import Areas, areas_by_slice, overlap, present_segments
 from sr_writer.source.grid import demand_grid, slice_step
@@ -22,7 +22,10 @@ from sr_writer.source.identity import demand_identity, set_identity, set_request
 from sr_writer.source.stand_ins import planes, put_real_planes
 from study.codes import ANATOMICAL_STRUCTURE, TISSUE
 from study.errors import EncodingError
+from study.forms import Form, Variant
 from study.imaging import Finding, LabelMap, Labels, ModelIdentity, ResultSet, Segment
+
+BINARY = Variant(Form.SEG)
 
 _ANATOMY = frozenset({ANATOMICAL_STRUCTURE.value, TISSUE.value})
 """Categories of what has a place in the body by itself, and a side if it is one of two (CID 7150)."""
@@ -35,6 +38,7 @@ def write_seg(
     context: ResultContext,
     *,
     areas: Areas | None = None,
+    variant: Variant = BINARY,
 ) -> Dataset:
     """Return the label map as a BINARY Segmentation, ready to be saved.
 
@@ -75,9 +79,9 @@ def write_seg(
         segment_descriptions=[
             _description(number, segment, result_set, model, context) for number, segment in enumerate(segments, 1)
         ],
-        series_instance_uid=context.uid(model, "series", "seg"),
-        series_number=SEG_SERIES + context.position,
-        sop_instance_uid=context.uid(model, "instance", "seg"),
+        series_instance_uid=context.uid(model, "series", variant),
+        series_number=context.series_number(variant.form),
+        sop_instance_uid=context.uid(model, "instance", variant),
         instance_number=1,
         manufacturer=long_string(model.manufacturer),
         manufacturer_model_name=long_string(model.name),
@@ -87,13 +91,13 @@ def write_seg(
         content_description=long_string(f"{model.name} {model.version}"[:LONGEST]),
         transfer_syntax_uid=ExplicitVRLittleEndian,
         omit_empty_frames=True,
-        series_description=context.series_description(model, "segmentation"),
+        series_description=context.series_description(model, "segmentation", variant),
     )
     segmentation.ContentCreatorName = ""  # Type 2: nobody in person (PS3.3 10.9)
     put_real_planes(segmentation, sources, len(label_map.layers))
     segmentation.SegmentsOverlap = "YES" if overlap(label_map) else "NO"
     _set_spacing(segmentation, None if label_map.offsets else step)
-    _set_dimension_uid(segmentation, context.uid(model, "dimensions", "seg"))
+    _set_dimension_uid(segmentation, context.uid(model, "dimensions", variant))
     set_equipment(segmentation, model)
     add_contributing_equipment(segmentation, model)
     set_times(segmentation, context, sources[0])

@@ -22,7 +22,7 @@ from pydicom.sr.codedict import codes as standard
 
 from sr_writer import codes
 from sr_writer.codes import concept, identify_private_schemes, long_string, plain_code
-from sr_writer.context import SR_SERIES, ResultContext
+from sr_writer.context import ResultContext
 from sr_writer.equipment import add_contributing_equipment, set_equipment, set_times
 from sr_writer.region.areas import Areas, areas_by_slice
 from sr_writer.source.grid import demand_grid
@@ -33,7 +33,10 @@ from sr_writer.sr.measurement_group import Group, measurement_group, where_to_ou
 from sr_writer.sr.statements import CERTAINTY_EXPLAINED, assessed, comment, images_of, not_detected
 from study.codes import Code
 from study.errors import EncodingError
+from study.forms import Form, Variant
 from study.imaging import ModelIdentity, ResultSet
+
+WITH_CONTOURS = Variant(Form.SR)
 
 _PROCEDURES = {
     "CT": codes.CT_PROCEDURE,
@@ -51,6 +54,7 @@ def write_sr(
     *,
     segmentation_is_written: bool = True,
     areas: Areas | None = None,
+    variant: Variant = WITH_CONTOURS,
 ) -> Dataset:
     """Return findings and assessments as a report, complete and unverified, ready to be saved.
 
@@ -95,15 +99,15 @@ def write_sr(
     document = Comprehensive3DSR(
         evidence=list(images(sources, sorted(shown)).values()),
         content=_container(codes.IMAGING_MEASUREMENT_REPORT, [], template="1500"),
-        series_instance_uid=context.uid(model, "series", "sr"),
-        series_number=SR_SERIES + context.position,
-        sop_instance_uid=context.uid(model, "instance", "sr"),
+        series_instance_uid=context.uid(model, "series", variant),
+        series_number=context.series_number(variant.form),
+        sop_instance_uid=context.uid(model, "instance", variant),
         instance_number=1,
         manufacturer=long_string(model.manufacturer),
         is_complete=True,
         is_final=False,
         is_verified=False,
-        series_description=context.series_description(model, "measurements"),
+        series_description=context.series_description(model, "measurements", variant),
     )
     # Set here and not passed to highdicom, which would copy the whole tree; that evidence is complete is checked later
     library = [sources[index] for index in sorted(shown)]

@@ -21,6 +21,7 @@ from pydicom.uid import (
 from sr_writer.context import ResultContext
 from study import codes
 from study.codes import Code
+from study.forms import Form, Variant, Wish, settle
 from study.frames import flattened, frame_count
 from study.geometry import FrameOfReferencePolicy, assess
 from study.headers import InstanceHeader
@@ -76,6 +77,11 @@ PROJECTIONS: dict[str, dict[str, Any]] = {
     },
 }
 """What radiographs say of their geometry, by modality."""
+
+
+def variants_of(*forms: str) -> tuple[Variant, ...]:
+    """Return what a destination is sent that is to have these forms, and of which nothing is known."""
+    return settle(Wish("pacs", tuple(Form(form) for form in forms)), {}).variants
 
 
 def headers_on_disk(

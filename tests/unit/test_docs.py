@@ -19,7 +19,7 @@ from inference.description import (
 from scp.receiver import DEFAULT_MAX_PDU
 from scp.requesting import Timeouts
 from sr_writer import codes as writer_codes
-from sr_writer.context import SEG_SERIES, SR_SERIES
+from sr_writer.context import SERIES_NUMBERS
 from sr_writer.region.areas import MOST_SLICES
 from study import implementation
 from study.codes import ATTENUATION, LAA_950, PERCENTILE_15, PRIVATE_SCHEME, VOLUME
@@ -69,8 +69,8 @@ def test_the_conformance_statement_has_the_network_s_numbers() -> None:
 
 
 def test_the_conformance_statement_has_the_results_numbers() -> None:
-    assert f"{SEG_SERIES} + n" in CONFORMANCE
-    assert f"{SR_SERIES} + n" in CONFORMANCE
+    for number in SERIES_NUMBERS.values():
+        assert f"{number} + n" in CONFORMANCE
     assert f"up to {MOST_SLICES} slices" in CONFORMANCE
 
 

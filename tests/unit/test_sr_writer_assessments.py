@@ -36,6 +36,7 @@ from tests.support.results import (
     lungs,
     radiograph,
     result_of,
+    variants_of,
 )
 from tests.support.series import axial_affine
 
@@ -163,7 +164,9 @@ def test_no_region_is_written_on_a_radiograph(tmp_path: Path, modality: str) -> 
     result = result_of(np.ones((1, 20, 30), dtype=np.uint8))
     for form in ("seg", "sr"):
         with pytest.raises(EncodingError, match="no place in the patient"):
-            write_results(result, radiograph(tmp_path / "in", modality), MODEL, CONTEXT, tmp_path, forms=(form,))
+            write_results(
+                result, radiograph(tmp_path / "in", modality), MODEL, CONTEXT, tmp_path, variants=variants_of(form)
+            )
 
 
 def test_a_modality_that_the_standard_does_not_name_is_left_out(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from sr_writer.seg.writing import write_seg
 from study.codes import ANATOMICAL_STRUCTURE, LABEL_SCHEME, LABEL_SCHEME_NAME, Code
 from study.errors import EncodingError, NonconformantObject
 from study.imaging import ResultSet, Segment
-from tests.support.results import ABNORMAL, CONTEXT, MODEL, NEOPLASM, headers_on_disk, lungs, result_of
+from tests.support.results import ABNORMAL, CONTEXT, MODEL, NEOPLASM, headers_on_disk, lungs, result_of, variants_of
 
 SHAPE = (6, 16, 24)
 RIGHT = Code("24028007", "SCT", "Right")
@@ -38,7 +38,7 @@ def with_segment(segment: Segment) -> ResultSet:
 
 
 def described(segment: Segment, sources: list[Dataset], folder: Path) -> Dataset:
-    write_results(with_segment(segment), sources, MODEL, CONTEXT, folder, forms=("seg",))
+    write_results(with_segment(segment), sources, MODEL, CONTEXT, folder, variants=variants_of("seg"))
     (item,) = dcmread(folder / "seg.dcm").SegmentSequence
     assert isinstance(item, Dataset)
     return item
@@ -131,7 +131,7 @@ def test_a_procedure_whose_scheme_does_not_fit_is_no_code(tmp_path: Path) -> Non
     for source in sources:
         source.ProcedureCodeSequence[0]["CodingSchemeDesignator"]._value = "99" + "S" * 20
     with disable_value_validation():
-        write_results(result_of(lungs(SHAPE)), sources, MODEL, CONTEXT, tmp_path, forms=("sr",))
+        write_results(result_of(lungs(SHAPE)), sources, MODEL, CONTEXT, tmp_path, variants=variants_of("sr"))
     (item,) = children(dcmread(tmp_path / "sr.dcm"), Code("121058", "DCM", "Procedure reported"))
     assert item.ConceptCodeSequence[0].CodeValue == "25045-6"
 

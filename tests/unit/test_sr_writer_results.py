@@ -18,9 +18,10 @@ from sr_writer.codes import ascii_text, long_string, own_codes
 from sr_writer.picture.pictures import picture_of_seg, picture_of_sr
 from sr_writer.results import write_results
 from study.errors import EncodingError, MissingIdentity
+from study.forms import Form, Variant
 from study.imaging import SeriesVolume
 from tests.support.peers import REPOSITORY, program
-from tests.support.results import CONTEXT, MODEL, headers_on_disk, lungs, result_of
+from tests.support.results import CONTEXT, MODEL, headers_on_disk, lungs, result_of, variants_of
 from tests.support.series import axial_affine
 
 SHAPE = (12, 40, 60)
@@ -60,7 +61,7 @@ def test_a_retry_gives_the_same_files(tmp_path: Path, sources: list[Dataset]) ->
 
 @pytest.mark.parametrize("form", ["seg", "sr"])
 def test_one_form_alone(tmp_path: Path, sources: list[Dataset], form: str) -> None:
-    (result,) = write_results(result_of(lungs(SHAPE)), sources, MODEL, CONTEXT, tmp_path, forms=(form,))
+    (result,) = write_results(result_of(lungs(SHAPE)), sources, MODEL, CONTEXT, tmp_path, variants=variants_of(form))
     assert result.form == form
     assert [path.name for path in tmp_path.iterdir()] == [f"{form}.dcm"]
 
@@ -72,9 +73,10 @@ def test_a_label_map_without_a_voxel_makes_a_report_alone(tmp_path: Path, source
     assert only.form == "sr"
 
 
-def test_an_unknown_form_is_refused(tmp_path: Path, sources: list[Dataset]) -> None:
-    with pytest.raises(EncodingError, match="rtstruct"):
-        write_results(result_of(lungs(SHAPE)), sources, MODEL, CONTEXT, tmp_path, forms=("rtstruct",))
+def test_a_report_on_segments_is_refused_without_its_segmentation(tmp_path: Path, sources: list[Dataset]) -> None:
+    alone = variants_of("seg", "sr_segments")[1:]
+    with pytest.raises(EncodingError, match="refers to seg, which is not made"):
+        write_results(result_of(lungs(SHAPE)), sources, MODEL, CONTEXT, tmp_path, variants=alone)
 
 
 def test_nothing_is_written_for_a_patient_without_id(tmp_path: Path) -> None:
@@ -107,7 +109,7 @@ def test_file_and_folder_are_synced_around_the_renaming(tmp_path: Path) -> None:
 def test_a_file_that_holds_another_instance_than_its_meta_says_is_refused(
     tmp_path: Path, sources: list[Dataset]
 ) -> None:
-    write_results(result_of(lungs(SHAPE)), sources, MODEL, CONTEXT, tmp_path, forms=("sr",))
+    write_results(result_of(lungs(SHAPE)), sources, MODEL, CONTEXT, tmp_path, variants=variants_of("sr"))
     content = (tmp_path / "sr.dcm").read_bytes()
     uid = str(dcmread(tmp_path / "sr.dcm").SOPInstanceUID).encode()
     other = uid[:-1] + (b"1" if uid[-1:] != b"1" else b"2")
@@ -134,7 +136,7 @@ def test_pictures_show_the_regions_in_their_colours_on_their_sides(tmp_path: Pat
 
 def test_a_picture_of_a_report_without_contours_is_its_table(tmp_path: Path, sources: list[Dataset]) -> None:
     result = replace(result_of(lungs(SHAPE)), label_map=None)
-    write_results(result, sources, MODEL, CONTEXT, tmp_path, forms=("sr",))
+    write_results(result, sources, MODEL, CONTEXT, tmp_path, variants=variants_of("sr"))
     picture_of_sr(tmp_path / "sr.dcm", volume_of(sources), tmp_path / "sr.png")
     assert colours_of(tmp_path / "sr.png").shape[1] < 700
 
@@ -181,6 +183,6 @@ def test_the_folder_is_left_clean(tmp_path: Path, sources: list[Dataset]) -> Non
 
 def test_a_long_description_is_cut_so_that_the_disclaimer_is_whole() -> None:
     context = replace(CONTEXT, description="A model with a name that goes on and on for ever")
-    described = context.series_description(MODEL, "segmentation")
+    described = context.series_description(MODEL, "segmentation", Variant(Form.SEG))
     assert described == "A model with a name tha... segmentation - not for diagnostic use"
     assert len(described) == 64

@@ -20,7 +20,7 @@ from sr_writer.source.images import by_key
 from study.errors import GeometryMismatch
 from study.imaging import LabelMap, ResultSet
 from tests.support.enhanced import enhanced_image, frame_headers
-from tests.support.results import CONTEXT, MODEL, SEGMENTS, headers_on_disk, lungs, result_of
+from tests.support.results import CONTEXT, MODEL, SEGMENTS, headers_on_disk, lungs, result_of, variants_of
 from tests.support.series import axial_affine
 
 SHAPE = (8, 20, 28)
@@ -77,7 +77,7 @@ def test_one_segment_alone_is_not_called_a_regular_volume(tmp_path: Path, source
     assert one.label_map is not None
     values = np.ones(SHAPE, dtype=np.uint8)
     single = replace(one, label_map=replace(one.label_map, values=values, segments=SEGMENTS[:1]))
-    write_results(single, sources, MODEL, CONTEXT, tmp_path, forms=("seg",))
+    write_results(single, sources, MODEL, CONTEXT, tmp_path, variants=variants_of("seg"))
     assert "DimensionOrganizationType" not in dcmread(tmp_path / "seg.dcm")
     assert segread(tmp_path / "seg.dcm").get_volume_geometry() is None
 
