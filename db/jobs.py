@@ -10,20 +10,19 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, insert, or_, select, update
+from sqlalchemy import and_, or_, select, update
 
-from db import outbox, records
+from db import notices, outbox, records
 from db.engine import AnyQuery, AnyRow, UnitOfWork
 from db.events import EventKind, NewEvent, record
-from db.tables import JobRow, ResultRow
+from db.outbox import Outgoing
+from db.results import add_results
+from db.tables import JobRow
 from study.entities import Job, ResultObject
 from study.errors import ArchiveError, LeaseLost, Reason
 from study.states import JobState, job_sources
 
 _LONGEST_BACK_OFF_SECONDS = 60.0
-
-Outgoing = tuple[str, int, ResultObject]
-"""(peer, position, object): a result that is owed to a peer; a lower position goes first."""
 
 
 def is_work_waiting(uow: UnitOfWork) -> bool:
@@ -135,10 +134,10 @@ def finish_job(
     if not held.current:  # overtaken while it ran: its results are kept, and owed to nobody
         deliveries = ()
     _move(uow, held, JobState.DONE, ended_at=now, reason=None, details=dict(details))
-    keys = _add_results(uow, job_id, results)
-    outbox.add_deliveries(uow, held.study, job_id, [(peer, at, _key(keys, result)) for peer, at, result in deliveries])
-    words = f"Done: {len(results)} result object(s), {len(deliveries)} to deliver."
-    numbers = {"results": len(results), "deliveries": len(deliveries)}
+    outbox.add_deliveries(uow, held.study, job_id, deliveries, add_results(uow, job_id, results))
+    owed = sum(not each.stand_by for each in deliveries)
+    words = f"Done: {len(results)} result object(s), {owed} to deliver."
+    numbers = {"results": len(results), "deliveries": owed}
     record(uow, now, [NewEvent(held.study, EventKind.JOB_DONE, words, numbers, job_id)])
 
 
@@ -155,6 +154,7 @@ def refuse_job(
     held, now = _held(uow, job_id, attempt), uow.now()
     values = {"ended_at": now, "reason": records.reason_to_json(reason), "details": dict(details or {})}
     _move(uow, held, JobState.REFUSED, **values)
+    _tell(uow, held, reason)
     numbers = {"code": reason.code, **reason.numbers}
     record(uow, now, [NewEvent(held.study, EventKind.JOB_REFUSED, reason.words, numbers, job_id)])
 
@@ -178,10 +178,17 @@ def fail_attempt(
     values = {"crashes": crashes, "reason": records.reason_to_json(reason), "ended_at": now}
     if not transient or crashes >= crash_limit:
         _move(uow, held, JobState.FAILED, **values)
+        _tell(uow, held, reason)
         record(uow, now, [NewEvent(held.study, EventKind.JOB_FAILED, reason.words, numbers, job_id)])
         return JobState.FAILED
     record(uow, now, [NewEvent(held.study, EventKind.JOB_ATTEMPT_FAILED, reason.words, numbers, job_id)])
     return _requeue(uow, held, now, min(2.0**crashes, _LONGEST_BACK_OFF_SECONDS), values)
+
+
+def _tell(uow: UnitOfWork, held: AnyRow, reason: Reason) -> None:
+    """Owe a refusal report on a job that ended without results; one that was overtaken owes none."""
+    if held.current:
+        notices.owe(uow, held.study, held.id, held.parameters, reason)
 
 
 def interrupt_job(uow: UnitOfWork, job_id: int, attempt: int) -> JobState:
@@ -209,7 +216,15 @@ def release_orphans(uow: UnitOfWork, owner_prefix: str) -> int:
 
 def _running() -> AnyQuery:
     return (
-        select(JobRow.id, JobRow.study, JobRow.state, JobRow.current, JobRow.crashes, JobRow.interruptions)
+        select(
+            JobRow.id,
+            JobRow.study,
+            JobRow.state,
+            JobRow.current,
+            JobRow.crashes,
+            JobRow.interruptions,
+            JobRow.parameters,
+        )
         .where(JobRow.state == JobState.RUNNING.value)
         .with_for_update()
     )
@@ -260,30 +275,3 @@ def _move(uow: UnitOfWork, row: AnyRow, target: JobState, **values: Any) -> None
 
 def _sources(target: JobState) -> list[str]:
     return sorted(state.value for state in job_sources(target))
-
-
-def _add_results(uow: UnitOfWork, job_id: int, results: Sequence[ResultObject]) -> dict[str, int]:
-    rows = [
-        {
-            "job": job_id,
-            "form": result.form,
-            "sop_class_uid": result.sop_class_uid,
-            "sop_instance_uid": result.sop_instance_uid,
-            "series_instance_uid": result.series_instance_uid,
-            "path": result.path,
-            "digest": result.digest,
-            "size": result.size,
-        }
-        for result in results
-    ]
-    if not rows:
-        return {}
-    uow.execute(insert(ResultRow), rows)
-    added = uow.execute(select(ResultRow.sop_instance_uid, ResultRow.id).where(ResultRow.job == job_id))
-    return {row.sop_instance_uid: row.id for row in added}
-
-
-def _key(keys: Mapping[str, int], result: ResultObject) -> int:
-    if result.sop_instance_uid not in keys:
-        raise ArchiveError("A delivery names an object that is not among the job's results.")
-    return keys[result.sop_instance_uid]

@@ -8,7 +8,8 @@ may come in the same batch, after it. What was kept aside blocks nobody, and no 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,32 +20,74 @@ from db import records
 from db.engine import AnyQuery, AnyRow, UnitOfWork
 from db.events import EventKind, NewEvent, record
 from db.tables import DeliveryRow
-from study.entities import Delivery
-from study.errors import LeaseLost, Reason
+from study.entities import Delivery, ResultObject
+from study.errors import ArchiveError, LeaseLost, Reason
 from study.states import DeliveryState, delivery_sources
 
 _PENDING = DeliveryState.PENDING.value
+_STANDBY = DeliveryState.STANDBY.value
 
 
-def add_deliveries(uow: UnitOfWork, study: int, job: int, owed: Sequence[tuple[str, int, int]]) -> None:
-    """Put what is owed into the outbox, due at once; each is (peer, position, key of the result)."""
+@dataclass(frozen=True)
+class Outgoing:
+    """A result that is owed to a peer.
+
+    Parameters
+    ----------
+    position
+        Order within study and peer: a lower one goes first.
+    stand_by
+        Whether it is owed only once the peer refuses what is doubted.
+    doubted
+        Whether what is on stand-by would take its place.
+    """
+
+    peer: str
+    position: int
+    result: ResultObject
+    stand_by: bool = False
+    doubted: bool = False
+
+
+def add_deliveries(uow: UnitOfWork, study: int, job: int, owed: Sequence[Outgoing], keys: Mapping[str, int]) -> None:
+    """Put what is owed into the outbox, due at once; what is there already stays as it is, or is owed again.
+
+    Parameters
+    ----------
+    keys
+        Of the results, by SOP Instance UID.
+
+    Raises
+    ------
+    ArchiveError
+        If one names an object that is not among the results.
+    """
+    strange = [each for each in owed if each.result.sop_instance_uid not in keys]
+    if strange:
+        raise ArchiveError("A delivery names an object that is not among the job's results.")
     now = uow.now()
+    query = select(DeliveryRow.peer, DeliveryRow.result).where(DeliveryRow.job == job)
+    there = {(row.peer, row.result) for row in uow.execute(query)}
     rows = [
         {
             "study": study,
             "job": job,
-            "result": result,
-            "peer": peer,
-            "position": position,
-            "state": _PENDING,
+            "result": keys[each.result.sop_instance_uid],
+            "peer": each.peer,
+            "position": each.position,
+            "state": _STANDBY if each.stand_by else _PENDING,
             "attempts": 0,
             "problem": False,
+            "doubted": each.doubted,
             "next_attempt_at": now,
         }
-        for peer, position, result in owed
+        for each in owed
+        if (each.peer, keys[each.result.sop_instance_uid]) not in there
     ]
     if rows:
         uow.execute(insert(DeliveryRow), rows)
+    if there:
+        owe_again(uow, job)
 
 
 def is_delivery_waiting(uow: UnitOfWork, peer: str) -> bool:
@@ -153,6 +196,33 @@ def postpone(
         words = f"Not taken by {held.peer}, tried again: {reason.words}"
         numbers = {"peer": held.peer, "code": reason.code, "problem": problem, "status": status}
         record(uow, now, [NewEvent(held.study, EventKind.DELIVERY_POSTPONED, words, numbers, held.job)])
+
+
+def fall_back(uow: UnitOfWork, delivery_id: int, owner: str, reason: Reason, status: int | None = None) -> int:
+    """Send what is on stand-by in the place of what is doubted, since the peer refused it; return how many objects.
+
+    Nothing changes, and 0 is returned, where nothing is on stand-by for it. The delivery is then still the sender's.
+
+    Raises
+    ------
+    LeaseLost
+        If the delivery is not this sender's any more.
+    """
+    held, now = _held(uow, delivery_id, owner), uow.now()
+    same = (DeliveryRow.job == held.job, DeliveryRow.peer == held.peer)
+    if not held.doubted:
+        return 0
+    called = update(DeliveryRow).where(*same, DeliveryRow.state == _STANDBY)
+    keys = list(uow.execute(called.values(state=_PENDING, next_attempt_at=now).returning(DeliveryRow.id)).scalars())
+    if not keys:
+        return 0
+    replaced = update(DeliveryRow).where(*same, DeliveryRow.state == _PENDING, DeliveryRow.doubted)
+    values = {"state": DeliveryState.REPLACED.value, "lease_owner": None, "problem": False}
+    uow.execute(replaced.values(values | {"status": status, "reason": records.reason_to_json(reason)}))
+    words = f"{held.peer} is sent another form instead: {reason.words}"
+    numbers = {"peer": held.peer, "code": reason.code, "status": status}
+    record(uow, now, [NewEvent(held.study, EventKind.DELIVERY_REPLACED, words, numbers, held.job)])
+    return len(keys)
 
 
 def keep_aside(uow: UnitOfWork, delivery_id: int, owner: str, reason: Reason, status: int | None = None) -> None:
@@ -291,6 +361,7 @@ def _held(uow: UnitOfWork, delivery_id: int, owner: str) -> AnyRow:
             DeliveryRow.position,
             DeliveryRow.state,
             DeliveryRow.problem,
+            DeliveryRow.doubted,
             DeliveryRow.reason,
         )
         .where(DeliveryRow.id == delivery_id, DeliveryRow.lease_owner == owner, DeliveryRow.state == _PENDING)

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import and_, func, or_, select, update
 
-from db import places, records
+from db import notices, outbox, places, records
 from db.engine import AnyQuery, AnyRow, UnitOfWork
 from db.events import EventKind, NewEvent, record
 from db.tables import (
@@ -25,6 +25,7 @@ from db.tables import (
 )
 from study.entities import StudyRecord, StudySummary
 from study.errors import Reason
+from study.forms import Form
 from study.states import DeliveryState, JobState, StudyState, study_state
 
 _NOT_SELECTED = "NotSelected"
@@ -136,7 +137,9 @@ def retry_study(uow: UnitOfWork, study_instance_uid: str) -> tuple[int, int]:
         JobRow.study == study.id, JobRow.current, or_(JobRow.state == JobState.FAILED.value, refused_by_model)
     )
     fresh: dict[str, Any] = {"crashes": 0, "reason": None, "ended_at": None, "not_before": now}
-    jobs = uow.execute(failed.values(state=JobState.QUEUED.value, **fresh).returning(JobRow.id)).all()
+    jobs = list(uow.execute(failed.values(state=JobState.QUEUED.value, **fresh).returning(JobRow.id)).scalars())
+    notices.forget(uow, jobs)
+    outbox.owe_no_more(uow, jobs)  # they had nothing but their refusals to deliver
     waiting = update(JobRow).where(JobRow.study == study.id, JobRow.state == JobState.QUEUED.value)
     uow.execute(waiting.values(not_before=now))
     deliveries = uow.execute(
@@ -144,6 +147,7 @@ def retry_study(uow: UnitOfWork, study_instance_uid: str) -> tuple[int, int]:
         .where(
             DeliveryRow.study == study.id,
             DeliveryRow.job.in_(select(JobRow.id).where(JobRow.study == study.id, JobRow.current)),
+            DeliveryRow.job.not_in(jobs),
             or_(
                 DeliveryRow.state == DeliveryState.KEPT_ASIDE.value,
                 (DeliveryRow.state == DeliveryState.PENDING.value) & DeliveryRow.lease_owner.is_(None),
@@ -209,7 +213,8 @@ def _standings(uow: UnitOfWork, studies: Collection[int] | None) -> dict[int, _S
     owed = (
         select(DeliveryRow.study, DeliveryRow.state, DeliveryRow.problem, DeliveryRow.reason)
         .join(JobRow, JobRow.id == DeliveryRow.job)
-        .where(JobRow.current)
+        .join(ResultRow, ResultRow.id == DeliveryRow.result)
+        .where(JobRow.current, ResultRow.form != Form.REFUSAL.value)
         .order_by(DeliveryRow.id)
     )
     for study, state, problem, reason in of_these(owed, DeliveryRow.study):

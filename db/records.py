@@ -126,6 +126,7 @@ def job_of(row: AnyRow) -> Job:
 
 _RESULT_COLUMNS = (
     ResultRow.form,
+    ResultRow.variant,
     ResultRow.sop_class_uid,
     ResultRow.sop_instance_uid,
     ResultRow.series_instance_uid,
@@ -144,6 +145,7 @@ def result_of(row: AnyRow) -> ResultObject:
     """Return the result object of a row of `results` or `deliveries`."""
     return ResultObject(
         form=row.form,
+        variant=row.variant,
         sop_class_uid=row.sop_class_uid,
         sop_instance_uid=row.sop_instance_uid,
         series_instance_uid=row.series_instance_uid,

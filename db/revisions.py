@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import func, insert, select, update
 
-from db import outbox, places, records
+from db import notices, outbox, places, records
 from db.engine import AnyRow, UnitOfWork
 from db.events import EventKind, NewEvent, record
 from db.tables import InstanceRow, JobInstanceRow, JobRow, RevisionRow, StudyRow
@@ -117,6 +117,7 @@ def _jobs_of(uow: UnitOfWork, study: int) -> list[AnyRow]:
             JobRow.state,
             JobRow.current,
             JobRow.attempt,
+            JobRow.reason,
         )
         .where(JobRow.study == study)
         .order_by(JobRow.id)
@@ -160,6 +161,7 @@ def _retire(
     uow.execute(update(JobRow).where(JobRow.id.in_({*queued, *outdated})).values(current=False))
     uow.execute(update(JobRow).where(JobRow.id.in_(queued)).values(state=JobState.SUPERSEDED.value, ended_at=at))
     outbox.owe_no_more(uow, outdated)
+    notices.forget(uow, {*queued, *outdated})
     return [
         NewEvent(study, EventKind.JOB_SUPERSEDED, "The job's place was taken before it ran.", job=key) for key in queued
     ]
@@ -180,13 +182,18 @@ def _reinstate(
             # Also one that runs: it is no longer its worker's, who then can commit nothing.
             values |= {"state": JobState.REFUSED.value, "reason": records.reason_to_json(job.refusal), "ended_at": at}
             events.append(_entered(study, row.id, job))
+            notices.owe(uow, study, row.id, job.parameters, job.refusal)
         elif row.state == JobState.REFUSED and never_ran and job.refusal is not None:
             values |= {"reason": records.reason_to_json(job.refusal)}
+            if records.reason_from_json(row.reason) != job.refusal or not row.current:
+                notices.owe(uow, study, row.id, job.parameters, job.refusal)
         elif row.state == JobState.DONE and not row.current:
             outbox.owe_again(uow, row.id)
         elif row.state == JobState.SUPERSEDED or (row.state == JobState.REFUSED and never_ran):
             values |= {"state": JobState.QUEUED.value, "reason": None, "not_before": at, "ended_at": None}
             events.append(NewEvent(study, EventKind.JOB_QUEUED, f"{job.model_name} is queued again.", job=row.id))
+            notices.forget(uow, [row.id])
+            outbox.owe_no_more(uow, [row.id])
         uow.execute(update(JobRow).where(JobRow.id == row.id).values(values))
     return events
 
@@ -247,6 +254,8 @@ def _enter(uow: UnitOfWork, study: int, revision: int, job: PlannedJob, at: date
     rows = [{"job": key, "position": position, "instance": instance} for position, instance in enumerate(instances)]
     if rows:
         uow.execute(insert(JobInstanceRow), rows)
+    if refused:
+        notices.owe(uow, study, key, job.parameters, job.refusal)
     return key
 
 

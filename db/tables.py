@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from sqlalchemy import BigInteger, Float, ForeignKey, Index, Integer, MetaData, UniqueConstraint, text
+from sqlalchemy import BigInteger, Float, ForeignKey, Index, Integer, MetaData, UniqueConstraint, false, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from db.columns import SafeJSON, SafeText, UTCDateTime
@@ -214,12 +214,47 @@ class ResultRow(Table):
     path: Mapped[str]
     digest: Mapped[str]
     size: Mapped[Number]
+    variant: Mapped[str] = mapped_column(server_default="")
+
+
+class NoticeRow(Table):
+    """A refusal report that is owed: a job ended without results, and a destination wants to be told.
+
+    The row is there until the report is written, and then the outbox has it; `reason` is why it could not be written.
+    """
+
+    __tablename__ = "notice"
+    __table_args__ = (Index("ix_notice_lease", "not_before", "id"),)
+
+    id: Mapped[Identity]
+    study: Mapped[int] = mapped_column(ForeignKey(StudyRow.id))
+    job: Mapped[int] = mapped_column(ForeignKey(JobRow.id), unique=True)
+    attempts: Mapped[Number]
+    not_before: Mapped[datetime]
+    lease_owner: Mapped[str | None]
+    given_up: Mapped[bool]
+    reason: Mapped[dict[str, Any] | None]
+
+
+class AcceptanceRow(Table):
+    """What is known of a peer, at the address where it was asked, and a SOP Class."""
+
+    __tablename__ = "acceptance"
+    __table_args__ = (UniqueConstraint("peer", "address", "sop_class_uid"),)
+
+    id: Mapped[Identity]
+    peer: Mapped[str]
+    address: Mapped[str]
+    sop_class_uid: Mapped[str]
+    state: Mapped[str]
+    at: Mapped[datetime]
 
 
 class DeliveryRow(Table):
     """One result object on its way to one peer: a row of the outbox.
 
-    While a sender holds it, `next_attempt_at` is the end of its lease: a held delivery and one in back-off wait alike.
+    `doubted` marks what something on stand-by would take the place of. While a sender holds it, `next_attempt_at` is
+    the end of its lease: a held delivery and one in back-off wait alike.
     """
 
     __tablename__ = "delivery"
@@ -244,6 +279,7 @@ class DeliveryRow(Table):
     lease_owner: Mapped[str | None]
     status: Mapped[Number | None]
     reason: Mapped[dict[str, Any] | None]
+    doubted: Mapped[bool] = mapped_column(server_default=false())
 
 
 class EventRow(Table):

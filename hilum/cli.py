@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from hilum.models import models
 from hilum.options import ConfigOption, JsonOption, SetOption, database_of, settings_of, study_uid
 from hilum.terminal import complain, say, show_table
 from study.errors import ArchiveError
+
+if TYPE_CHECKING:
+    from hilum.sources import Sources
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -142,6 +145,24 @@ def show(
 
 
 @app.command()
+def preview(
+    study: Annotated[
+        str, typer.Argument(metavar="STUDY", help="A Study Instance UID, its beginning, or an accession number.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the pictures go.")] = Path("hilum-preview"),
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+) -> None:
+    """Draw a study's results as PNG files: key images, coronal and sagittal planes, a montage."""
+    from hilum.previewing import preview_study
+
+    settings = settings_of(config, assignments)
+    database = database_of(settings)
+    for picture in preview_study(settings, database, study_uid(database, study), out):
+        say(str(picture))
+
+
+@app.command()
 def retry(
     study: Annotated[
         str, typer.Argument(metavar="STUDY", help="A Study Instance UID, its beginning, or an accession number.")
@@ -159,6 +180,37 @@ def retry(
         uow.commit()
     say(f"{uid}: {failed} failed or refused job(s) and {owed} undelivered result(s) are tried again")
     say(f"refusals are judged anew with the settings of the running node; hilum show {uid} tells how it goes")
+
+
+@app.command()
+def check(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Result objects, or folders of them.", exists=True)
+    ],
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where the source images are; the node's own store by default.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+) -> None:
+    """Hold results against their source images, as the node does before it sends them; exit 1 where one fails."""
+    from hilum.checking import run_check
+
+    def store() -> Sources:
+        from db.filestore import FileStore
+        from hilum.sources import StoreSources
+
+        settings = settings_of(config, assignments)
+        return StoreSources(database_of(settings), FileStore(settings.data_dir))
+
+    raise typer.Exit(run_check(paths, source, store, as_json=as_json))
 
 
 @app.command()

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Final, Literal, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -22,6 +22,7 @@ from hilum.mistakes import explain, nearest
 from inference.catalog import is_builtin
 from inference.description import ModelDescription
 from study.errors import ConfigError
+from study.forms import SEGMENTATIONS, Form, Wish
 from study.geometry import FrameOfReferencePolicy
 from study.uids import ae_title
 
@@ -33,7 +34,12 @@ AETitleText = Annotated[str, AfterValidator(ae_title)]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Port = Annotated[int, Field(ge=0, le=65535)]
-ResultForm = Literal["seg", "sr"]
+TransferSyntax = Literal["explicit", "implicit", "rle"]
+_TRANSFER_SYNTAXES: Final = {
+    "explicit": "1.2.840.10008.1.2.1",
+    "implicit": "1.2.840.10008.1.2",
+    "rle": "1.2.840.10008.1.2.5",
+}
 
 
 class Section(BaseModel):
@@ -105,7 +111,13 @@ class PeerSettings(Section):
     ae_title: AETitleText
     host: str = ""
     port: Port = 0
-    results: tuple[ResultForm, ...] = ()
+    results: tuple[Form, ...] = ()
+    only_models: tuple[Name, ...] | None = None
+    only_from: tuple[str, ...] | None = None
+    seg_max_frames: int | None = Field(default=None, ge=1)
+    sc_max_images: int | None = Field(default=None, ge=1, le=1000)
+    transfer_syntaxes: tuple[TransferSyntax, ...] = ("explicit", "implicit")
+    series_description_prefix: str = Field(default="", max_length=16, pattern=r"^[ -\[\]-~]*$")
 
     @model_validator(mode="after")
     def _reachable(self) -> PeerSettings:
@@ -116,6 +128,38 @@ class PeerSettings(Section):
         if len(set(self.results)) != len(self.results):
             raise ValueError("results names a form twice")
         return self
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PeerSettings:
+        segmentations = [form for form in SEGMENTATIONS if form in self.results]
+        if len(segmentations) > 1:
+            raise ValueError("results names seg and seg_labelmap, which are the same segments twice; choose one")
+        if Form.SR_SEGMENTS in self.results and not segmentations:
+            raise ValueError("sr_segments in results refers to a Segmentation; add seg or seg_labelmap")
+        if not self.transfer_syntaxes:
+            raise ValueError('transfer_syntaxes is empty; write ["implicit"] for a peer that takes nothing else')
+        return self
+
+    @property
+    def address(self) -> str:
+        """Return where the peer is called, in words."""
+        return f"{self.ae_title}@{self.host}:{self.port}"
+
+    @property
+    def transfer_syntax_uids(self) -> frozenset[str]:
+        """Return the Transfer Syntaxes that the peer may be offered."""
+        return frozenset(_TRANSFER_SYNTAXES[word] for word in self.transfer_syntaxes)
+
+    def wish(self) -> Wish:
+        """Return what the peer is to be sent of a result."""
+        return Wish(
+            peer=self.name,
+            forms=tuple(form for form in Form if form in self.results),
+            description_prefix=self.series_description_prefix,
+            most_frames=self.seg_max_frames,
+            most_images=self.sc_max_images,
+            compressed="rle" in self.transfer_syntaxes,
+        )
 
 
 def _digest(text: str | None) -> str | None:
@@ -158,6 +202,23 @@ class Settings(BaseSettings):
     models: dict[Name, ModelSettings] = {}
     base_dir: Path = Path()
 
+    @model_validator(mode="after")
+    def _rules_name_what_there_is(self) -> Settings:
+        """Refuse a misspelt rule, which would keep results from a peer in silence."""
+        senders = {peer.name for peer in self.peers.values()} | {peer.ae_title for peer in self.peers.values()}
+        for peer in self.peers.values():
+            strange = [name for name in peer.only_models or () if name not in self.models]
+            if strange:
+                known = ", ".join(self.models) or "none"
+                raise ValueError(f"peers.{peer.name}: only_models: there is no model {strange[0]}; there are: {known}")
+            foreign = [name for name in peer.only_from or () if name not in senders]
+            if foreign and self.node.accept == "known":
+                known = ", ".join(sorted(senders))
+                raise ValueError(
+                    f"peers.{peer.name}: only_from: no peer has the name or AE title {foreign[0]}; there are: {known}"
+                )
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -189,6 +250,19 @@ class Settings(BaseSettings):
     def known_calling_ae_titles(self) -> frozenset[str] | None:
         """Return the AE titles that may call; None: any."""
         return None if self.node.accept == "any" else frozenset(peer.ae_title for peer in self.peers.values())
+
+    def wishes(self, model: str, calling_ae_titles: Collection[str]) -> tuple[Wish, ...]:
+        """Return what each peer is to be sent of the results of a model on images that came from these AE titles."""
+        return tuple(
+            peer.wish()
+            for peer in self.destinations
+            if (peer.only_models is None or model in peer.only_models)
+            and (peer.only_from is None or not self._titles(peer.only_from).isdisjoint(calling_ae_titles))
+        )
+
+    def _titles(self, senders: Iterable[str]) -> set[str]:
+        """Return the AE titles that names of peers, or AE titles themselves, stand for."""
+        return {self.peers[name].ae_title if name in self.peers else name for name in senders}
 
     def to_json(self) -> str:
         """Return the settings for another process, which reads them by `model_validate_json`.

@@ -17,25 +17,22 @@ from pathlib import Path
 from rich.progress import Progress
 
 from db.engine import Database
-from db.filestore import FileStore
-from db.index import instances_of_job
 from db.queries import list_studies, study_record
 from hilum.config import ModelSettings, NodeSettings, PeerSettings, Settings, StudySettings
 from hilum.network import dicom_files
 from hilum.phantom import write_phantom_study
-from hilum.planning import planned_geometry, planned_slices, read_cards
+from hilum.planning import read_cards
+from hilum.previewing import SourceImages, draw_results, source_images
 from hilum.processes import Child, spawn
 from hilum.terminal import complain, console, is_terminal, say, show_table
 from hilum.wording import reason_words
-from inference.decoding import read_series
 from scp.archive import Archive
 from scp.requesting import Peer
 from scp.sender import send_files
-from sr_writer.picture.pictures import picture_of_seg, picture_of_sr
 from sr_writer.reading.report import Report, read_report
 from study.entities import Job, ResultObject, StudyRecord
-from study.errors import ArchiveError, HilumError, StudyRefused
-from study.imaging import SeriesVolume
+from study.errors import ArchiveError, HilumError
+from study.forms import Form
 from study.states import StudyState
 
 _SENDER = "DEMO_MODALITY"
@@ -89,7 +86,7 @@ def _run(settings: Settings, study: Path | None, out: Path, home: Path) -> int:
             database = Database.open(own.database_url)
             try:
                 records = _follow(own, node, port, images, database)
-                return _report(records, archive.paths, partial(_source, own, database), out)
+                return _report(records, archive.paths, partial(source_images, own, database), out)
             finally:
                 database.close()
 
@@ -113,7 +110,11 @@ def _demo_settings(settings: Settings, home: Path, archive_port: int) -> Setting
     peers = {
         "modality": PeerSettings(name="modality", ae_title=_SENDER),
         "archive": PeerSettings(
-            name="archive", ae_title=_ARCHIVE, host="127.0.0.1", port=archive_port, results=("seg", "sr")
+            name="archive",
+            ae_title=_ARCHIVE,
+            host="127.0.0.1",
+            port=archive_port,
+            results=(Form.SEG, Form.SR, Form.REFUSAL),
         ),
     }
     node = NodeSettings(bind="127.0.0.1", port=0, data_dir=home / "node", receivers=1, disk_reserve_mb=0)
@@ -215,7 +216,7 @@ def _progress_words(records: Sequence[StudyRecord], total: int, stage: _Stage) -
 
 
 def _report(
-    records: Sequence[StudyRecord], archive: Mapping[str, Path], sources: Callable[[Job], _Source | None], out: Path
+    records: Sequence[StudyRecord], archive: Mapping[str, Path], sources: Callable[[Job], SourceImages], out: Path
 ) -> int:
     """Say what became of each study, and put results and pictures into `out`; return the exit status."""
     written: list[Path] = []
@@ -232,7 +233,7 @@ def _report(
             complete &= len(arrived) == len(results)
             written += _show_results(arrived, out)
             if arrived:
-                written += _draw(written[-len(arrived) :], sources(job))
+                written += _draw(written[-len(arrived) :], sources(job), out, job.model_name)
     # Kept for the next demo in this folder, which removes these files and no others.
     (out / _WRITTEN).write_text(json.dumps([path.name for path in written]))
     if not complete:
@@ -287,44 +288,12 @@ def _show_report(report: Report) -> None:
         say(limit)
 
 
-def _draw(results: Sequence[Path], source: _Source | None) -> list[Path]:
-    """Draw a picture beside each result; return the pictures."""
-    pictures = []
-    for path in results:
-        if source is None:  # single images, of which nothing is drawn
-            say(str(path))
-            continue
-        picture = path.with_suffix(".png")
-        draw = picture_of_seg if path.name.startswith("seg") else picture_of_sr
-        draw(path, source.volume, picture, frame_numbers=source.frame_numbers)
-        say(f"{path}\n{picture}")
-        pictures.append(picture)
+def _draw(results: Sequence[Path], source: SourceImages, out: Path, name: str) -> list[Path]:
+    """Draw the pictures of a result; return them."""
+    pictures = draw_results(results, source, out, name)
+    for path in (*results, *pictures):
+        say(str(path))
     return pictures
-
-
-@dataclass(frozen=True, eq=False)
-class _Source:
-    """The slices that a job was about; the number of each where they are frames of multi-frame images."""
-
-    volume: SeriesVolume
-    frame_numbers: tuple[int, ...]
-
-
-def _source(settings: Settings, database: Database, job: Job) -> _Source | None:
-    """Return the slices that a job was about, as the node stored them; None where they form no volume."""
-    store = FileStore(settings.data_dir)
-    with database.reading() as uow:
-        instances = instances_of_job(uow, job.id)
-    stored = [(str(store.locate(instance)), instance.header) for instance in instances]
-    slices = planned_slices(stored, job.parameters)
-    try:
-        geometry = planned_geometry(slices, job.parameters)
-    except StudyRefused:
-        return None
-    ordered = [slices[index] for index in geometry.order]
-    headers = [header for _, header in ordered]
-    volume = read_series([Path(path) for path, _ in ordered], headers, geometry.affine).volume
-    return _Source(volume, tuple(header.frame_number for header in headers if header.frame_number is not None))
 
 
 def _clear(out: Path) -> None:

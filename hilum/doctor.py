@@ -16,8 +16,10 @@ from hilum.config import PeerSettings, Settings
 from hilum.network import peer_of
 from hilum.ownership import complaint
 from hilum.planning import read_cards
-from scp.requesting import echo
+from scp.requesting import accepted_classes, echo
 from study.errors import HilumError, StoreBusy
+from study.forms import INSTEAD, SOP_CLASSES
+from study.words import uid_name
 
 _TORCH_SAYS = (
     "import torch; print(torch.__version__, "
@@ -155,7 +157,36 @@ def _peers(settings: Settings) -> Iterator[Finding]:
         yield Finding("peers", False, 'no peer takes results; give one host, port and results = ["seg", "sr"]')
     for peer in settings.peers.values():
         if peer.host:
-            yield _finding(f"peer {peer.name}", lambda peer=peer: _echo(peer, settings))  # type: ignore[misc]
+            answers = _finding(f"peer {peer.name}", lambda peer=peer: _echo(peer, settings))  # type: ignore[misc]
+            yield answers
+            if answers.good and peer.results:
+                yield from _forms(peer, settings)
+
+
+def _forms(peer: PeerSettings, settings: Settings) -> Iterator[Finding]:
+    """Tell which of the forms that a peer is to be sent it will take, and what becomes of the others."""
+    subject = f"peer {peer.name} results"
+    forms = {*peer.results, *(INSTEAD[form] for form in peer.results if form in INSTEAD)}
+    try:
+        accepted = accepted_classes(peer_of(peer), settings.node.ae_title, sorted({SOP_CLASSES[f] for f in forms}))
+    except HilumError as error:
+        yield Finding(subject, False, error.words)
+        return
+    taken = [form for form in peer.results if SOP_CLASSES[form] in accepted]
+    yield Finding(subject, bool(taken), f"takes {', '.join(taken) or 'none of them'}")
+    for form in peer.results:
+        if form in taken:
+            continue
+        instead = INSTEAD.get(form)
+        if instead is not None and SOP_CLASSES[instead] in accepted:
+            yield Finding(subject, True, f"refuses {form} ({uid_name(SOP_CLASSES[form])}); {instead} is sent instead")
+        else:
+            yield Finding(
+                subject,
+                False,
+                f"refuses {form} ({uid_name(SOP_CLASSES[form])}): it would wait here for ever; allow that SOP Class "
+                f"there, or take {form} out of peers.{peer.name}.results",
+            )
 
 
 def _echo(peer: PeerSettings, settings: Settings) -> str:

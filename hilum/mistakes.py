@@ -48,6 +48,8 @@ def nearest(key: str, known: Iterable[str]) -> str:
 
 def _line(entry: dict[str, Any], settings: type[BaseModel], sources: Sequence[Names], path: Path) -> str:
     location: Location = tuple(part for part in entry["loc"] if part != "[key]")
+    if not location:  # of the whole: its words name the place
+        return f"{path}: {_message(entry, location, entry['type'])}"
     kind, key = entry["type"], str(location[-1])
     if kind == "missing" and isinstance(location[-1], int):  # a part of a list, not a key of a table
         location, kind = location[:-1], "too_short"
@@ -98,7 +100,7 @@ def _message(entry: dict[str, Any], location: Location, kind: str) -> str:
         return "is missing; add it"
     if kind in {"model_type", "model_attributes_type", "dict_type"}:
         return f"is a table; write its keys one by one, as {_spelled(location)}.KEY"
-    if isinstance(entry["input"], dict | BaseModel):
+    if isinstance(entry["input"], dict | BaseModel) or not location:
         return message
     message = "must be a list" if kind == "tuple_type" else f"{message[:1].lower()}{message[1:]}"
     form = next((f"; {_FORMS[part]}" for part in location if isinstance(part, str) and part in _FORMS), "")

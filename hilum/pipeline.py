@@ -7,25 +7,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from hilum.authorship import model_identity, result_context
 from hilum.config import Settings
 from hilum.planning import planned_geometry, planned_slices, read_cards
+from hilum.rejecting import rejected_kept
 from hilum.wire import Request
 from inference.analysis import Analyst
 from inference.catalog import ModelCard
-from sr_writer.context import ResultContext
 from sr_writer.results import write_results
 from study.entities import ResultObject
 from study.errors import BundleInvalid
-from study.forms import Form, Wish, settle
-from study.imaging import ModelIdentity
-from study.uids import derive_uid
-
-MANUFACTURER = "Hilum"
 
 
 @dataclass(frozen=True)
@@ -79,14 +74,15 @@ class Pipeline:
         ordered = slices if geometry is None else [slices[index] for index in geometry.order]
         paths, headers = [Path(path) for path, _ in ordered], [header for _, header in ordered]
         analysis = self._analyst.analyse(card, paths, headers, geometry, request.parameters["notes"])
-        with clock.measure("encode"):
+        with clock.measure("encode"), rejected_kept(Path(request.folder), self._settings.data_dir):
             objects = write_results(
                 analysis.result_set,
                 analysis.datasets,
-                model_identity(card, request.device_uid, request.serial),
-                self._context(request, card),
+                model_identity(request, card),
+                result_context(request, card),
                 Path(request.folder),
-                variants=settle(Wish("", tuple(map(Form, request.parameters["forms"]))), {}).variants,
+                variants=request.variants,
+                pixels=analysis.pixels,
             )
         results = tuple(self._in_store(result, request) for result in objects)
         seconds = {**analysis.timings, **clock.seconds}
@@ -107,21 +103,6 @@ class Pipeline:
             )
         return card
 
-    def _context(self, request: Request, card: ModelCard) -> ResultContext:
-        created_at = datetime.fromisoformat(request.created_at)
-        disclaimer = request.parameters["disclaimer"]
-        return ResultContext(
-            instances_digest=request.instances_digest,
-            parameters_digest=request.parameters_digest,
-            created_at=created_at,
-            time_zone=created_at.astimezone().tzinfo or UTC,
-            description=card.title,
-            disclaimer=f" - {disclaimer}" if disclaimer else "",
-            position=request.parameters["series_position"],
-            algorithm_family=card.algorithm_family,
-            allow_empty_patient_id=request.parameters["allow_empty_patient_id"],
-        )
-
     def _in_store(self, result: ResultObject, request: Request) -> ResultObject:
         path = (Path(request.folder) / result.path).relative_to(self._settings.data_dir)
         return dataclasses.replace(result, path=str(path))
@@ -141,16 +122,3 @@ class Clock:
             yield
         finally:
             self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - start
-
-
-def model_identity(card: ModelCard, node_device_uid: str, serial: str) -> ModelIdentity:
-    """Return who makes the results: the model on this node; its Device UID changes when the model does."""
-    return ModelIdentity(
-        name=card.name,
-        version=card.version,
-        digest=card.digest,
-        device_uid=derive_uid("device", node_device_uid, card.name, card.digest),
-        manufacturer=MANUFACTURER,
-        software_version=version("hilum"),
-        serial=serial,
-    )

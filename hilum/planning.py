@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from inference.decoders import is_decodable
 from sr_writer.version import WRITER_VERSION
 from study.entities import PlannedJob, StoredInstance, Verdict
 from study.errors import BundleInvalid, ConfigError, Reason, StudyRefused
+from study.forms import Form, Wish
 from study.geometry import FrameOfReferencePolicy, UnevenSpacing, VolumeGeometry, assess
 from study.headers import InstanceHeader
 from study.identity import identity_conflicts
@@ -144,14 +145,26 @@ def planned_geometry(slices: Sequence[tuple[str, InstanceHeader]], parameters: M
     )
 
 
-def result_parameters(settings: Settings) -> dict[str, Any]:
-    """Return every setting that changes what is made of the same images by the same model."""
-    forms = sorted({form for peer in settings.destinations for form in peer.results}) or ["seg", "sr"]
+_KEPT_HERE = Wish("", (Form.SEG, Form.SR))
+"""What is made, and sent to nobody, where no peer takes the results."""
+
+
+def result_parameters(settings: Settings, model: str, calling_ae_titles: Collection[str]) -> dict[str, Any]:
+    """Return every setting that changes what is made of the same images by the same model.
+
+    Parameters
+    ----------
+    calling_ae_titles
+        Who sent the images.
+    """
+    wishes = settings.wishes(model, calling_ae_titles)
+    if not any(set(wish.forms) - {Form.REFUSAL} for wish in wishes):
+        wishes = (*wishes, _KEPT_HERE)
     return {
         "frame_of_reference": settings.geometry.frame_of_reference.value,
         "disclaimer": settings.results.disclaimer,
         "allow_empty_patient_id": settings.results.allow_empty_patient_id,
-        "forms": forms,
+        "wishes": [wish.to_json() for wish in wishes],
         "writer_version": WRITER_VERSION,
     }
 
@@ -175,7 +188,8 @@ def _job(
     digests = {instance.header.sop_instance_uid: instance.digest for instance in series[verdict.series_instance_uid]}
     chosen = tuple(dict.fromkeys(header.sop_instance_uid for header in verdict.headers))
     reasons = (card.objection,) if card.objection else conflicts or selection.refusal
-    parameters = result_parameters(settings) | {
+    senders = {instance.calling_ae_title for instance in series[verdict.series_instance_uid]}
+    parameters = result_parameters(settings, model.name, senders) | {
         "series_position": list(settings.models).index(model.name),
         "description": card.description_digest,
         "uneven_spacing": card.rule.uneven_spacing.value,

@@ -97,6 +97,7 @@ def _result_json(job_id: int, result: ResultObject, deliveries: Sequence[Deliver
     return {
         "job": job_id,
         "form": result.form,
+        "variant": result.variant,
         "sop_class_uid": result.sop_class_uid,
         "sop_instance_uid": result.sop_instance_uid,
         "series_instance_uid": result.series_instance_uid,
@@ -176,6 +177,9 @@ def show_record(record: StudyRecord) -> None:
             for job in record.jobs
         ],
     )
+    for job in record.jobs:
+        for replaced in job.details.get("replaced", ()) if job.current else ():
+            say(f"  {replaced['peer']} refuses {replaced['form']}: {replaced['by']} is made for it instead")
     show_table(
         "Results",
         ("Job", "Form", "SOP Instance UID", "File", "Peer", "State", "Attempts", "Next try", "Reason"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 
-from db import jobs, outbox
+from db import jobs, notices, outbox
 from db.engine import Database
 from db.filestore import FileStore
 
@@ -22,6 +22,7 @@ def release_what_died(database: Database, store: FileStore, role: str = "") -> N
     prefix = _owner_prefix(store) + (f"{role}/" if role else "")
     with database.writing() as uow:
         jobs.release_orphans(uow, prefix)
+        notices.release_orphans(uow, prefix)
         outbox.release_orphans(uow, prefix)
         uow.commit()
 

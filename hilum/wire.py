@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from study.entities import ResultObject
 from study.errors import Numbers, Reason
+from study.forms import Variant
 from study.headers import InstanceHeader
 
 Outcome = Literal["done", "refused", "failed"]
@@ -28,6 +29,10 @@ class Request:
         Of the node.
     created_at
         The job's time, ISO 8601 with zone: every time that a result carries.
+    variants
+        What to write.
+    reason, failed
+        For a refusal report: why there is no result, and whether that was a failure.
     """
 
     job_id: int
@@ -42,10 +47,16 @@ class Request:
     folder: str
     device_uid: str
     serial: str
+    variants: tuple[Variant, ...] = ()
+    reason: Reason | None = None
+    failed: bool = False
 
     def to_bytes(self) -> bytes:
         """Return the message."""
-        values = asdict(self) | {"instances": [(path, header.to_json()) for path, header in self.instances]}
+        values = asdict(self) | {
+            "instances": [(path, header.to_json()) for path, header in self.instances],
+            "variants": [variant.to_json() for variant in self.variants],
+        }
         return json.dumps(values).encode()
 
     @classmethod
@@ -53,6 +64,8 @@ class Request:
         """Return what `to_bytes` wrote."""
         values = json.loads(message)
         values["instances"] = tuple((path, InstanceHeader.from_json(header)) for path, header in values["instances"])
+        values["variants"] = tuple(Variant.from_json(variant) for variant in values["variants"])
+        values["reason"] = Reason(**values["reason"]) if values["reason"] else None
         return cls(**values)
 
 

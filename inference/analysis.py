@@ -19,6 +19,7 @@ from inference.decoding import read_image, read_series
 from inference.densitometry import reasons_against_densitometry
 from inference.evening import evened, nearest_given, on_slices
 from inference.measuring import measure
+from inference.pixels import Pixels, pixels_of_images, pixels_of_slices
 from inference.running import run_bundle
 from inference.scoring import score_image, score_volume
 from study.errors import BundleInvalid, TargetNotInFieldOfView
@@ -39,6 +40,8 @@ class Analysis:
         The source images' headers, in slice order, without pixel data.
     timings
         Of decode, preprocess, inference, postprocess and measure [s].
+    pixels
+        Of each slice or image by its index, for pictures.
     versions
         Of the libraries that took part.
     """
@@ -46,6 +49,7 @@ class Analysis:
     result_set: ResultSet
     datasets: tuple[Dataset, ...]
     timings: dict[str, float]
+    pixels: Pixels
     versions: dict[str, str] = field(default_factory=dict)
 
 
@@ -112,10 +116,12 @@ class Analyst:
         bundle = self.load(card)
         if geometry is None:
             result, datasets, timings = self._say_of_images(card, bundle, paths, headers)
+            pixels = pixels_of_images(paths, headers)
         else:
             result, datasets, timings = self._say_of_volume(card, bundle, paths, headers, geometry)
+            pixels = pixels_of_slices(paths, headers, self.threads)
         result = replace(result, limits=(*notes, *bundle.notes, *result.limits))
-        return Analysis(result, datasets, timings, {name: version(name) for name in _VERSIONED})
+        return Analysis(result, datasets, timings, pixels, {name: version(name) for name in _VERSIONED})
 
     def _say_of_volume(
         self,

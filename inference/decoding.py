@@ -117,8 +117,13 @@ def read_series(
     return DecodedSeries(SeriesVolume(target.voxels, affine, uids, target.padding), datasets)
 
 
-def read_image(path: Path, header: InstanceHeader) -> DecodedImage:
+def read_image(path: Path, header: InstanceHeader, *, inverting: bool = True) -> DecodedImage:
     """Return a single image, such as a radiograph.
+
+    Parameters
+    ----------
+    inverting
+        Whether MONOCHROME1 is turned round; who draws the image does that himself, after the window.
 
     Raises
     ------
@@ -132,7 +137,7 @@ def read_image(path: Path, header: InstanceHeader) -> DecodedImage:
     stored = _decode(dataset, header, path, 0)
     if stored.shape != shape:
         raise _undecodable(header, f"decodes to {stored.shape}, not to {shape}")
-    inverted = header.photometric_interpretation == "MONOCHROME1"
+    inverted = inverting and header.photometric_interpretation == "MONOCHROME1"
     pixels = np.asarray(apply_modality_lut(_negative(stored, dataset) if inverted else stored, dataset))
     _drop_pixels(dataset)
     return DecodedImage(np.ascontiguousarray(pixels, dtype=np.float32), dataset, inverted)

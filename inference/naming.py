@@ -11,18 +11,8 @@ from inference.description import ClassDescription, ModelDescription, NumberDesc
 from inference.metadata import Metadata
 from inference.structures import Structure, find_in, segments_of
 from study.codes import ANATOMICAL_STRUCTURE, LABEL_SCHEME, TISSUE, Code
+from study.colours import colour_of
 from study.imaging import Segment
-
-_PALETTE = (
-    (230, 159, 0),
-    (86, 180, 233),
-    (0, 158, 115),
-    (240, 228, 66),
-    (0, 114, 178),
-    (213, 94, 0),
-    (204, 121, 167),
-)
-"""Colours that hold on grey and for colour-blind readers (Okabe and Ito 2008), in turn for what has none of its own."""
 
 _LONGEST_LABEL = 64
 _LONGEST_CODE = 16
@@ -202,7 +192,7 @@ class Vocabulary:
             property_type=entry.type or (known.property_type if known else TISSUE),
             laterality=entry.laterality or (known.laterality if known else None),
             region=entry.region or (known.region if known else None),
-            rgb=entry.colour or (known.rgb if known and known is not _UNKNOWN else _PALETTE[place % len(_PALETTE)]),
+            rgb=entry.colour or (known.rgb if known and known is not _UNKNOWN else colour_of(place)),
         )
 
     def _known(self, label: str) -> Structure | None:
@@ -216,7 +206,7 @@ class Vocabulary:
         )
 
 
-_UNKNOWN = Structure("", TISSUE, TISSUE, None, None, _PALETTE[0])
+_UNKNOWN = Structure("", TISSUE, TISSUE, None, None, colour_of(0))
 
 
 def key_of(label: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -63,15 +63,24 @@ def describe(path: Path) -> ObjectFile:
     return ObjectFile(path, *uids)
 
 
-def offers_for(files: Iterable[ObjectFile]) -> tuple[Offer, ...]:
+def offers_for(files: Iterable[ObjectFile], transfer_syntaxes: Collection[str] | None = None) -> tuple[Offer, ...]:
     """Return the contexts that let every file go: each class in Explicit and Implicit VR LE, and as the file is.
 
     Each Transfer Syntax has its own context, so that the peer can accept all of them and not just one (PS3.5 10.1).
+
+    Parameters
+    ----------
+    transfer_syntaxes
+        UIDs of those that the peer may be offered; None: all. Implicit VR Little Endian always is (PS3.5 10.1).
     """
     offers: dict[Offer, None] = {}
     for file in files:
         offers |= dict.fromkeys(_offers_of(file))
-    return tuple(offers)
+    return tuple(
+        offer
+        for offer in offers
+        if transfer_syntaxes is None or offer.transfer_syntax_uid in {*transfer_syntaxes, str(ImplicitVRLittleEndian)}
+    )
 
 
 def _offers_of(file: ObjectFile) -> tuple[Offer, ...]:

@@ -121,6 +121,27 @@ def echo(peer: Peer, calling_ae_title: str, timeouts: Timeouts | None = None) ->
     return time.monotonic() - started
 
 
+def accepted_classes(
+    peer: Peer, calling_ae_title: str, sop_class_uids: Iterable[str], timeouts: Timeouts | None = None
+) -> frozenset[str]:
+    """Return which SOP Classes the peer accepts a presentation context for; nothing is sent.
+
+    Raises
+    ------
+    PeerUnreachable, AssociationRejected
+        If it can not be asked.
+    """
+    offers = [Offer(uid, syntax) for uid in dict.fromkeys(sop_class_uids) for syntax in UNCOMPRESSED]
+    # One that every peer takes, so that an association with nothing else accepted is no failure
+    offers += [Offer(VERIFICATION, syntax) for syntax in UNCOMPRESSED]
+    try:
+        with association_with(peer, calling_ae_title, offers, timeouts) as association:
+            accepted = {str(context.abstract_syntax) for context in association.accepted_contexts}
+    except NoAcceptedContext:
+        accepted = set()
+    return frozenset(accepted - {VERIFICATION})
+
+
 class _Requestor(ApplicationEntity):
     """An application entity that requests one association, and closes its connection whatever became of it."""
 

@@ -46,6 +46,12 @@ TRACKING_UNIQUE_IDENTIFIER = Code("112040", "DCM", "Tracking Unique Identifier")
 PROCEDURE_REPORTED = Code("121058", "DCM", "Procedure reported")
 DEVICE_OBSERVER_UID = Code("121012", "DCM", "Device Observer UID")
 FINDING = Code("121071", "DCM", "Finding")
+REFERENCED_SEGMENT = Code("121191", "DCM", "Referenced Segment")
+SOURCE_SERIES_FOR_SEGMENTATION = Code("121232", "DCM", "Source series for segmentation")
+SUMMARY = Code("121111", "DCM", "Summary")
+ALGORITHM_NAME = Code("111001", "DCM", "Algorithm Name")
+ALGORITHM_PARAMETERS = Code("111002", "DCM", "Algorithm Parameters")
+ALGORITHM_VERSION = Code("111003", "DCM", "Algorithm Version")
 FINDING_SITE = Code("363698007", "SCT", "Finding Site")
 IMAGE_REGION = Code("111030", "DCM", "Image Region")
 COMMENT = Code("121106", "DCM", "Comment")
@@ -57,6 +63,11 @@ ASSESSED = Code("ASSESSED", PRIVATE_SCHEME, "Assessed, not decided")
 MEASURED = Code("MEASURED", PRIVATE_SCHEME, "Measured by the algorithm")
 SOURCE = Code("260753009", "SCT", "Source")
 DERIVATION = Code("121401", "DCM", "Derivation")
+ALGORITHM_RESULT = Code("ALGORITHM_RESULT", PRIVATE_SCHEME, "Result of an algorithm")
+NOT_ANALYSED = Code("NOT_ANALYSED", PRIVATE_SCHEME, "NOT ANALYSED")
+ANALYSIS_FAILED = Code("ANALYSIS_FAILED", PRIVATE_SCHEME, "ANALYSIS FAILED")
+REASON = Code("REASON", PRIVATE_SCHEME, "Reason")
+WHAT_TO_DO = Code("WHAT_TO_DO", PRIVATE_SCHEME, "What to do")
 EXTENT = Code("EXTENT", PRIVATE_SCHEME, "Extent of the region in the images")
 INCOMPLETE = Code("130576", "DCM", "Anatomy coverage incomplete")
 
@@ -86,6 +97,17 @@ def ascii_text(text: str) -> str:
         listed = ", ".join(f"U+{ord(character):04X}" for character in strange)
         raise EncodingError(f"A text of the result has characters outside ASCII ({listed}).")
     return plain
+
+
+def spelled_out(text: str) -> str:
+    """Return `text` in printable ASCII, with a question mark for what no rule spells out, and a word that says so.
+
+    For what must be told and may quote a header, as reasons do.
+    """
+    plain = "".join(sign if sign in "\n" or " " <= sign <= "}" else "?" for sign in text.translate(_TYPOGRAPHY))
+    return (
+        plain if plain.count("?") == text.count("?") else f"{plain} (? stands for a sign that can not be shown here.)"
+    )
 
 
 LONGEST = 64

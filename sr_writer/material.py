@@ -16,7 +16,10 @@ from study.errors import EncodingError
 from study.imaging import ModelIdentity, ResultSet
 
 Pixels = Callable[[int], NDArray[np.float32]]
-"""Gives the pixels of the source image of that index, float32 (rows, columns), in the modality's units (HU for CT)."""
+"""Gives the pixels of the source image of that index, float32 (rows, columns), in the modality's units (HU for CT).
+
+Those of MONOCHROME1 too are as they are: who draws them shows low values bright, after the window (PS3.3 C.11.6).
+"""
 
 
 @dataclass(frozen=True, eq=False)

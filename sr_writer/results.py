@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from pydicom.dataset import Dataset
 
-from sr_writer.checking.seg import check_seg
-from sr_writer.checking.sr import check_sr
+from sr_writer.checking.objects import Segmentations, checked, naming
+from sr_writer.checking.seg_set import check_set
 from sr_writer.context import ResultContext
-from sr_writer.files import save
 from sr_writer.material import Material, Pixels
+from sr_writer.picture.encapsulated_pdf import write_pdf
+from sr_writer.picture.secondary_capture import write_captures
+from sr_writer.rtstruct.writing import write_structure_sets
+from sr_writer.saving import saved
 from sr_writer.seg.writing import write_seg
-from sr_writer.sr.document import write_sr
+from sr_writer.sr.document import write_reports
 from study.entities import ResultObject
 from study.errors import EncodingError
 from study.forms import REPORTS, SEGMENTATIONS, Form, Variant, segmentation_of
@@ -23,9 +26,6 @@ from study.imaging import ModelIdentity, ResultSet
 
 STANDARD: Final = (Variant(Form.SEG), Variant(Form.SR, segmentation=Form.SEG))
 """What is made where nobody says what: a Segmentation, and a report with contours beside it."""
-
-Segmentations = Sequence[Dataset]
-"""The Segmentation of the same set, read back from its files: one object or several, or none."""
 
 
 def write_results(
@@ -69,9 +69,12 @@ def write_results(
         written[variant] = []
         for dataset in _WRITERS[variant.form](material, variant, beside):
             names[variant.form] += 1
-            result = _saved(variant, names[variant.form], dataset, folder)
-            written[variant].append(_CHECKS[variant.form](folder / result.path, sources, beside))
+            result = saved(variant, names[variant.form], dataset, folder)
+            written[variant].append(checked(variant.form, folder / result.path, sources, beside))
             results.append(result)
+        if variant.form in SEGMENTATIONS:
+            with naming(folder / f"{variant.form}.dcm"):
+                check_set(written[variant], material, variant)
     return results
 
 
@@ -97,63 +100,36 @@ def _beside(variant: Variant, written: Mapping[Variant, Segmentations]) -> Segme
 def _segmentation(material: Material, variant: Variant, _: Segmentations) -> list[Dataset]:
     if not material.has_voxels:
         return []
-    return [
-        write_seg(
-            material.result_set,
-            material.sources,
-            material.model,
-            material.context,
-            areas=material.areas,
-            variant=variant,
-        )
-    ]
+    return write_seg(
+        material.result_set,
+        material.sources,
+        material.model,
+        material.context,
+        areas=material.areas,
+        variant=variant,
+    )
 
 
 def _report(material: Material, variant: Variant, segmentations: Segmentations) -> list[Dataset]:
-    return [
-        write_sr(
-            material.result_set,
-            material.sources,
-            material.model,
-            material.context,
-            segmentation_is_written=bool(segmentations),
-            areas=material.areas,
-            variant=variant,
-        )
-    ]
+    return write_reports(
+        material.result_set,
+        material.sources,
+        material.model,
+        material.context,
+        segmentations,
+        areas=material.areas,
+        variant=variant,
+    )
 
 
-def _checked_segmentation(path: Path, sources: Sequence[Dataset], _: Segmentations) -> Dataset:
-    return check_seg(path, sources)
-
-
-def _checked_report(path: Path, sources: Sequence[Dataset], segmentations: Segmentations) -> Dataset:
-    return check_sr(path, sources, segmentations[0] if segmentations else None)
-
-
-_WRITERS: Final[Mapping[Form, Callable[[Material, Variant, Segmentations], Sequence[Dataset]]]] = {
+_WRITERS: Final[Mapping[Form, Callable[[Material, Variant, Segmentations], Iterable[Dataset]]]] = {
     Form.SEG: _segmentation,
+    Form.SEG_LABELMAP: _segmentation,
+    Form.RTSTRUCT: lambda material, variant, _: write_structure_sets(material, variant),
     Form.SR: _report,
+    Form.SR_SEGMENTS: _report,
+    Form.SR_COMPREHENSIVE: _report,
+    Form.SC: lambda material, variant, _: write_captures(material, variant),
+    Form.PDF: lambda material, variant, _: [write_pdf(material, variant)],
 }
 """What makes the objects of each form; none where the result has nothing that the form could show."""
-
-_CHECKS: Final[Mapping[Form, Callable[[Path, Sequence[Dataset], Segmentations], Dataset]]] = {
-    Form.SEG: _checked_segmentation,
-    Form.SR: _checked_report,
-}
-"""What reads an object of each form back from its file, and returns it if it keeps every rule."""
-
-
-def _saved(variant: Variant, number: int, dataset: Dataset, folder: Path) -> ResultObject:
-    path = folder / (f"{variant.form}.dcm" if number == 1 else f"{variant.form}-{number}.dcm")
-    digest, size = save(dataset, path)
-    return ResultObject(
-        form=variant.form.value,
-        variant=variant.key,
-        sop_class_uid=str(dataset.SOPClassUID),
-        sop_instance_uid=str(dataset.SOPInstanceUID),
-        series_instance_uid=str(dataset.SeriesInstanceUID),
-        path=path.name,
-        digest=digest,
-        size=size,
-    )

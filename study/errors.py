@@ -211,10 +211,26 @@ class RunnerDied(InferenceError):
 
 
 class EncodingError(HilumError):
-    """A result object could not be made, or is not what it should be."""
+    """A result object could not be made, or is not what it should be.
+
+    Parameters
+    ----------
+    reasons
+        Every rule that the object breaks, where it was checked.
+
+    Attributes
+    ----------
+    file
+        Name of the object's file, where it was written and then failed its check; "" otherwise.
+    """
 
     code = "EncodingError"
     default_words = "The result can not be encoded."
+
+    def __init__(self, words: str = "", numbers: Numbers | None = None, reasons: Sequence[Reason] = ()) -> None:
+        super().__init__(words, numbers)
+        self.reasons = tuple(reasons)
+        self.file = ""
 
 
 class MissingIdentity(EncodingError):

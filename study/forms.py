@@ -204,6 +204,11 @@ def notice(wish: Wish) -> Variant | None:
     return Variant(Form.REFUSAL, description_prefix=wish.description_prefix)
 
 
+def owes_notice(wishes: Iterable[Wish]) -> bool:
+    """Tell whether any destination wants to be told of what was not analysed."""
+    return any(Form.REFUSAL in wish.forms for wish in wishes)
+
+
 def all_variants(parcels: Iterable[Parcel]) -> tuple[Variant, ...]:
     """Return each variant that any of the parcels needs, once, Segmentations before what refers to them."""
     needed = {variant for parcel in parcels for variant in (*parcel.variants, *parcel.stand_by)}

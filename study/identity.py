@@ -8,6 +8,9 @@ from collections.abc import Iterable
 from study.errors import Reason
 from study.headers import InstanceHeader
 
+CONFLICTING = "ConflictingIdentity"
+"""Code of the refusal of a study that may mix two patients: nothing may be written in the name of either."""
+
 _ATTRIBUTES = {
     "PatientID": "patient_id",
     "IssuerOfPatientID": "issuer_of_patient_id",
@@ -31,7 +34,7 @@ def identity_conflicts(headers: Iterable[InstanceHeader]) -> tuple[Reason, ...]:
     counts = {keyword: max((len(values) for values in groups), default=0) for keyword, groups in seen.items()}
     return tuple(
         Reason(
-            "ConflictingIdentity",
+            CONFLICTING,
             f"The study holds {count} different values of {keyword}; it may mix two patients. Correct it at the "
             "archive and send it again.",
             {"attribute": keyword, "values": count},

@@ -23,6 +23,8 @@ class DeliveryState(StrEnum):
     PENDING = "PENDING"  # in the outbox; is tried until the peer takes it
     DELIVERED = "DELIVERED"  # the peer answered that it stored it, or it was proven
     KEPT_ASIDE = "KEPT_ASIDE"  # the peer will never take this object as it is; a person should look
+    STANDBY = "STANDBY"  # made in case the peer refuses another form; owed to nobody until then
+    REPLACED = "REPLACED"  # the peer refused its form, and is sent another one instead
 
 
 class StudyState(StrEnum):
@@ -57,7 +59,9 @@ _JOB_MOVES: dict[JobState, frozenset[JobState]] = {
 }
 
 _DELIVERY_MOVES: dict[DeliveryState, frozenset[DeliveryState]] = {
-    DeliveryState.PENDING: frozenset({DeliveryState.DELIVERED, DeliveryState.KEPT_ASIDE}),
+    DeliveryState.PENDING: frozenset({DeliveryState.DELIVERED, DeliveryState.KEPT_ASIDE, DeliveryState.REPLACED}),
+    DeliveryState.STANDBY: frozenset({DeliveryState.PENDING}),
+    DeliveryState.REPLACED: frozenset(),
     DeliveryState.DELIVERED: frozenset(),
     DeliveryState.KEPT_ASIDE: frozenset({DeliveryState.PENDING}),
 }
@@ -85,7 +89,8 @@ def study_state(
     jobs
         States of the newest job of each model.
     deliveries
-        States of the deliveries of those jobs' results.
+        States of the deliveries of those jobs' results; those of refusal reports are left out, since the study is
+        refused whoever was told.
     evaluated
         Whether a revision was closed at least once.
     """

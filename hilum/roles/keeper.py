@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -17,11 +17,14 @@ from db.durable import make_folders
 from db.engine import Database
 from db.filestore import FileStore
 from hilum.config import Settings
+from hilum.dispatching import outgoing, replacements, settled
+from hilum.notifying import Notifier, verified
 from hilum.processes import Child, Station, StopSignal, spawn
 from hilum.recovery import owner, release_what_died
 from hilum.wire import Answer, Request, endpoint
-from study.entities import Job, ResultObject
-from study.errors import DeadlineExceeded, HilumError, LeaseLost, NonconformantObject, RunnerDied
+from study.entities import Job
+from study.errors import DeadlineExceeded, HilumError, LeaseLost, RunnerDied
+from study.forms import Parcel, all_variants
 from study.states import JobState
 
 log = structlog.get_logger()
@@ -40,12 +43,14 @@ def run(station: Station) -> None:
     store = FileStore(station.settings.data_dir)
     release_what_died(database, store, "keeper")
     keeper = Keeper(station.settings, database, store, station.stop)
+    notifier = Notifier(station.settings, database, store, station.stop, owner(store, "keeper"))
     keeper.start_runner()
     station.announce({})
     try:
         while not station.stop.wait(_PAUSE_SECONDS):
             keeper.look_after_runner()
-            while not station.stop.is_set() and keeper.turn():
+            # Refusals in between: a backlog of analyses must not keep one from the radiologist for hours
+            while not station.stop.is_set() and (keeper.turn() | notifier.turn()):
                 pass
     finally:
         keeper.stop_runner()
@@ -119,8 +124,9 @@ class Keeper:
     def _keep(self, job: Job) -> None:
         log.info("job.started")
         try:
-            answer = self._ask(job)
-            self._commit(job, answer)
+            parcels = settled(self._database, self._settings, job)
+            answer = self._ask(job, parcels)
+            self._commit(job, answer, parcels)
         except LeaseLost:
             log.warning("job.lease_lost")
             self.stop_runner()
@@ -142,7 +148,7 @@ class Keeper:
             jobs.interrupt_job(uow, job.id, job.attempt)
             uow.commit()
 
-    def _ask(self, job: Job) -> Answer:
+    def _ask(self, job: Job, parcels: Sequence[Parcel]) -> Answer:
         """Give the job to the runner and wait for its answer, renewing the lease meanwhile.
 
         Raises
@@ -161,7 +167,7 @@ class Keeper:
         deadline = time.monotonic() + job.deadline_seconds
         heartbeat = time.monotonic() + _HEARTBEAT_SECONDS
         try:
-            _send_aside(line, self._request(job).to_bytes())
+            _send_aside(line, self._request(job, parcels).to_bytes())
             while not line.poll(_PAUSE_SECONDS):
                 if self._stop.is_set():
                     raise Interrupted
@@ -182,7 +188,7 @@ class Keeper:
         how = f"by signal {-status}" if status is not None and status < 0 else f"with status {status}"
         return f"The process that ran the model ended {how}."
 
-    def _request(self, job: Job) -> Request:
+    def _request(self, job: Job, parcels: Sequence[Parcel]) -> Request:
         with self._database.reading() as uow:
             instances = index.instances_of_job(uow, job.id)
         return Request(
@@ -198,6 +204,7 @@ class Keeper:
             folder=str(self._fresh_folder(job)),
             device_uid=self._identity.device_uid,
             serial=self._identity.serial,
+            variants=all_variants(parcels),
         )
 
     def _fresh_folder(self, job: Job) -> Path:
@@ -214,11 +221,11 @@ class Keeper:
             jobs.renew_lease(uow, job.id, job.attempt, self._owner, _LEASE_SECONDS)
             uow.commit()
 
-    def _commit(self, job: Job, answer: Answer) -> None:
+    def _commit(self, job: Job, answer: Answer, parcels: Sequence[Parcel]) -> None:
         if (answer.job_id, answer.attempt) != (job.id, job.attempt):
             raise RunnerDied("The runner answered for another job.")
         if answer.outcome == "done":
-            self._finish(job, answer)
+            self._finish(job, answer, parcels)
         elif answer.outcome == "refused":
             with self._database.writing() as uow:
                 jobs.refuse_job(uow, job.id, job.attempt, answer.reason, answer.details)
@@ -230,14 +237,10 @@ class Keeper:
                 uow.commit()
             log.warning("job.attempt_failed", code=answer.code, state=state)
 
-    def _finish(self, job: Job, answer: Answer) -> None:
-        results = tuple(self._verified(result, f"{job.id}-{job.attempt}") for result in answer.results)
-        deliveries = [
-            (peer.name, position, result)
-            for peer in self._settings.destinations
-            for position, result in enumerate(results)
-            if result.form in peer.results
-        ]
+    def _finish(self, job: Job, answer: Answer, parcels: Sequence[Parcel]) -> None:
+        folder = f"{job.id}-{job.attempt}"
+        results = tuple(verified(self._store, result, folder) for result in answer.results)
+        deliveries = [each for parcel in parcels if parcel.peer for each in outgoing(parcel, results)]
         # The ledger beside the files is written first: a rebuild may find a result that was never committed, and
         # drops it by job and attempt; the other way round it would lose one.
         self._store.append_manifest(
@@ -253,23 +256,13 @@ class Keeper:
                 "objects": [
                     {"sop_instance_uid": r.sop_instance_uid, "path": r.path, "digest": r.digest} for r in results
                 ],
-                "owed_to": [(peer, result.sop_instance_uid) for peer, _, result in deliveries],
+                "owed_to": [(each.peer, each.result.sop_instance_uid) for each in deliveries if not each.stand_by],
             },
         )
         with self._database.writing() as uow:
-            jobs.finish_job(uow, job.id, job.attempt, results, deliveries, answer.details)
+            jobs.finish_job(uow, job.id, job.attempt, results, deliveries, answer.details | replacements(parcels))
             uow.commit()
         log.info("job.done", results=len(results), deliveries=len(deliveries))
-
-    def _verified(self, result: ResultObject, folder: str) -> ResultObject:
-        """Return `result` once the file in the attempt's folder is proven to be the one that the runner described."""
-        path = (self._store.root / result.path).resolve()
-        if path.parent.name != folder or not path.is_relative_to(self._store.root.resolve()):
-            raise NonconformantObject(f"The {result.form.upper()} is not in the folder of its job.")
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        if digest != result.digest:
-            raise NonconformantObject(f"The {result.form.upper()} on disk is not the one that was written.")
-        return result
 
     def _fail(self, job: Job, error: HilumError) -> None:
         try:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import structlog
 
-from db import outbox
+from db import acceptance, outbox
 from db.engine import Database
 from db.filestore import FileStore
 from hilum.config import DeliverySettings, PeerSettings, Settings
@@ -18,9 +19,19 @@ from hilum.processes import Station, StopSignal
 from hilum.recovery import owner, release_what_died
 from scp.object_file import describe, offers_for
 from scp.query import prove_stored
+from scp.requesting import accepted_classes
 from scp.sender import Sender
 from study.entities import Delivery
-from study.errors import ArchiveError, AssociationRejected, DeliveryError, PeerUnreachable, Reason, StoreFailed
+from study.errors import (
+    ArchiveError,
+    AssociationRejected,
+    DeliveryError,
+    NoAcceptedContext,
+    PeerUnreachable,
+    Reason,
+    StoreFailed,
+)
+from study.forms import INSTEAD, SOP_CLASSES, Acceptance
 
 log = structlog.get_logger()
 
@@ -28,6 +39,7 @@ _PAUSE_SECONDS = 0.05
 _LEASE_SECONDS = 120.0
 _DUPLICATE = 0x0111
 _AT_ONCE = 32  # deliveries per association
+_ASK_AGAIN_SECONDS = 3600.0
 
 
 def run(station: Station) -> None:
@@ -56,6 +68,7 @@ class Courier:
         self, peer: PeerSettings, settings: Settings, database: Database, store: FileStore, stop: StopSignal
     ) -> None:
         self.name = peer.name
+        self._settings = peer
         self._peer = peer_of(peer)
         self._ae_title = settings.node.ae_title
         self._delivery = settings.delivery
@@ -63,6 +76,8 @@ class Courier:
         self._store = store
         self._stop = stop
         self._failures = 0
+        self._stored: set[str] = set()
+        self._asks_at = 0.0
         self._owner = f"{owner(store, 'sender')}/{peer.name}"
 
     def run(self) -> None:
@@ -70,11 +85,34 @@ class Courier:
         structlog.contextvars.bind_contextvars(peer=self.name)
         while not self._stop.wait(_PAUSE_SECONDS):
             try:
+                self._ask()
                 while not self._stop.is_set() and self.turn():
                     pass
             except Exception:  # the loop's edge: one object must not end the delivery of all others
                 log.exception("delivery.crashed")
                 self._stop.wait(self._delivery.retry_seconds)
+
+    def _ask(self) -> None:
+        """Find out which SOP Classes of those that are due to it the peer accepts: at the start, and every hour."""
+        if time.monotonic() < self._asks_at:
+            return
+        forms = {*self._settings.results, *(INSTEAD[form] for form in self._settings.results if form in INSTEAD)}
+        classes = {SOP_CLASSES[form] for form in forms}
+        try:
+            accepted = accepted_classes(self._peer, self._ae_title, sorted(classes))
+        except DeliveryError as error:
+            self._asks_at = time.monotonic() + self._delivery.retry_max_seconds
+            log.info("peer.not_asked", code=error.code)
+            return
+        self._asks_at = time.monotonic() + _ASK_AGAIN_SECONDS
+        self._learn({uid: Acceptance.ACCEPTED if uid in accepted else Acceptance.REFUSED for uid in classes})
+
+    def _learn(self, found: Mapping[str, Acceptance]) -> None:
+        with self._database.writing() as uow:
+            news = acceptance.learn(uow, self.name, self._settings.address, found)
+            uow.commit()
+        for uid, state in news.items():
+            log.info("peer.acceptance", sop_class=uid, state=state.value)
 
     def turn(self) -> bool:
         """Take what is due to the peer over one association; tell whether there was anything."""
@@ -92,7 +130,8 @@ class Courier:
         left = [delivery for delivery in due if self._is_readable(delivery)]
         if not left:
             return
-        offers = offers_for(describe(self._path(delivery)) for delivery in left)
+        files = [describe(self._path(delivery)) for delivery in left]
+        offers = offers_for(files, self._settings.transfer_syntax_uids)
         try:
             with Sender(self._peer, self._ae_title, offers) as sender:
                 while left:
@@ -133,6 +172,9 @@ class Courier:
         with self._database.writing() as uow:
             outbox.delivered(uow, delivery.id, self._owner, status)
             uow.commit()
+        if delivery.result.sop_class_uid not in self._stored:
+            self._stored.add(delivery.result.sop_class_uid)
+            self._learn({delivery.result.sop_class_uid: Acceptance.STORED})
         log.info("delivery.delivered", delivery=delivery.id, form=delivery.result.form, status=f"{status:04X}")
 
     def _store_at_peer(self, sender: Sender, delivery: Delivery) -> int:
@@ -159,6 +201,11 @@ class Courier:
         return self._store.root / delivery.result.path
 
     def _not_taken(self, delivery: Delivery, error: DeliveryError) -> None:
+        if isinstance(error, NoAcceptedContext):
+            self._stored.discard(delivery.result.sop_class_uid)
+            self._learn({delivery.result.sop_class_uid: Acceptance.REFUSED})
+            if self._falls_back(delivery, error):
+                return
         never = isinstance(error, StoreFailed) and error.permanent
         with self._database.writing() as uow:
             if never:
@@ -176,6 +223,15 @@ class Courier:
             words=error.words,
             kept_aside=never,
         )
+
+    def _falls_back(self, delivery: Delivery, error: NoAcceptedContext) -> bool:
+        """Send the forms on stand-by instead, where there are any; tell whether there were."""
+        with self._database.writing() as uow:
+            called = outbox.fall_back(uow, delivery.id, self._owner, error.reason, error.status)
+            uow.commit()
+        if called:
+            log.info("delivery.replaced", study=delivery.study_instance_uid, form=delivery.result.form, by=called)
+        return called > 0
 
     def _give_back(self, left: Sequence[Delivery]) -> None:
         """Free the leases of what was not tried; it follows when the first of its study has been taken."""

@@ -14,16 +14,16 @@ from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.tag import BaseTag
-from pydicom.uid import ExplicitVRLittleEndian
 
+from sr_writer.checking.texts import text_reasons, uid_reasons
 from sr_writer.codes import is_private, own_codes
+from sr_writer.files import TRANSFER_SYNTAXES
 from sr_writer.reading.content_tree import items_named
 from sr_writer.source.carrying import CharacterSet, element_bytes, items_of, tag_of
 from sr_writer.source.identity import CARRIED, TYPE_2
 from sr_writer.source.images import key_of, keys_of_reference
 from study.codes import PRIVATE_SCHEME
 from study.errors import GeometryMismatch, NonconformantObject, Reason
-from study.uids import is_uid
 
 GEOMETRY = "GeometryMismatch"
 _MOST_REASONS = 20
@@ -31,6 +31,12 @@ _MOST_REASONS = 20
 _TAKEN_OVER_TAGS = frozenset(map(tag_of, (*CARRIED, "ReferencedRequestSequence", "RequestAttributesSequence")))
 """Sequences whose references and codes are the source's, not ours."""
 
+_ORDER_NUMBERS = (
+    "AccessionNumber",
+    "PlacerOrderNumberImagingServiceRequest",
+    "FillerOrderNumberImagingServiceRequest",
+    "RequestedProcedureID",
+)
 _EQUIPMENT = ("Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions", "DeviceUID")
 
 
@@ -40,14 +46,14 @@ def read_back(path: Path) -> Dataset:
     Raises
     ------
     NonconformantObject
-        If it is no DICOM file in Explicit VR Little Endian, or another instance than its file meta says.
+        If it is no DICOM file in a transfer syntax of results, or another instance than its file meta says.
     """
     try:
         dataset = dcmread(path)
     except (InvalidDicomError, EOFError) as broken:
         raise NonconformantObject(f"{path.name} can not be read back.") from broken
-    if dataset.file_meta.get("TransferSyntaxUID") != ExplicitVRLittleEndian:
-        raise NonconformantObject(f"{path.name} is not in Explicit VR Little Endian.")
+    if dataset.file_meta.get("TransferSyntaxUID") not in TRANSFER_SYNTAXES:
+        raise NonconformantObject(f"{path.name} is neither in Explicit VR Little Endian nor in RLE Lossless.")
     same = dataset.file_meta.get("MediaStorageSOPInstanceUID") == dataset.get("SOPInstanceUID")
     if not same or dataset.file_meta.get("MediaStorageSOPClassUID") != dataset.get("SOPClassUID"):
         raise NonconformantObject(f"{path.name} holds another instance than its file meta says.")
@@ -75,16 +81,29 @@ def demand_none(reasons: Iterable[Reason]) -> None:
         "rules": ", ".join(sorted({reason.code for reason in found})),
     }
     if any(reason.code == GEOMETRY for reason in found):
-        raise GeometryMismatch(words, numbers)
-    raise NonconformantObject(words, numbers)
+        raise GeometryMismatch(words, numbers, found)
+    raise NonconformantObject(words, numbers, found)
 
 
-def common_reasons(result: Dataset, sources: Sequence[Dataset]) -> Iterator[Reason]:
-    """Yield what is wrong with the parts that every result has."""
+def common_reasons(
+    result: Dataset, sources: Sequence[Dataset], beside: Sequence[Dataset] = (), *, series_named: bool = True
+) -> Iterator[Reason]:
+    """Yield what is wrong with the parts that every result has.
+
+    Parameters
+    ----------
+    beside
+        Objects of the same set that it may refer to besides the source images.
+    series_named
+        Whether it has a place to name the source series; an Encapsulated PDF names instances alone.
+    """
+    yield from text_reasons(result, sources)  # first: what is read in any other way is decoded from then on
     yield from _identity(result, sources[0])
-    yield from _own_uids(result, sources)
+    yield from _request(result, sources[0])
+    yield from uid_reasons(result, sources, _TAKEN_OVER_TAGS)
     items = list(own_items(result))
-    yield from _references(items, sources)
+    yield from _own_uids(result, items, sources)
+    yield from _references(items, sources, beside, series_named=series_named)
     yield from _equipment(result)
     yield from _codes(items)
 
@@ -117,23 +136,48 @@ def canonical(dataset: Dataset, tag: BaseTag, character_set: CharacterSet = "iso
     ]
 
 
-def _own_uids(result: Dataset, sources: Sequence[Dataset]) -> Iterator[Reason]:
-    taken = {str(source.SOPInstanceUID) for source in sources}
-    taken |= {str(sources[0].SeriesInstanceUID), str(sources[0].StudyInstanceUID)}
-    own = [str(result.get(keyword, "")) for keyword in ("SOPInstanceUID", "SeriesInstanceUID")]
-    for uid in (*own, str(result.get("DeviceUID", ""))):
-        if not is_uid(uid):
-            yield Reason("UID", "A UID of the result is absent or no UID (PS3.5 9.1).")
-    if len(set(own)) < len(own) or taken & set(own):
+def _request(result: Dataset, source: Dataset) -> Iterator[Reason]:
+    """Demand that the order is the source's: taken over by images, repeated by reports (PS3.3 C.7.3.1, C.17.2)."""
+    asked, fulfilled = tag_of("RequestAttributesSequence"), tag_of("ReferencedRequestSequence")
+    if asked in result and canonical(result, asked) != canonical(source, asked):
+        yield Reason("Identity", "RequestAttributesSequence is not what the source has.")
+    said = [source, *items_of(source, asked)]
+    for item in items_of(result, fulfilled):
+        for tag in list(item.keys()):
+            value = canonical(item, tag)
+            if value and value not in [canonical(each, tag) for each in said]:
+                yield Reason("Identity", f"{keyword_for_tag(tag)} of a request is not what the source has.")
+    ordered = any(element_bytes(item, tag_of(each)).strip() for item in said[1:] for each in _ORDER_NUMBERS)
+    if ordered and asked not in result and fulfilled not in result:
+        yield Reason("Identity", "The source names an order, and the result does not.")
+
+
+def _own_uids(result: Dataset, items: Sequence[Dataset], sources: Sequence[Dataset]) -> Iterator[Reason]:
+    """Demand that each UID that was made for the result is there, and stands for one thing only."""
+    if not all(result.get(keyword) for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "DeviceUID")):
+        yield Reason("UID", "A UID of the result is absent.")
+    made = [{str(result.get(keyword, ""))} for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "DeviceUID")]
+    made += [
+        {str(item[keyword].value) for item in items if keyword in item}
+        for keyword in ("DimensionOrganizationUID", "TrackingUID")
+    ]
+    taken = {
+        str(source.get(keyword, ""))
+        for source in sources
+        for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
+    }
+    if sum(map(len, made)) > len(set().union(*made)) or taken & set().union(*made):
         yield Reason("UID", "A UID of the result is used twice, or is one of the source's.")
 
 
-def _references(items: Sequence[Dataset], sources: Sequence[Dataset]) -> Iterator[Reason]:
-    known = {str(source.SOPInstanceUID): str(source.SOPClassUID) for source in sources}
+def _references(
+    items: Sequence[Dataset], sources: Sequence[Dataset], beside: Sequence[Dataset], *, series_named: bool
+) -> Iterator[Reason]:
+    known = {str(source.SOPInstanceUID): str(source.SOPClassUID) for source in (*sources, *beside)}
     frames = set(map(key_of, sources))
     unknown = contradicting = frameless = 0
     for item in items:
-        if "ReferencedSOPInstanceUID" not in item:
+        if "ReferencedSOPInstanceUID" not in item or "RTReferencedSeriesSequence" in item:  # that one is a study
             continue
         sop_class = known.get(str(item.ReferencedSOPInstanceUID))
         unknown += sop_class is None
@@ -147,20 +191,23 @@ def _references(items: Sequence[Dataset], sources: Sequence[Dataset]) -> Iterato
     if frameless:
         yield Reason("Reference", f"{frameless} references name a frame that is no source image.")
     series = {str(item.SeriesInstanceUID) for item in items if "SeriesInstanceUID" in item}
-    if series - {str(sources[0].SeriesInstanceUID)}:
+    if series - {str(each.SeriesInstanceUID) for each in (sources[0], *beside)}:
         yield Reason("Reference", "A reference names another series than the source's.")
-    if not series:
+    if series_named and str(sources[0].SeriesInstanceUID) not in series:
         yield Reason("Reference", "The source series is not referenced.")
 
 
-def own_items(dataset: Dataset) -> Iterator[Dataset]:
-    """Yield every sequence item below `dataset` that is not taken over from the source."""
+def own_items(dataset: Dataset, met: set[int] | None = None) -> Iterator[Dataset]:
+    """Yield every sequence item below `dataset` that is not taken over from the source; one that frames share, once."""
+    met = set() if met is None else met
     for tag, element in list(dataset.items()):
         # Only sequences are decoded: a Segmentation has thousands of other elements
         if element.VR == "SQ" and tag not in _TAKEN_OVER_TAGS:
             for item in items_of(dataset, tag):
-                yield item
-                yield from own_items(item)
+                if id(item) not in met:
+                    met.add(id(item))
+                    yield item
+                    yield from own_items(item, met)
 
 
 def _equipment(result: Dataset) -> Iterator[Reason]:

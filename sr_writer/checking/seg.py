@@ -1,26 +1,50 @@
-"""What a Segmentation, read back from its file, must keep: the source's geometry frame by frame, sound segments."""
+"""What a Segmentation, read back from its file, must keep: the source's geometry frame by frame, sound segments.
+
+BINARY and LABELMAP objects keep the same rules, as far as they have the same parts. What the pixels must keep stands in
+`seg_pixels`, what the objects of one result must keep together in `seg_set`.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
-from pydicom.uid import SegmentationStorage
+from pydicom.sequence import Sequence as ItemSequence
 
 from sr_writer.checking.rules import GEOMETRY, common_reasons, demand_none, read_back
-from sr_writer.reading.content_tree import items_named
-from sr_writer.reading.segmentation import Mask, frame_mask, segment_number, source_key
+from sr_writer.checking.seg_pixels import pixel_reasons, size_reasons
+from sr_writer.reading.content_tree import code_of, items_named
+from sr_writer.reading.segmentation import (
+    FRAME_CONTENT,
+    LABELMAP,
+    dimension_index_values,
+    frames_of,
+    is_label_map,
+    segment_number,
+    segments_of,
+    source_key,
+)
+from sr_writer.source.carrying import set_element, tag_of
 from sr_writer.source.images import SourceKey, by_key
 from study.errors import Reason
+from study.forms import SOP_CLASSES, Form
 from study.uids import is_uid
 
 _TOLERANCE_MM = 1e-3
 _COSINE_TOLERANCE = 1e-3  # the source series itself may wobble by so much, and one orientation stands for all
 _SPACING_TOLERANCE = 1e-3  # of the spacing
+
+_TYPES: Final[Mapping[str, str]] = {
+    SOP_CLASSES[Form.SEG]: "BINARY",
+    SOP_CLASSES[Form.SEG_LABELMAP]: LABELMAP,
+}
+"""The Segmentation Type of each SOP Class."""
 
 _REQUIRED_OF_SEGMENT = (
     "SegmentLabel",
@@ -32,6 +56,7 @@ _REQUIRED_OF_SEGMENT = (
     "RecommendedDisplayCIELabValue",
     "TrackingID",
 )
+_BACKGROUND = ("125040", "DCM")
 
 
 def check_seg(path: Path, sources: Sequence[Dataset]) -> Dataset:
@@ -40,7 +65,7 @@ def check_seg(path: Path, sources: Sequence[Dataset]) -> Dataset:
     Parameters
     ----------
     sources
-        Headers of the source images.
+        Headers of the source images in slice order.
 
     Raises
     ------
@@ -56,32 +81,53 @@ def check_seg(path: Path, sources: Sequence[Dataset]) -> Dataset:
 
 def seg_reasons(segmentation: Dataset, sources: Sequence[Dataset]) -> Iterator[Reason]:
     """Yield everything that is wrong with a Segmentation."""
-    frames = items_named(segmentation, "PerFrameFunctionalGroupsSequence")
+    frames = frames_of(segmentation)
     whole = list(_form(segmentation, frames))
     yield from whole
-    yield from common_reasons(segmentation, sources)
+    yield from common_reasons(_condensed(segmentation, frames), sources)
     yield from _segments(segmentation)
-    yield from _frame_of_reference(segmentation, sources[0])
-    incomplete = sum(not _refers_to_one_image(frame) for frame in frames)
+    yield from _of_the_source(segmentation, sources[0])
+    incomplete = _refer_elsewhere(frames)
     if incomplete:
         yield Reason("Reference", f"{incomplete} frames do not refer to one source image at preserved locations.")
     if whole or incomplete:
         return
     yield from _planes(segmentation, frames, sources)
-    yield from _pixels(segmentation, frames)
+    yield from _dimensions(segmentation, frames)
+    yield from pixel_reasons(segmentation, frames, sources)
+
+
+def _condensed(segmentation: Dataset, frames: Sequence[Dataset]) -> Dataset:
+    """Return what a Segmentation says, each functional group of its frames once, and without their ranks.
+
+    Frames share most of what is said of them. Their ranks are looked at apart (`_dimensions`).
+    """
+    groups = {id(element): element for frame in frames for tag, element in frame.items() if tag != FRAME_CONTENT}
+    items = []
+    for element in groups.values():
+        items.append(Dataset())
+        set_element(items[-1], element)
+    condensed = Dataset()
+    condensed.update(segmentation)
+    # An element of its own: the other one is the Segmentation's
+    set_element(condensed, DataElement(tag_of("PerFrameFunctionalGroupsSequence"), "SQ", ItemSequence(items)))
+    condensed.file_meta = segmentation.file_meta
+    condensed.set_original_encoding(False, True, segmentation.original_character_set)
+    return condensed
 
 
 def _form(segmentation: Dataset, frames: Sequence[Dataset]) -> Iterator[Reason]:
+    kind = _TYPES.get(str(segmentation.get("SOPClassUID", "")))
+    if kind is None:
+        yield Reason("Form", "SOPClassUID is not that of a Segmentation.")
+        return
     expected = {
-        "SOPClassUID": SegmentationStorage,
         "Modality": "SEG",
-        "SegmentationType": "BINARY",
-        "BitsAllocated": 1,
-        "BitsStored": 1,
-        "HighBit": 0,
+        "SegmentationType": kind,
         "PixelRepresentation": 0,
         "SamplesPerPixel": 1,
         "PhotometricInterpretation": "MONOCHROME2",
+        "PixelPaddingValue": 0 if kind == LABELMAP else None,
     }
     for keyword, value in expected.items():
         if segmentation.get(keyword) != value:
@@ -89,15 +135,15 @@ def _form(segmentation: Dataset, frames: Sequence[Dataset]) -> Iterator[Reason]:
     count = int(segmentation.get("NumberOfFrames") or 0)
     if not count or count != len(frames):
         yield Reason("Form", f"Number of Frames is {count}, and {len(frames)} frames are described.")
-    pixels = count * int(segmentation.get("Rows") or 0) * int(segmentation.get("Columns") or 0)
-    size = len(segmentation.get("PixelData") or b"")
-    needed = -(-pixels // 8)
-    if size != needed + needed % 2:
-        yield Reason("Form", f"Pixel Data has {size} bytes, the frames need {needed + needed % 2}.")
+    shared = items_named(segmentation, "SharedFunctionalGroupsSequence")
+    identified = sum("SegmentIdentificationSequence" in groups for groups in (*frames, *shared))
+    if identified not in ((0,) if kind == LABELMAP else (1, len(frames))):
+        yield Reason("Form", f"{identified} of {len(frames)} frames name a segment.")
+    yield from size_reasons(segmentation, count)
 
 
 def _segments(segmentation: Dataset) -> Iterator[Reason]:
-    segments = items_named(segmentation, "SegmentSequence")
+    segments = segments_of(segmentation)
     numbers = [int(item.get("SegmentNumber") or 0) for item in segments]
     if not numbers or numbers != list(range(1, len(numbers) + 1)):
         yield Reason("Segment", "The segments are not numbered 1, 2, ... in order.")
@@ -108,16 +154,44 @@ def _segments(segmentation: Dataset) -> Iterator[Reason]:
     tracking = [str(item.get("TrackingUID", "")) for item in segments]
     if len(set(tracking)) < len(tracking) or not all(is_uid(uid) for uid in tracking):
         yield Reason("Segment", "The Tracking UIDs of the segments are not valid and distinct.")
+    if is_label_map(segmentation):
+        yield from _background(segmentation)
 
 
-def _frame_of_reference(segmentation: Dataset, first: Dataset) -> Iterator[Reason]:
+def _background(segmentation: Dataset) -> Iterator[Reason]:
+    """Demand that value 0 is described as background, and as the last one.
+
+    Viewers that count descriptions in place of reading Segment Numbers else show a segment as its neighbour.
+    """
+    last = (items_named(segmentation, "SegmentSequence") or (Dataset(),))[-1]
+    code = code_of(last, "SegmentedPropertyTypeCodeSequence")
+    if last.get("SegmentNumber") != 0 or code is None or (code.value, code.scheme) != _BACKGROUND:
+        yield Reason("Segment", "The background is not described, or not after all segments.")
+
+
+def _of_the_source(segmentation: Dataset, first: Dataset) -> Iterator[Reason]:
     if not segmentation.get("FrameOfReferenceUID") or segmentation.FrameOfReferenceUID != first.FrameOfReferenceUID:
         yield Reason(GEOMETRY, "The Frame of Reference is not that of the first source image.")
+    if segmentation.get("LossyImageCompression") != (first.get("LossyImageCompression") or "00"):
+        yield Reason("Form", "Lossy Image Compression is not that of the first source image.")
+
+
+def _refer_elsewhere(frames: Sequence[Dataset]) -> int:
+    """Return how many frames do not refer to one source image at preserved locations."""
+    known: dict[int, bool] = {}
+    wrong = 0
+    for frame in frames:
+        # Frames share the groups of their slice
+        group = id(frame.get_item("DerivationImageSequence"))
+        if group not in known:
+            known[group] = _refers_to_one_image(frame)
+        wrong += not known[group] or not frame.get("PlanePositionSequence")
+    return wrong
 
 
 def _refers_to_one_image(frame: Dataset) -> bool:
     derivations = items_named(frame, "DerivationImageSequence")
-    if len(derivations) != 1 or not frame.get("PlanePositionSequence"):
+    if len(derivations) != 1:
         return False
     images = items_named(derivations[0], "SourceImageSequence")
     return len(images) == 1 and images[0].get("SpatialLocationsPreserved") == "YES"
@@ -129,15 +203,19 @@ def _planes(segmentation: Dataset, frames: Sequence[Dataset], sources: Sequence[
     shared = segmentation.SharedFunctionalGroupsSequence[0]
     off: Counter[str] = Counter()
     seen: Counter[tuple[int, SourceKey]] = Counter()
+    compared: dict[tuple[int, ...], list[str]] = {}
     nowhere = 0
     for frame in frames:
         key = source_key(frame)
-        seen[segment_number(segmentation, frame), key] += 1
+        seen[0 if is_label_map(segmentation) else segment_number(segmentation, frame), key] += 1
         source = known.get(key)
         if source is None:
             nowhere += 1
-        else:
-            off.update(_differences(segmentation, shared, frame, source))
+            continue
+        groups = (id(source), *(id(frame.get_item(group)) for group in _PLANE_GROUPS if group in frame))
+        if groups not in compared:
+            compared[groups] = list(_differences(segmentation, shared, frame, source))
+        off.update(compared[groups])
     for what, count in off.items():
         yield Reason(GEOMETRY, f"{what} of {count} frames is not that of the source image.", {"frames": count})
     if nowhere:
@@ -145,6 +223,9 @@ def _planes(segmentation: Dataset, frames: Sequence[Dataset], sources: Sequence[
     if max(seen.values()) > 1:
         yield Reason("Reference", "Two frames show the same segment on the same image.")
     yield from _spacing(shared, sources)
+
+
+_PLANE_GROUPS = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
 
 
 def _spacing(shared: Dataset, sources: Sequence[Dataset]) -> Iterator[Reason]:
@@ -186,23 +267,16 @@ def _close(one: NDArray[np.float64], other: NDArray[np.float64], tolerance: floa
     return one.shape == other.shape and bool(np.abs(one - other).max(initial=0.0) <= tolerance)
 
 
-def _pixels(segmentation: Dataset, frames: Sequence[Dataset]) -> Iterator[Reason]:
-    """Every frame shows something, every segment has a frame, and no frame shows a segment that is not there."""
-    rows, columns = int(segmentation.Rows), int(segmentation.Columns)
-    empty = overlapping = 0
-    covered: dict[SourceKey, Mask] = {}
-    for index, frame in enumerate(frames):
-        mask = frame_mask(segmentation.PixelData, index, rows, columns)
-        earlier = covered.setdefault(source_key(frame), np.zeros_like(mask))
-        empty += not mask.any()
-        overlapping += bool((earlier & mask).any())
-        earlier |= mask
-    if empty:
-        yield Reason("Pixels", f"{empty} frames are empty.", {"frames": empty})
-    said = segmentation.get("SegmentsOverlap")
-    if said != ("YES" if overlapping else "NO"):
-        yield Reason("Pixels", f"Segments Overlap is {said}, and {overlapping} frames overlap others.")
-    shown = {segment_number(segmentation, frame) for frame in frames}
-    described = {int(item.get("SegmentNumber") or 0) for item in items_named(segmentation, "SegmentSequence")}
-    if shown != described:
-        yield Reason("Segment", "The frames do not show exactly the segments that are described.")
+def _dimensions(segmentation: Dataset, frames: Sequence[Dataset]) -> Iterator[Reason]:
+    """Demand that the index values of a frame are its segment, where it has one, and the rank of its slice."""
+    ranks: dict[int, SourceKey] = {}
+    wrong = 0
+    for frame in frames:
+        *segments, rank = dimension_index_values(frame) or [0]
+        expected = [] if is_label_map(segmentation) else [segment_number(segmentation, frame)]
+        key = source_key(frame)
+        wrong += ranks.setdefault(rank, key) != key or segments != expected
+    if wrong:
+        yield Reason("Dimension", f"Dimension Index Values of {wrong} frames are not their segment and slice.")
+    if sorted(ranks) != list(range(1, len(ranks) + 1)) or len(set(ranks.values())) < len(ranks):
+        yield Reason("Dimension", "Dimension Index Values do not count the slices 1, 2, ....")

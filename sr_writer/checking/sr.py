@@ -1,38 +1,41 @@
-"""What a report, read back from its file, must keep: the shape of its tree, sound numbers, contours on real images."""
+"""What a report, read back from its file, must keep: the shape of its tree, images that are real, words that agree."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.uid import Comprehensive3DSRStorage
+from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage
 
 from sr_writer import codes
 from sr_writer.checking.rules import common_reasons, demand_none, read_back
+from sr_writer.checking.sr_groups import DECISIONS, group_words, segment_words, statement_words, tie_reasons
 from sr_writer.reading.content_tree import children, code_of, descendants, is_named, items_named, text_of
-from sr_writer.reading.report import Contour, contour_of, keys_of_image
-from sr_writer.reading.segmentation import segment_number, source_key
+from sr_writer.reading.report import (
+    groups_of,
+    is_of_words,
+    keys_of_image,
+    segment_of,
+    sentences_of,
+    statements_of,
+)
 from sr_writer.source.images import SourceKey, by_key
-from study.codes import CERTAINTY_OF_FINDING, PERCENT, VOLUME, Code
 from study.errors import Reason
-from study.uids import is_uid
 
-_DECISIONS = (codes.DETECTED, codes.NOT_DETECTED, codes.ASSESSED)
-_FEWEST_POINTS = 4  # a closed triangle
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 
 
-def check_sr(path: Path, sources: Sequence[Dataset], segmentation: Dataset | None = None) -> Dataset:
+def check_sr(path: Path, sources: Sequence[Dataset], segmentations: Sequence[Dataset] = ()) -> Dataset:
     """Return the report in a file, which keeps every rule.
 
     Parameters
     ----------
     sources
         Headers of the source images.
-    segmentation
-        The Segmentation of the same result, read back from its file, where there is one.
+    segmentations
+        The objects of the Segmentation of the same result, read back from their files, where there is one.
 
     Raises
     ------
@@ -40,55 +43,71 @@ def check_sr(path: Path, sources: Sequence[Dataset], segmentation: Dataset | Non
         If a rule is broken; the words tell all that are.
     """
     document = read_back(path)
-    demand_none(sr_reasons(document, sources, segmentation))
+    demand_none(sr_reasons(document, sources, segmentations))
     return document
 
 
-def sr_reasons(document: Dataset, sources: Sequence[Dataset], segmentation: Dataset | None) -> Iterator[Reason]:
+def sr_reasons(
+    document: Dataset, sources: Sequence[Dataset], segmentations: Sequence[Dataset] = ()
+) -> Iterator[Reason]:
     """Yield everything that is wrong with a report."""
+    groups, statements = groups_of(document), statements_of(document)
+    referenced = {segment[0] for group in groups if (segment := segment_of(group)) is not None}
+    beside = [each for each in segmentations if str(each.SOPInstanceUID) in referenced]
     yield from _form(document)
-    yield from common_reasons(document, sources)
-    yield from _evidence(document)
-    container = next(children(document, codes.IMAGING_MEASUREMENTS), Dataset())
-    evaluations = next(children(document, codes.QUALITATIVE_EVALUATIONS), Dataset())
-    groups = list(children(container, codes.MEASUREMENT_GROUP))
-    statements = list(children(evaluations, value_type="CODE"))
+    yield from common_reasons(document, sources, beside)
+    yield from evidence_reasons(document)
     if not groups and not statements:
         yield Reason(
             "Tree", "The report has neither a measurement group nor a statement of what was found or measured."
         )
-    yield from _images(document, sources)
-    yield from _library(document, (*groups, *statements))
+    yield from _images(document, sources, referenced)
+    if is_of_words(document):
+        yield from _words(document)
+    else:
+        yield from _library(document, (*groups, *statements), referenced)
     tracking = [text_of(item, codes.TRACKING_UNIQUE_IDENTIFIER) for item in (*groups, *statements)]
     if len(set(tracking)) < len(tracking):
         yield Reason("Tracking", "Two measurement groups or statements have the same Tracking UID.")
     known = by_key(sources)
     for number, group in enumerate(groups, 1):
-        for words in _group(group, known):
+        for words in (*group_words(group, known), *segment_words(group, sources[0], segmentations)):
             yield Reason("Group", f"Measurement group {number}: {words}")
     for number, statement in enumerate(statements, 1):
-        for words in _statement(statement):
+        for words in statement_words(statement):
             yield Reason("Statement", f"Statement {number}: {words}")
-    if segmentation is not None:
-        yield from _ties(groups, segmentation)
+    yield from tie_reasons(groups, segmentations)
 
 
 def _form(document: Dataset) -> Iterator[Reason]:
+    yield from document_reasons(document, (Comprehensive3DSRStorage, ComprehensiveSRStorage))
+    template = (items_named(document, "ContentTemplateSequence") or (Dataset(),))[0].get("TemplateIdentifier")
+    if not is_of_words(document):
+        if not is_named(document, codes.IMAGING_MEASUREMENT_REPORT):
+            yield Reason("Tree", "The root is not an Imaging Measurement Report (126000, DCM).")
+        if template != "1500":
+            yield Reason("Tree", "The root's template is not TID 1500.")
+
+
+def document_reasons(document: Dataset, classes: Sequence[str]) -> Iterator[Reason]:
+    """Yield what is wrong with the parts that every document of ours has.
+
+    Parameters
+    ----------
+    classes
+        SOP Classes that it may be of.
+    """
     expected = {
-        "SOPClassUID": Comprehensive3DSRStorage,
         "Modality": "SR",
         "CompletionFlag": "COMPLETE",
         "VerificationFlag": "UNVERIFIED",
         "ValueType": "CONTAINER",
     }
+    if document.get("SOPClassUID") not in classes:
+        yield Reason("Form", "SOPClassUID is not that of such a report.")
     for keyword, value in expected.items():
         if document.get(keyword) != value:
             yield Reason("Form", f"{keyword} is not {value}.")
-    if not is_named(document, codes.IMAGING_MEASUREMENT_REPORT):
-        yield Reason("Tree", "The root is not an Imaging Measurement Report (126000, DCM).")
-    templates = items_named(document, "ContentTemplateSequence") or (Dataset(),)
-    if templates[0].get("TemplateIdentifier") != "1500":
-        yield Reason("Tree", "The root's template is not TID 1500.")
     if next(children(document, codes.PROCEDURE_REPORTED), None) is None:
         yield Reason("Tree", "The procedure reported is absent.")
     observer = next(children(document, codes.DEVICE_OBSERVER_UID), Dataset())
@@ -96,8 +115,8 @@ def _form(document: Dataset) -> Iterator[Reason]:
         yield Reason("Equipment", "The observer is not the device that made the report.")
 
 
-def _evidence(document: Dataset) -> Iterator[Reason]:
-    """Every instance that the tree refers to is listed as evidence, once (PS3.3 C.17.2.3)."""
+def evidence_reasons(document: Dataset) -> Iterator[Reason]:
+    """Yield what is wrong with the evidence: every instance that the tree refers to is listed, once (C.17.2.3)."""
     listed = [
         str(item.ReferencedSOPInstanceUID)
         for study in items_named(document, "CurrentRequestedProcedureEvidenceSequence")
@@ -115,124 +134,50 @@ def _referenced(item: Dataset) -> set[SourceKey]:
     return {key for below in descendants(item) for key in keys_of_image(below)}
 
 
-def _images(document: Dataset, sources: Sequence[Dataset]) -> Iterator[Reason]:
-    strange = _referenced(document) - set(by_key(sources))
+def _images(document: Dataset, sources: Sequence[Dataset], segmentations: Collection[str]) -> Iterator[Reason]:
+    strange = {key for key in _referenced(document) if key[0] not in segmentations} - set(by_key(sources))
     if strange:
         yield Reason("Reference", f"{len(strange)} images of the report are no source images, or no frames of one.")
 
 
-def _library(document: Dataset, referring: Sequence[Dataset]) -> Iterator[Reason]:
+def _library(document: Dataset, referring: Sequence[Dataset], segmentations: Collection[str]) -> Iterator[Reason]:
     libraries = list(children(document, codes.IMAGE_LIBRARY))
     grouped = [group for library in libraries for group in children(library, codes.IMAGE_LIBRARY_GROUP)]
     images = {key for group in grouped for key in _referenced(group)}
     if len(libraries) != 1 or not images:
         yield Reason("Tree", "There is not one Image Library with entries in a group.")
-    if {key for item in referring for key in _referenced(item)} - images:
+    shown = {key for item in referring for key in _referenced(item) if key[0] not in segmentations}
+    if shown - images:
         yield Reason("Reference", "Contours or statements are about images that the Image Library lacks.")
 
 
-def _subject(item: Dataset, required: Sequence[Code]) -> Iterator[str]:
-    """Yield what a measurement group or a statement lacks to say what it is about."""
-    if not is_uid(text_of(item, codes.TRACKING_UNIQUE_IDENTIFIER)) or not text_of(item, codes.TRACKING_IDENTIFIER):
-        yield "Tracking Identifier or Tracking Unique Identifier is absent."
-    for name in required:
-        if code_of(next(children(item, name), Dataset()), "ConceptCodeSequence") is None:
-            yield f"{name.meaning} is absent."
+def _words(document: Dataset) -> Iterator[Reason]:
+    """Demand that a report of words has no region, and that each sentence says what the codes below it say."""
+    if any(item.get("ValueType") in ("SCOORD", "SCOORD3D") for item in descendants(document)) or groups_of(document):
+        yield Reason("Tree", "A report of words has a measurement group or a region, which viewers do not show.")
+    if not text_of(document, codes.SUMMARY):
+        yield Reason("Tree", "A report of words has no summary.")
+    for number, item in enumerate(sentences_of(document), 1):
+        statements = list(children(item, value_type="CODE"))
+        if len(statements) != 1:
+            yield Reason("Statement", f"Sentence {number} has not one coded statement below it.")
+        for statement in statements:
+            if not _agree(str(item.get("TextValue", "")), statement):
+                yield Reason("Statement", f"Sentence {number} does not say what the codes below it say.")
 
 
-def _group(group: Dataset, known: Mapping[SourceKey, Dataset]) -> Iterator[str]:
-    yield from _subject(group, (codes.FINDING, codes.FINDING_SITE))
-    regions = list(children(group, codes.IMAGE_REGION, "SCOORD"))
-    template = (items_named(group, "ContentTemplateSequence") or (Dataset(),))[0].get("TemplateIdentifier")
-    if template != ("1411" if regions else "1501"):
-        yield f"it is marked as TID {template}."
-    for item in children(group, value_type="NUM"):
-        yield from _number(item)
-        if is_named(item, VOLUME) and template == "1410":
-            yield "a volume stands in a planar group (TID 1410)."
-    for region in regions:
-        yield from _region(region, known)
-    if regions and not _key_image_first([contour_of(region) for region in regions]):
-        yield "the first contour is not the largest of its slice."
-
-
-def _statement(statement: Dataset) -> Iterator[str]:
-    """Yield what is wrong with a statement outside of the groups: what it is about, what it says, its numbers."""
-    yield from _subject(statement, (codes.FINDING,))
-    numbers = list(children(statement, value_type="NUM"))
-    certainties = [item for item in numbers if is_named(item, CERTAINTY_OF_FINDING)]
-    said = code_of(statement, "ConceptCodeSequence")
-    if is_named(statement, codes.DETECTION):
-        if said not in _DECISIONS:
-            yield "it says neither that something was detected, nor that it was not, nor that this is left open."
-    elif not is_named(statement, codes.MEASURED) or len(numbers) == len(certainties):
-        yield "it is neither about a detection nor about a number."
-    if len(certainties) > 1 or (said == codes.ASSESSED and not certainties):
-        yield "it has not one certainty."
-    for item in numbers:
-        yield from _number(item)
-    for item in certainties:
-        yield from _certainty(item)
-
-
-def _certainty(item: Dataset) -> Iterator[str]:
-    for measured in items_named(item, "MeasuredValueSequence"):
-        value = measured.get("NumericValue")
-        if value is not None and not 0 <= float(value) <= 100:
-            yield "a certainty is not from 0 to 100."
-        if code_of(measured, "MeasurementUnitsCodeSequence") != PERCENT:
-            yield "a certainty is not in percent."
-
-
-def _number(item: Dataset) -> Iterator[str]:
-    measured = items_named(item, "MeasuredValueSequence")
-    if len(measured) != 1:
-        yield "a number has no value."
-        return
-    value = measured[0].get("NumericValue")  # 0 is a number like any other, and false
-    if value is None or not math.isfinite(float(value)):
-        yield "a number is not finite."
-    unit = code_of(measured[0], "MeasurementUnitsCodeSequence")
-    if unit is None or unit.scheme != "UCUM":
-        yield "a number has no unit in UCUM."
-
-
-def _region(region: Dataset, known: Mapping[SourceKey, Dataset]) -> Iterator[str]:
-    contour = contour_of(region)
-    source = known.get(contour.image)
-    if source is None:
-        yield "a contour is on no source image."
-        return
-    points = contour.points
-    if region.get("GraphicType") != "POLYLINE" or len(points) < _FEWEST_POINTS or (points[0] != points[-1]).any():
-        yield "a contour is no closed polyline."
-    if points.min() < 0 or (points > (source.Columns, source.Rows)).any():
-        yield "a contour leaves its image."
-
-
-def _key_image_first(contours: Sequence[Contour]) -> bool:
-    """Tell whether the first contour is the largest on its own image: viewers jump to the first one."""
-    same_image = [contour for contour in contours if contour.image == contours[0].image]
-    return _area(contours[0]) >= max(_area(contour) for contour in same_image) - 1.0
-
-
-def _area(contour: Contour) -> float:
-    """Return the area inside an outline [pixels]."""
-    columns, rows = contour.points[:, 0], contour.points[:, 1]
-    return abs(float(np.dot(columns[:-1], rows[1:]) - np.dot(columns[1:], rows[:-1]))) / 2
-
-
-def _ties(groups: Sequence[Dataset], segmentation: Dataset) -> Iterator[Reason]:
-    """Demand that a group that tracks what a segment tracks has its name, and contours on its slices only."""
-    slices: dict[int, set[SourceKey]] = {}
-    for frame in segmentation.PerFrameFunctionalGroupsSequence:
-        slices.setdefault(segment_number(segmentation, frame), set()).add(source_key(frame))
-    by_tracking = {str(item.TrackingUID): item for item in segmentation.SegmentSequence}
-    for group in groups:
-        segment = by_tracking.get(text_of(group, codes.TRACKING_UNIQUE_IDENTIFIER))
-        if segment is None:
-            continue
-        if text_of(group, codes.TRACKING_IDENTIFIER) != segment.TrackingID:
-            yield Reason("Tracking", "A group and a segment of the same Tracking UID have different identifiers.")
-        if not _referenced(group) <= slices.get(int(segment.SegmentNumber), set()):
-            yield Reason("Tracking", "Contours of a segment are on slices where the Segmentation does not have it.")
+def _agree(sentence: str, statement: Dataset) -> bool:
+    """Tell whether a sentence names what a statement tracks, its decision, and each of its numbers."""
+    label = text_of(statement, codes.TRACKING_IDENTIFIER)
+    said = sentence.removeprefix(f"{label}: ")
+    if said == sentence:
+        return False
+    decision = code_of(statement, "ConceptCodeSequence")
+    if is_named(statement, codes.DETECTION) and not said.startswith(DECISIONS.get(decision, "?")):
+        return False
+    told = {float(number) for number in _NUMBER.findall(said)}
+    return all(
+        float(measured.get("NumericValue") or 0) in told
+        for item in children(statement, value_type="NUM")
+        for measured in items_named(item, "MeasuredValueSequence")
+    )

@@ -72,6 +72,8 @@ class ReportedFinding:
         Those of the key image first.
     images
         The images that a statement is about; none where it is about all.
+    segment
+        The segment that is its region, where the report refers to it: SOP Instance UID and segment number.
     """
 
     label: str
@@ -84,6 +86,7 @@ class ReportedFinding:
     remarks: tuple[str, ...]
     contours: tuple[Contour, ...] = ()
     images: tuple[SourceKey, ...] = ()
+    segment: tuple[str, int] | None = None
 
     @property
     def certainty(self) -> float | None:
@@ -94,13 +97,20 @@ class ReportedFinding:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """A report as plain values."""
+    """A report as plain values.
+
+    Parameters
+    ----------
+    sentences
+        What a report of words says of its findings, one for each; none in a measurement report.
+    """
 
     model_name: str
     model_version: str
     series_description: str
     findings: tuple[ReportedFinding, ...]
     limits: tuple[str, ...]
+    sentences: tuple[str, ...] = ()
 
 
 def read_report(path: Path) -> Report:
@@ -109,22 +119,52 @@ def read_report(path: Path) -> Report:
     Raises
     ------
     NonconformantObject
-        If it is no measurement report.
+        If it is no report of a result.
     """
     document = dcmread(path)
-    if not is_named(document, codes.IMAGING_MEASUREMENT_REPORT):
-        raise NonconformantObject("The file is no measurement report.")
+    if not is_named(document, codes.IMAGING_MEASUREMENT_REPORT) and not is_of_words(document):
+        raise NonconformantObject("The file is no report of a result.")
     name, version = model_of(document)
-    measurements = next(children(document, codes.IMAGING_MEASUREMENTS), Dataset())
-    evaluations = next(children(document, codes.QUALITATIVE_EVALUATIONS), Dataset())
-    about = [*children(measurements, codes.MEASUREMENT_GROUP), *children(evaluations, value_type="CODE")]
     return Report(
         model_name=name,
         model_version=version,
         series_description=str(document.get("SeriesDescription", "")),
-        findings=tuple(_finding(item) for item in about),
-        limits=tuple(str(item.TextValue) for item in children(evaluations, value_type="TEXT")),
+        findings=tuple(_finding(item) for item in (*groups_of(document), *statements_of(document))),
+        limits=tuple(str(item.TextValue) for item in children(_evaluations(document), codes.COMMENT, "TEXT")),
+        sentences=tuple(str(item.TextValue) for item in sentences_of(document)),
     )
+
+
+def is_of_words(document: Dataset) -> bool:
+    """Tell whether a report says everything in words: it has no region."""
+    return is_named(document, codes.ALGORITHM_RESULT)
+
+
+def groups_of(document: Dataset) -> list[Dataset]:
+    """Return the measurement groups of a report."""
+    container = next(children(document, codes.IMAGING_MEASUREMENTS), Dataset())
+    return list(children(container, codes.MEASUREMENT_GROUP))
+
+
+def sentences_of(document: Dataset) -> list[Dataset]:
+    """Return the items of a report of words that say something of a finding."""
+    if not is_of_words(document):
+        return []
+    return [item for name in (codes.DETECTION, codes.MEASURED) for item in children(document, name, "TEXT")]
+
+
+def statements_of(document: Dataset) -> list[Dataset]:
+    """Return the codes of all that is said outside of measurement groups."""
+    if is_of_words(document):
+        return [code for item in sentences_of(document) for code in children(item, value_type="CODE")]
+    return list(children(_evaluations(document), value_type="CODE"))
+
+
+def _evaluations(document: Dataset) -> Dataset:
+    """Return what the statements and limits stand in."""
+    if is_of_words(document):
+        return document
+    return next(children(document, codes.QUALITATIVE_EVALUATIONS), Dataset())
 
 
 def _finding(group: Dataset) -> ReportedFinding:
@@ -140,8 +180,19 @@ def _finding(group: Dataset) -> ReportedFinding:
         measurements=tuple(_row(item) for item in children(group, value_type="NUM")),
         remarks=tuple(str(item.TextValue) for item in children(group, codes.COMMENT)),
         contours=tuple(contour_of(item) for item in children(group, codes.IMAGE_REGION, "SCOORD")),
-        images=tuple(key for item in children(group, value_type="IMAGE") for key in keys_of_image(item)),
+        images=tuple(key for item in children(group, codes.SOURCE, "IMAGE") for key in keys_of_image(item)),
+        segment=segment_of(group),
     )
+
+
+def segment_of(group: Dataset) -> tuple[str, int] | None:
+    """Return the segment that a measurement group refers to, where it refers to one: SOP Instance UID and number."""
+    for item in children(group, codes.REFERENCED_SEGMENT, "IMAGE"):
+        for reference in items_named(item, "ReferencedSOPSequence"):
+            numbers = reference.get("ReferencedSegmentNumber")
+            if isinstance(numbers, int):
+                return str(reference.get("ReferencedSOPInstanceUID", "")), numbers
+    return None
 
 
 def _detected(group: Dataset) -> bool | None:

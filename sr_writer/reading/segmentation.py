@@ -1,21 +1,35 @@
-"""Read our own Segmentations back from their files, as plain values."""
+"""Read our own Segmentations back from their files: frame by frame, or as plain values."""
 
 from __future__ import annotations
 
+import re
+import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.tag import BaseTag
+from pydicom.uid import RLELossless
 
-from sr_writer.reading.content_tree import model_of
+from sr_writer.reading.content_tree import items_named, model_of
+from sr_writer.source.carrying import tag_of
 from sr_writer.source.images import SourceKey, keys_of_reference
 
 Mask = NDArray[np.bool_]
+Bits = NDArray[np.uint8]
+Numbers = NDArray[np.uint8] | NDArray[np.uint16]
+
+LABELMAP = "LABELMAP"
+FRAME_CONTENT = tag_of("FrameContentSequence")
+_ENCODED_INDEX_VALUES = re.compile(rb"\xfe\xff\x00\xe0.{4}\x20\x00\x57\x91UL.{2}", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -30,20 +44,41 @@ class SegmentInFile:
 
 
 @dataclass(frozen=True, eq=False)
+class FrameInFile:
+    """Where one segment is on one source image.
+
+    Parameters
+    ----------
+    bits
+        Packed, eight pixels to a byte, the first in the least significant bit: there may be thousands of frames.
+    """
+
+    number: int
+    image: SourceKey
+    bits: Bits
+    shape: tuple[int, int]
+
+    @property
+    def mask(self) -> Mask:
+        """Return bool (rows, columns)."""
+        return unpacked(self.bits, self.shape)
+
+
+@dataclass(frozen=True, eq=False)
 class SegmentationInFile:
     """A Segmentation as plain values.
 
     Parameters
     ----------
-    frames
-        For each frame its segment number, its source image, and bool (rows, columns).
+    segments
+        Without the background of a label map.
     """
 
     model_name: str
     model_version: str
     series_description: str
     segments: tuple[SegmentInFile, ...]
-    frames: tuple[tuple[int, SourceKey, Mask], ...]
+    frames: tuple[FrameInFile, ...]
 
     def label_map(self, sources: Sequence[SourceKey]) -> NDArray[np.uint16]:
         """Return uint16 (slices, rows, columns) of segment numbers, one slice for each source image given.
@@ -51,29 +86,28 @@ class SegmentationInFile:
         Where segments overlap, the smaller one is seen.
         """
         where = {key: index for index, key in enumerate(sources)}
-        values = np.zeros((len(where), *self.frames[0][2].shape), dtype=np.uint16)
+        values = np.zeros((len(where), *self.frames[0].shape), dtype=np.uint16)
         sizes: Counter[int] = Counter()
-        for number, _, mask in self.frames:
-            sizes[number] += int(np.count_nonzero(mask))
-        for number, key, mask in sorted(self.frames, key=lambda frame: -sizes[frame[0]]):
-            values[where[key]][mask] = number
+        for frame in self.frames:
+            sizes[frame.number] += int(np.bitwise_count(frame.bits).sum())
+        for frame in sorted(self.frames, key=lambda frame: -sizes[frame.number]):
+            values[where[frame.image]][frame.mask] = frame.number
         return values
 
     def mask(self, number: int, sources: Sequence[SourceKey]) -> Mask:
         """Return bool (slices, rows, columns), where one segment is, one slice for each source image given."""
         where = {key: index for index, key in enumerate(sources)}
-        found = np.zeros((len(where), *self.frames[0][2].shape), dtype=np.bool_)
-        for shown, key, mask in self.frames:
-            if shown == number:
-                found[where[key]] = mask
+        found = np.zeros((len(where), *self.frames[0].shape), dtype=np.bool_)
+        for frame in self.frames:
+            if frame.number == number:
+                found[where[frame.image]] = frame.mask
         return found
 
 
 def read_segmentation(path: Path) -> SegmentationInFile:
-    """Return what a BINARY Segmentation file holds, decoded."""
+    """Return what a BINARY or LABELMAP Segmentation file holds, decoded."""
     segmentation = dcmread(path)
     name, version = model_of(segmentation)
-    frames = segmentation.PerFrameFunctionalGroupsSequence
     return SegmentationInFile(
         model_name=name,
         model_version=version,
@@ -86,17 +120,71 @@ def read_segmentation(path: Path) -> SegmentationInFile:
                 tracking_uid=str(item.get("TrackingUID", "")),
                 cielab=tuple(item.RecommendedDisplayCIELabValue),
             )
-            for item in segmentation.SegmentSequence
+            for item in segments_of(segmentation)
         ),
-        frames=tuple(
-            (
-                segment_number(segmentation, frame),
-                source_key(frame),
-                frame_mask(segmentation.PixelData, index, int(segmentation.Rows), int(segmentation.Columns)),
-            )
-            for index, frame in enumerate(frames)
-        ),
+        frames=tuple(regions_of(segmentation)),
     )
+
+
+def is_label_map(segmentation: Dataset) -> bool:
+    """Tell whether the pixels of a Segmentation are segment numbers."""
+    return bool(segmentation.get("SegmentationType") == LABELMAP)
+
+
+def segments_of(segmentation: Dataset) -> Sequence[Dataset]:
+    """Return what describes the segments, without the background of a label map, which is value 0."""
+    described = items_named(segmentation, "SegmentSequence")
+    if not is_label_map(segmentation):
+        return described
+    return [item for item in described if item.get("SegmentNumber") != segmentation.get("PixelPaddingValue")]
+
+
+def regions_of(segmentation: Dataset) -> Iterator[FrameInFile]:
+    """Yield where each segment is on each source image that has it."""
+    shape = (int(segmentation.Rows), int(segmentation.Columns))
+    frames = frames_of(segmentation)
+    if is_label_map(segmentation):
+        for frame, numbers in zip(frames, number_frames(segmentation), strict=True):
+            for number in values_in(numbers):
+                bits = np.packbits(numbers == number, bitorder="little")
+                yield FrameInFile(number, source_key(frame), bits, shape)
+        return
+    pixels = segmentation.PixelData
+    for index, frame in enumerate(frames):
+        bits = frame_bits(pixels, index, shape[0] * shape[1])
+        yield FrameInFile(segment_number(segmentation, frame), source_key(frame), bits, shape)
+
+
+def images_of_segments(segmentation: Dataset) -> dict[int, set[SourceKey]]:
+    """Return the source images that each segment is on, by its number."""
+    found: dict[int, set[SourceKey]] = {int(item.SegmentNumber): set() for item in segments_of(segmentation)}
+    frames = frames_of(segmentation)
+    if is_label_map(segmentation):
+        for frame, numbers in zip(frames, number_frames(segmentation), strict=True):
+            for number in values_in(numbers):
+                found.setdefault(number, set()).add(source_key(frame))
+    else:
+        for frame in frames:
+            found.setdefault(segment_number(segmentation, frame), set()).add(source_key(frame))
+    return found
+
+
+def frames_of(segmentation: Dataset) -> Sequence[Dataset]:
+    """Return what is said of each frame; functional groups that are equal in the file are one object, decoded once.
+
+    There are thousands of frames, which show some hundred segments on some hundred slices.
+    """
+    frames = items_named(segmentation, "PerFrameFunctionalGroupsSequence")
+    decoded: dict[tuple[BaseTag, bytes], DataElement] = {}
+    for frame in frames:
+        for tag in list(frame.keys()):
+            element: DataElement | RawDataElement = frame.get_item(tag)
+            if isinstance(element, RawDataElement) and tag != FRAME_CONTENT:
+                key = (tag, bytes(element.value or b""))
+                if key not in decoded:
+                    decoded[key] = frame[tag]
+                frame[tag] = decoded[key]
+    return frames
 
 
 def segment_number(segmentation: Dataset, frame: Dataset) -> int:
@@ -105,19 +193,64 @@ def segment_number(segmentation: Dataset, frame: Dataset) -> int:
     return int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
 
 
+def dimension_index_values(frame: Dataset) -> list[int]:
+    """Return the Dimension Index Values of a frame; none where it has none."""
+    element: DataElement | RawDataElement | None = frame.get_item(FRAME_CONTENT) if FRAME_CONTENT in frame else None
+    if isinstance(element, RawDataElement) and element.value:
+        # Every frame has its own, most often alone in its item: not worth an item of pydicom's
+        head = _ENCODED_INDEX_VALUES.match(element.value)
+        if head and struct.unpack_from("<H", element.value, 14)[0] == len(element.value) - head.end():
+            return [value for (value,) in struct.iter_unpack("<I", element.value[head.end() :])]
+    values = (items_named(frame, "FrameContentSequence") or (Dataset(),))[0].get("DimensionIndexValues")
+    return [values] if isinstance(values, int) else list(values or ())
+
+
 def source_key(frame: Dataset) -> SourceKey:
     """Return the first source image of a frame, and the frame of it."""
     return next(keys_of_reference(frame.DerivationImageSequence[0].SourceImageSequence[0]))
 
 
 def frame_mask(pixel_data: bytes, index: int, rows: int, columns: int) -> Mask:
-    """Return bool (rows, columns), one frame of single-bit pixels.
+    """Return bool (rows, columns), one frame of single-bit pixels."""
+    return unpacked(frame_bits(pixel_data, index, rows * columns), (rows, columns))
 
-    Frames follow each other without padding, so one may begin within a byte (PS3.5 8.1.1).
+
+def frame_bits(pixel_data: bytes, index: int, pixels: int) -> Bits:
+    """Return one frame of single-bit pixels, packed: its first pixel is the least significant bit of the first byte.
+
+    Frames follow each other without padding, so one may begin within a byte (PS3.5 8.1.1). What is left of the last
+    byte is zero.
     """
-    first = index * rows * columns
-    last = first + rows * columns
+    first = index * pixels
+    last = first + pixels
     packed = np.frombuffer(pixel_data, dtype=np.uint8, count=-(-last // 8) - first // 8, offset=first // 8)
-    bits = np.unpackbits(packed, bitorder="little")[first % 8 : first % 8 + rows * columns]
-    mask: Mask = bits.reshape(rows, columns).astype(bool)
-    return mask
+    if first % 8 == 0 and pixels % 8 == 0:
+        return packed
+    bits = np.unpackbits(packed, bitorder="little")[first % 8 : first % 8 + pixels]
+    return np.packbits(bits, bitorder="little")
+
+
+def unpacked(bits: Bits, shape: tuple[int, int]) -> Mask:
+    """Return bool (rows, columns) of packed pixels."""
+    plain = np.unpackbits(bits, count=shape[0] * shape[1], bitorder="little")
+    return plain.reshape(shape).view(np.bool_)
+
+
+def number_frames(segmentation: Dataset) -> Iterator[Numbers]:
+    """Yield each frame of a label map: (rows, columns) of segment numbers."""
+    shape = (int(segmentation.Rows), int(segmentation.Columns))
+    if segmentation.file_meta.TransferSyntaxUID == RLELossless:
+        for frame, _ in get_decoder(RLELossless).iter_array(segmentation, raw=True):
+            yield cast(Numbers, frame)
+        return
+    dtype = np.dtype("u1") if segmentation.BitsAllocated == 8 else np.dtype("<u2")
+    size = shape[0] * shape[1]
+    for index in range(int(segmentation.NumberOfFrames)):
+        offset = index * size * dtype.itemsize
+        frame = np.frombuffer(segmentation.PixelData, dtype=dtype, count=size, offset=offset)
+        yield cast(Numbers, frame.reshape(shape))
+
+
+def values_in(numbers: Numbers) -> list[int]:
+    """Return the segment numbers in a frame of a label map, without the background."""
+    return [int(number) for number in np.flatnonzero(np.bincount(numbers.ravel())) if number]

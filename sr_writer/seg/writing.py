@@ -1,34 +1,72 @@
-"""Write a label map as a DICOM Segmentation (PS3.3 A.51): BINARY, on the grid of its source images."""
+"""Write a label map as DICOM Segmentations (PS3.3 A.51): BINARY or LABELMAP, on the grid of their source images.
+
+highdicom makes each object on a small plane in which every segment occurs once: modules, segments, shared functional
+groups. The frames, which are what takes time, are put in afterwards: their functional groups by `sr_writer.seg.frames`,
+their pixels by `sr_writer.seg.pixels`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 import numpy as np
-from highdicom import AlgorithmIdentificationSequence
-from highdicom.color import CIELabColor
-from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
-from pydicom.dataset import Dataset
+from highdicom.seg import Segmentation, SegmentationTypeValues
+from pydicom.charset import convert_encodings, default_encoding
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence as ItemSequence
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
-from sr_writer.codes import LONGEST, ascii_text, code_item, concept, identify_private_schemes, long_string
+from sr_writer.codes import identify_private_schemes, long_string
 from sr_writer.context import ResultContext
-from sr_writer.equipment import DIGEST, add_contributing_equipment, set_equipment, set_times
+from sr_writer.equipment import add_contributing_equipment, set_equipment, set_times
 from sr_writer.region.areas import Areas, areas_by_slice, overlap, present_segments
+from sr_writer.seg.describing import content_description, segment_descriptions
+from sr_writer.seg.frames import Frame, PlacesOfSlices, binary_frames, label_map_frames, references, set_frames
+from sr_writer.seg.parts import Part, binary_parts, label_map_parts
+from sr_writer.seg.pixels import bit_frames, label_frames, native, run_length_encoded, segments_overlap
+from sr_writer.source.carrying import set_element, tag_of
 from sr_writer.source.grid import demand_grid, slice_step
 from sr_writer.source.identity import demand_identity, set_identity, set_request_attributes
-from sr_writer.source.stand_ins import planes, put_real_planes
-from study.codes import ANATOMICAL_STRUCTURE, TISSUE
+from sr_writer.source.stand_ins import plane
 from study.errors import EncodingError
 from study.forms import Form, Variant
-from study.imaging import Finding, LabelMap, Labels, ModelIdentity, ResultSet, Segment
+from study.imaging import LabelMap, ModelIdentity, ResultSet
 
 BINARY = Variant(Form.SEG)
 
-_ANATOMY = frozenset({ANATOMICAL_STRUCTURE.value, TISSUE.value})
-"""Categories of what has a place in the body by itself, and a side if it is one of two (CID 7150)."""
+_UNDEFINED = 0xFFFFFFFF
+_BACKGROUND = 0
+"""The pixel value of a label map that is no segment."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Making:
+    """All that the objects of one variant have in common."""
+
+    result_set: ResultSet
+    label_map: LabelMap
+    sources: Sequence[Dataset]
+    model: ModelIdentity
+    context: ResultContext
+    variant: Variant
+
+    @property
+    def is_label_map(self) -> bool:
+        return self.variant.form is Form.SEG_LABELMAP
+
+    @cached_property
+    def slices(self) -> PlacesOfSlices:
+        """Return what frames say of their slices."""
+        return PlacesOfSlices(self.sources)
+
+    @cached_property
+    def references(self) -> tuple[RawDataElement, RawDataElement]:
+        """Return the references to all source images, which every object has."""
+        return references(self.sources)
 
 
 def write_seg(
@@ -39,11 +77,14 @@ def write_seg(
     *,
     areas: Areas | None = None,
     variant: Variant = BINARY,
-) -> Dataset:
-    """Return the label map as a BINARY Segmentation, ready to be saved.
+) -> list[Dataset]:
+    """Return the label map as Segmentations of one series, ready to be saved: one object, as a rule.
 
-    Empty frames and segments without a voxel are left out; the others are numbered from 1. Every frame has the plane of
-    the source image that it refers to.
+    Segments without a voxel are left out; the others are numbered from 1 in each object. Every frame has the plane of
+    the source image that it refers to. A BINARY object has a frame for each segment on each slice that has it. A
+    LABELMAP object has one for every slice from the first with a voxel to the last; where segments overlap, each layer
+    has objects of its own. No object has more frames than the variant allows; a segment is cut only where it alone has
+    more, and says so.
 
     Parameters
     ----------
@@ -68,124 +109,140 @@ def write_seg(
         raise EncodingError("There is no label map to write a Segmentation of.")
     demand_identity(sources[0], allow_empty_patient_id=context.allow_empty_patient_id)
     demand_grid(label_map, sources)
-    segments = present_segments(label_map, areas_by_slice(label_map) if areas is None else areas)
+    areas = areas_by_slice(label_map) if areas is None else areas
+    making = _Making(result_set, label_map, sources, model, context, variant)
+    return [_object(making, part) for part in _parts(making, areas)]
+
+
+def _parts(making: _Making, areas: Areas) -> list[Part]:
+    segments = present_segments(making.label_map, areas)
     if not segments:
         raise EncodingError("The label map has no voxel, so there is no Segmentation to write.")
-    step = slice_step(label_map)
-    segmentation = Segmentation(
-        source_images=planes(sources, len(label_map.layers), step),
-        pixel_array=_renumbered(label_map, segments),
-        segmentation_type=SegmentationTypeValues.BINARY,
-        segment_descriptions=[
-            _description(number, segment, result_set, model, context) for number, segment in enumerate(segments, 1)
-        ],
+    most = making.variant.most_frames
+    if not making.is_label_map:
+        return binary_parts(making.label_map, segments, areas, most)
+    overlapping = overlap(making.label_map)
+    return label_map_parts(making.label_map, segments, areas, most, overlapping=overlapping)
+
+
+def _object(making: _Making, part: Part) -> Dataset:
+    """Return one Segmentation object."""
+    model, context, source = making.model, making.context, making.sources[0]
+    segmentation = _without_frames(making, part)
+    frames = label_map_frames(part) if making.is_label_map else binary_frames(part)
+    identify_private_schemes(segmentation)
+    set_frames(segmentation, frames, making.slices)
+    segmentation.Rows, segmentation.Columns = making.label_map.values.shape[1:]
+    for element in making.references:
+        set_element(segmentation, element)
+    _set_spacing(segmentation, making.label_map, frames)
+    _set_dimension_uid(segmentation, _uid(making, "dimensions", part))
+    set_equipment(segmentation, model)
+    add_contributing_equipment(segmentation, model)
+    set_times(segmentation, context, source)
+    _set_pixels(segmentation, making, part, frames)
+    set_identity(segmentation, source, allow_empty_patient_id=context.allow_empty_patient_id)
+    set_request_attributes(segmentation, source)
+    _keep_what_is_encoded(segmentation)
+    return segmentation
+
+
+def _without_frames(making: _Making, part: Part) -> Dataset:
+    """Return what highdicom makes of one row of pixels with each segment of an object once."""
+    model, context, variant = making.model, making.context, making.variant
+    numbers = np.arange(1, len(part.pieces) + 1, dtype=np.uint16)
+    made = Segmentation(
+        source_images=[plane(making.sources[0], len(numbers), slice_step(making.label_map))],
+        pixel_array=numbers.reshape(1, 1, -1),
+        segmentation_type=SegmentationTypeValues.LABELMAP if making.is_label_map else SegmentationTypeValues.BINARY,
+        segment_descriptions=segment_descriptions(part, making.result_set, model, context),
         series_instance_uid=context.uid(model, "series", variant),
         series_number=context.series_number(variant.form),
-        sop_instance_uid=context.uid(model, "instance", variant),
-        instance_number=1,
+        sop_instance_uid=_uid(making, "instance", part),
+        instance_number=part.number,
         manufacturer=long_string(model.manufacturer),
         manufacturer_model_name=long_string(model.name),
         software_versions=long_string(model.version),
         device_serial_number=long_string(model.serial),
         content_label="SEGMENTATION",
-        content_description=long_string(f"{model.name} {model.version}"[:LONGEST]),
+        content_description=content_description(part, model),
         transfer_syntax_uid=ExplicitVRLittleEndian,
         omit_empty_frames=True,
         series_description=context.series_description(model, "segmentation", variant),
     )
-    segmentation.ContentCreatorName = ""  # Type 2: nobody in person (PS3.3 10.9)
-    put_real_planes(segmentation, sources, len(label_map.layers))
-    segmentation.SegmentsOverlap = "YES" if overlap(label_map) else "NO"
-    _set_spacing(segmentation, None if label_map.offsets else step)
-    _set_dimension_uid(segmentation, context.uid(model, "dimensions", variant))
-    set_equipment(segmentation, model)
-    add_contributing_equipment(segmentation, model)
-    set_times(segmentation, context, sources[0])
-    identify_private_schemes(segmentation)
-    set_identity(segmentation, sources[0], allow_empty_patient_id=context.allow_empty_patient_id)
-    set_request_attributes(segmentation, sources[0])
+    made.ContentCreatorName = ""  # Type 2: nobody in person (PS3.3 10.9)
+    # Its tables of frames are those of the stand-in, so it goes on as plain elements
+    segmentation = Dataset()
+    segmentation.update(made)
     return segmentation
 
 
-def tracking_of(segment: Segment, findings: Sequence[Finding]) -> tuple[str, str]:
-    """Return (key, Tracking ID) of a segment: those of the finding about it alone, where there is one."""
-    for finding in findings:
-        if finding.segment_values == (segment.value,):
-            return finding.key, finding.label
-    return f"segment-{segment.value}", segment.label
+def _keep_what_is_encoded(segmentation: Dataset) -> None:
+    """Let pydicom write raw elements as they stand: it decodes them where it does not know how they are encoded."""
+    declares = "SpecificCharacterSet" in segmentation
+    character_set = convert_encodings(segmentation.SpecificCharacterSet) if declares else default_encoding
+    segmentation.set_original_encoding(False, True, character_set)
 
 
-def _renumbered(label_map: LabelMap, segments: Sequence[Segment]) -> Labels:
-    """Return (layers x slices, rows, columns): the layers one after the other, with the values 1..N of the SEG."""
-    numbers = {segment.value: number for number, segment in enumerate(segments, 1)}
-    as_they_are = all(value == number for value, number in numbers.items())
-    layers = [layer if as_they_are else _mapped(layer, numbers) for layer in label_map.layers]
-    return layers[0] if len(layers) == 1 else cast(Labels, np.concatenate(layers))
+def _uid(making: _Making, role: str, part: Part) -> str:
+    """Return a UID of one object of the series."""
+    numbered = role if part.number == 1 else f"{role}:{part.number}"
+    return making.context.uid(making.model, numbered, making.variant)
 
 
-def _mapped(layer: Labels, numbers: dict[int, int]) -> Labels:
-    table = np.zeros(int(np.iinfo(layer.dtype).max) + 1, dtype=layer.dtype)
-    for value, number in numbers.items():
-        if value < len(table):
-            table[value] = number
-    return table[layer]
-
-
-def _description(
-    number: int, segment: Segment, result_set: ResultSet, model: ModelIdentity, context: ResultContext
-) -> SegmentDescription:
-    key, identifier = tracking_of(segment, result_set.findings)
-    description = SegmentDescription(
-        segment_number=number,
-        segment_label=long_string(segment.label),
-        segmented_property_category=concept(segment.category),
-        segmented_property_type=concept(segment.property_type),
-        algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=AlgorithmIdentificationSequence(
-            name=long_string(model.name),
-            family=concept(context.algorithm_family),
-            version=long_string(model.version),
-            source=long_string(model.manufacturer),
-            parameters={DIGEST: model.digest},
-        ),
-        tracking_uid=context.tracking_uid(model, key),
-        tracking_id=ascii_text(identifier),
-        display_color=CIELabColor.from_rgb(*segment.rgb),
-        anatomic_regions=None if segment.region is None else [concept(segment.region)],
-    )
-    if segment.laterality is not None:
-        _set_laterality(description, segment, code_item(segment.laterality))
-    return description
-
-
-def _set_laterality(description: SegmentDescription, segment: Segment, laterality: Dataset) -> None:
-    """Modify by a side what has one (PS3.3 C.8.20.4), which highdicom's description has no argument for.
-
-    A kidney has a side. A tumour has none, but the lung that it is in has: where a region is given, the side of what is
-    no anatomy itself is the region's.
-    """
-    if segment.region is None or segment.category.value in _ANATOMY:
-        property_type = description.SegmentedPropertyTypeCodeSequence[0]
-        property_type.SegmentedPropertyTypeModifierCodeSequence = ItemSequence([laterality])
+def _set_pixels(segmentation: Dataset, making: _Making, part: Part, frames: Sequence[Frame]) -> None:
+    if not making.is_label_map:
+        segmentation.SegmentsOverlap = "YES" if segments_overlap(making.label_map, part) else "NO"
+        _set_pixel_data(segmentation, "OB", bit_frames(making.label_map, part, frames))
+        return
+    _put_background_last(segmentation)
+    set_element(segmentation, DataElement(tag_of("PixelPaddingValue"), "US", _BACKGROUND))
+    planes = label_frames(making.label_map, part, frames)
+    if making.variant.compressed:
+        _set_pixel_data(segmentation, "OB", run_length_encoded(planes), encapsulated=True)
+        segmentation.file_meta = FileMetaDataset()
+        segmentation.file_meta.TransferSyntaxUID = RLELossless
     else:
-        description.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = ItemSequence([laterality])
+        _set_pixel_data(segmentation, "OB" if segmentation.BitsAllocated == 8 else "OW", native(planes))
 
 
-def _set_spacing(segmentation: Dataset, spacing: float | None) -> None:
-    """Say how far apart the slices of the whole grid are [mm], not those of the frames that are left; None if unevenly.
+def _set_pixel_data(segmentation: Dataset, vr: str, content: bytes | bytearray, *, encapsulated: bool = False) -> None:
+    length = _UNDEFINED if encapsulated else len(content)
+    value = cast(bytes, content)  # what reads like bytes is not copied to be some
+    set_element(segmentation, RawDataElement(tag_of("PixelData"), vr, length, value, 0, False, True))
 
-    highdicom saw made-up planes, and speaks of theirs.
+
+def _put_background_last(segmentation: Dataset) -> None:
+    """Describe the background, value 0, after all segments; highdicom describes it before them.
+
+    The standard wants each pixel value described, in any order (PS3.3 C.8.20.2.3.3). Viewers that count descriptions
+    from 1 in place of reading the Segment Number then still give each segment its own name and colour.
+    """
+    background, *segments = segmentation.SegmentSequence
+    segmentation.SegmentSequence = ItemSequence([*segments, background])
+
+
+def _set_spacing(segmentation: Dataset, label_map: LabelMap, frames: Sequence[Frame]) -> None:
+    """Say how far apart the slices of the whole grid are [mm], not those of the frames that are left.
+
+    Unevenly spaced slices have no such distance. Frames that differ by their place alone, without a gap, are a volume
+    (PS3.3 C.7.6.17.3).
     """
     measures = segmentation.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
-    if spacing is None:
+    if label_map.offsets:
         measures.pop("SpacingBetweenSlices", None)
-        segmentation.pop("DimensionOrganizationType", None)
-    else:
-        measures.SpacingBetweenSlices = f"{spacing:.10g}"
+        return
+    measures.SpacingBetweenSlices = f"{slice_step(label_map):.10g}"
+    steps = set(np.diff([frame.index for frame in frames]).tolist())
+    if steps == {-1} and len({frame.segment_number for frame in frames}) == 1:
+        segmentation.DimensionOrganizationType = "3D"
 
 
 def _set_dimension_uid(segmentation: Dataset, uid: str) -> None:
-    """Replace highdicom's random Dimension Organization UID: the same inputs give the same bytes."""
+    """Replace highdicom's random Dimension Organization UID: the same inputs give the same bytes.
+
+    Each object has its own: each counts its own frames.
+    """
     segmentation.DimensionOrganizationSequence[0].DimensionOrganizationUID = uid
     for dimension in segmentation.DimensionIndexSequence:
         dimension.DimensionOrganizationUID = uid

@@ -1,15 +1,16 @@
 """Carry data elements from a source header into a result with their bytes as they are.
 
 Text is never decoded on the way: a name in a character set that the header declares wrongly, or not at all, arrives as
-it left. So the elements that are made here are raw ones; saving writes them as they are, while reading one through
-pydicom's attributes decodes it, which is why nobody reads them between the making and the saving.
+it left. So the elements that are made here are raw ones; saving writes them as they are (`keep_as_encoded`), while
+reading one through pydicom's attributes decodes it, which is why nobody reads them between the making and the saving.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 
-from pydicom.charset import default_encoding
+from pydicom.charset import convert_encodings, default_encoding
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
@@ -35,6 +36,22 @@ def carry(source: Dataset, keywords: Iterable[str], into: Dataset) -> None:
         tag = tag_of(keyword)
         if tag in source:
             set_element(into, carried_element(source, tag))
+    keep_as_encoded(into)
+
+
+def keep_as_encoded(dataset: Dataset) -> None:
+    """Make pydicom write the raw elements of `dataset` itself as they stand, in Explicit VR Little Endian.
+
+    Unless a data set is said to be encoded already as it will be, in its character set too, pydicom decodes raw
+    elements and encodes them anew. In an item that declares no character set it decodes them as Latin-1, and then
+    encodes what comes of that in the character set of the whole.
+    """
+    tag = tag_of("SpecificCharacterSet")
+    declared = dataset[tag].value if tag in dataset else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an unknown character set is the source's; pydicom must compare equal, no more
+        encodings = convert_encodings(declared) if declared else default_encoding
+    dataset.set_original_encoding(False, True, encodings)
 
 
 def set_element(dataset: Dataset, element: DataElement | RawDataElement) -> None:
@@ -69,6 +86,7 @@ def carried_item(item: Dataset, character_set: CharacterSet = default_encoding) 
     for tag in list(item.keys()):
         if not tag.is_private and tag.element != 0 and _has_one_vr(tag):
             set_element(copied, carried_element(item, tag, character_set))
+    keep_as_encoded(copied)
     return copied
 
 

@@ -51,6 +51,7 @@ CARRIED = (
     "OtherPatientNames",
     "OtherPatientIDsSequence",
     "EthnicGroup",
+    "EthnicGroupCodeSequence",
     "PatientComments",
     "PatientSpeciesDescription",
     "PatientSpeciesCodeSequence",
@@ -58,6 +59,11 @@ CARRIED = (
     "PatientBreedCodeSequence",
     "BreedRegistrationSequence",
     "StrainDescription",
+    "StrainNomenclature",
+    "StrainStockSequence",
+    "StrainAdditionalInformation",
+    "StrainCodeSequence",
+    "GeneticModificationsSequence",
     "ResponsiblePerson",
     "ResponsiblePersonRole",
     "ResponsibleOrganization",
@@ -67,22 +73,36 @@ CARRIED = (
     # Clinical Trial Subject and Study Modules (PS3.3 C.7.1.3, C.7.2.3)
     "ClinicalTrialSponsorName",
     "ClinicalTrialProtocolID",
+    "IssuerOfClinicalTrialProtocolID",
+    "OtherClinicalTrialProtocolIDsSequence",
     "ClinicalTrialProtocolName",
     "ClinicalTrialSiteID",
+    "IssuerOfClinicalTrialSiteID",
     "ClinicalTrialSiteName",
     "ClinicalTrialSubjectID",
+    "IssuerOfClinicalTrialSubjectID",
     "ClinicalTrialSubjectReadingID",
+    "IssuerOfClinicalTrialSubjectReadingID",
     "ClinicalTrialProtocolEthicsCommitteeName",
     "ClinicalTrialProtocolEthicsCommitteeApprovalNumber",
     "ClinicalTrialTimePointID",
+    "IssuerOfClinicalTrialTimePointID",
     "ClinicalTrialTimePointDescription",
+    "ClinicalTrialTimePointTypeCodeSequence",
+    "LongitudinalTemporalOffsetFromEvent",
+    "LongitudinalTemporalEventType",
+    "ConsentForClinicalTrialUseSequence",
     # General Study Module (PS3.3 C.7.2.1)
     "StudyDescription",
     "IssuerOfAccessionNumberSequence",
     "ReferringPhysicianIdentificationSequence",
     "ConsultingPhysicianName",
+    "ConsultingPhysicianIdentificationSequence",
     "PhysiciansOfRecord",
+    "PhysiciansOfRecordIdentificationSequence",
     "NameOfPhysiciansReadingStudy",
+    "PhysiciansReadingStudyIdentificationSequence",
+    "RequestingService",
     "RequestingServiceCodeSequence",
     "ReferencedStudySequence",
     "ProcedureCodeSequence",
@@ -92,7 +112,11 @@ CARRIED = (
     "AdmittingDiagnosesCodeSequence",
     "PatientAge",
     "PatientSize",
+    "PatientSizeCodeSequence",
     "PatientWeight",
+    "PatientBodyMassIndex",
+    "MeasuredAPDimension",
+    "MeasuredLateralDimension",
     "MedicalAlerts",
     "Allergies",
     "SmokingStatus",
@@ -101,6 +125,8 @@ CARRIED = (
     "PatientState",
     "Occupation",
     "AdditionalPatientHistory",
+    "ReasonForVisit",
+    "ReasonForVisitCodeSequence",
     "AdmissionID",
     "IssuerOfAdmissionIDSequence",
     "ServiceEpisodeID",
@@ -210,15 +236,29 @@ def _is_code(item: Dataset) -> bool:
 
 
 def _request(source: Dataset, item: Dataset) -> Dataset:
-    """Return one request: what `item` says, and where it says nothing, what the top level of the source says."""
+    """Return one request: what `item` says, and where it says nothing, what the top level of the source says.
+
+    An item in a character set of its own keeps it; then only what reads the same in every set is filled in.
+    """
     request = Dataset()
     for keyword in _REQUEST_TYPE_2:
         empty = ItemSequence() if keyword.endswith("Sequence") else ""
         setattr(request, keyword, empty)
     own = carried_item(item, _character_set(source))
+    carry(own, ("SpecificCharacterSet",), request)
+    apart = "SpecificCharacterSet" in own
     for keyword in _REQUEST_KEYWORDS:
-        carry(own if _has_value(own, keyword) else source, (keyword,), request)
+        if _has_value(own, keyword):
+            carry(own, (keyword,), request)
+        elif not apart or _is_plain(source, keyword):
+            carry(source, (keyword,), request)
     return request
+
+
+def _is_plain(source: Dataset, keyword: str) -> bool:
+    """Tell whether an element reads the same in every character set; a sequence may not."""
+    value = b"" if keyword.endswith("Sequence") else element_bytes(source, tag_of(keyword))
+    return value.isascii() and b"\x1b" not in value
 
 
 def _has_value(dataset: Dataset, keyword: str) -> bool:

@@ -1,72 +1,74 @@
-"""Write findings as a Structured Report: Comprehensive 3D SR, Measurement Report (PS3.16 TID 1500)."""
+"""Write findings as Structured Reports: as measurements (PS3.16 TID 1500), and in words what has no region.
+
+What a viewer shows decides the form. In OHIF 3.12.10 a measurement report (root 126000, DCM) shows its contours with
+numbers and site, and nothing else of it; and the whole viewport goes blank as soon as one measurement group has no
+contour, be it that it refers to a segment or has no region at all, or if there is no group. A group around the whole
+image shows, and makes "not detected" look like a finding. A report of any other root is shown as its text. Of a series
+the last report alone is seen. So
+
+- `sr` and `sr_comprehensive` have groups for regions alone, drawn as contours on key images. What has no region is a
+  report of words (`sr_writer.sr.words`), in a series of its own. Beside contours it stands among the Qualitative
+  Evaluations too, so that the measurement report is whole for who reads all of it.
+- `sr_segments` is TID 1500 always, for archives and research tools: its groups refer to the segments of the
+  Segmentation, and what has no region gets a group too. OHIF can not show it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from highdicom.sr import (
-    CodeContentItem,
-    Comprehensive3DSR,
-    ContainerContentItem,
-    ContentItem,
-    ContentSequence,
-    DeviceObserverIdentifyingAttributes,
-    LanguageOfContentItemAndDescendants,
-    ObservationContext,
-    ObserverContext,
-    RelationshipTypeValues,
-)
+from highdicom.sr import Comprehensive3DSR, ComprehensiveSR, ContentSequence, EnhancedSR
 from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence as ItemSequence
-from pydicom.sr.codedict import codes as standard
 
-from sr_writer import codes
-from sr_writer.codes import concept, identify_private_schemes, long_string, plain_code
+from sr_writer.codes import identify_private_schemes, long_string
 from sr_writer.context import ResultContext
 from sr_writer.equipment import add_contributing_equipment, set_equipment, set_times
 from sr_writer.region.areas import Areas, areas_by_slice
 from sr_writer.source.grid import demand_grid
-from sr_writer.source.identity import demand_identity, procedure_code_items, set_identity, set_referenced_request
+from sr_writer.source.identity import demand_identity, set_identity, set_referenced_request
 from sr_writer.source.stand_ins import images
-from sr_writer.sr.image_library import library_group
-from sr_writer.sr.measurement_group import Group, measurement_group, where_to_outline
-from sr_writer.sr.statements import CERTAINTY_EXPLAINED, assessed, comment, images_of, not_detected
-from study.codes import Code
-from study.errors import EncodingError
+from sr_writer.sr.content import ReportContent, content_of
+from sr_writer.sr.measurement_report import measurement_tree
+from sr_writer.sr.parts import Tree, set_procedure_reported
+from sr_writer.sr.words import tree_of_words
 from study.forms import Form, Variant
 from study.imaging import ModelIdentity, ResultSet
 
 WITH_CONTOURS = Variant(Form.SR)
 
-_PROCEDURES = {
-    "CT": codes.CT_PROCEDURE,
-    "MR": codes.MR_PROCEDURE,
-    "PT": codes.PET_PROCEDURE,
-    "NM": codes.NM_PROCEDURE,
-}
+_WORDS_AFTER = 50
+"""What is added to the Series Number for a report of words beside another report."""
+
+_CLASSES = {Form.SR: Comprehensive3DSR, Form.SR_SEGMENTS: Comprehensive3DSR, Form.SR_COMPREHENSIVE: ComprehensiveSR}
 
 
-def write_sr(
+def write_reports(
     result_set: ResultSet,
     sources: Sequence[Dataset],
     model: ModelIdentity,
     context: ResultContext,
+    segmentations: Sequence[Dataset] = (),
     *,
-    segmentation_is_written: bool = True,
     areas: Areas | None = None,
     variant: Variant = WITH_CONTOURS,
-) -> Dataset:
-    """Return findings and assessments as a report, complete and unverified, ready to be saved.
+) -> list[Dataset]:
+    """Return findings and assessments as reports, complete and unverified, ready to be saved.
+
+    One report, or two in series of their own where some of what is said has a region and some has none.
 
     Parameters
     ----------
     sources
         Headers of the source images in slice order: `label_map.values[k]` lies on `sources[k]`. For a multi-frame image
         one for each frame (`study.frames.flattened`).
-    segmentation_is_written
-        Whether a Segmentation of the same result exists, so that the report may speak of it.
+    segmentations
+        The objects of the Segmentation of the same result, that the report speaks of or refers to; none where there is
+        no Segmentation.
     areas
         What `areas_by_slice` gives for the label map, where it was asked before.
+    variant
+        `sr`, `sr_segments` or `sr_comprehensive`, see above.
 
     Raises
     ------
@@ -75,148 +77,104 @@ def write_sr(
     GeometryMismatch
         If the label map does not lie on the grid of the source images.
     EncodingError
-        If there is neither a finding nor an assessment, or a text, name or number that can not be written.
+        If there is nothing to report, a finding is measured of which there is no voxel, or a text, name or number can
+        not be written.
     """
-    if not result_set.findings and not result_set.assessments:
-        raise EncodingError("There is neither a finding nor an assessment to report.")
     demand_identity(sources[0], allow_empty_patient_id=context.allow_empty_patient_id)
     label_map = result_set.label_map
     if label_map is not None:
         demand_grid(label_map, sources)
         areas = areas_by_slice(label_map) if areas is None else areas
-    drawn = where_to_outline(result_set.findings, label_map, areas)
-    groups = [
-        measurement_group(
-            finding, outlined, label_map, sources, model, context, segmentation_is_written=segmentation_is_written
-        )
-        for finding, outlined in zip(result_set.findings, drawn, strict=True)
-        if finding.detected
-    ]
-    concerned = images_of(result_set.assessments, len(sources))
-    evaluations = list(_evaluations(result_set, concerned, sources, model, context))
-    # A report that draws nothing still says which series it is about, by the middle image
-    shown = {index for outlined in drawn for index in outlined.slices}.union(*concerned) or {len(sources) // 2}
-    document = Comprehensive3DSR(
-        evidence=list(images(sources, sorted(shown)).values()),
-        content=_container(codes.IMAGING_MEASUREMENT_REPORT, [], template="1500"),
-        series_instance_uid=context.uid(model, "series", variant),
-        series_number=context.series_number(variant.form),
-        sop_instance_uid=context.uid(model, "instance", variant),
+    on_segments = variant.form is Form.SR_SEGMENTS
+    content = content_of(result_set, areas, len(sources), groups_without_region=on_segments)
+    reports = []
+    if content.groups or on_segments:
+        tree = measurement_tree(content, result_set, sources, model, context, segmentations, on_segments=on_segments)
+        of_segments = " of segments" if on_segments and content.groups else ""
+        place = _place(content.what + of_segments, model, context, variant)
+        reports.append(document(_CLASSES[variant.form], tree, place, sources, model, context))
+    if content.statements and not on_segments:
+        tree = tree_of_words(content, sources, model, context)
+        place = _place_of_words(content, model, context, variant)
+        reports.append(document(_CLASSES[variant.form], tree, place, sources, model, context))
+    return reports
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which instance of which series a document is.
+
+    Parameters
+    ----------
+    description
+        Its Series Description.
+    """
+
+    instance_uid: str
+    series_uid: str
+    series_number: int
+    description: str
+
+
+def _place(what: str, model: ModelIdentity, context: ResultContext, variant: Variant) -> Place:
+    return Place(
+        context.uid(model, "instance", variant),
+        context.uid(model, "series", variant),
+        context.series_number(variant.form),
+        context.series_description(model, what, variant),
+    )
+
+
+def _place_of_words(content: ReportContent, model: ModelIdentity, context: ResultContext, variant: Variant) -> Place:
+    """Return where a report of words stands: it is the first report where there is no other."""
+    if not content.groups:
+        return _place(content.what, model, context, variant)
+    what = replace(content, groups=()).what
+    return Place(
+        context.uid(model, "instance:words", variant),
+        context.uid(model, "series:words", variant),
+        context.series_number(variant.form) + _WORDS_AFTER,
+        context.series_description(model, "values in words" if what == "measurements" else what, variant),
+    )
+
+
+def document(
+    sop_class: type[Comprehensive3DSR | ComprehensiveSR | EnhancedSR],
+    tree: Tree,
+    place: Place,
+    sources: Sequence[Dataset],
+    model: ModelIdentity,
+    context: ResultContext,
+) -> Dataset:
+    """Return a content tree as a document about the source images.
+
+    Raises
+    ------
+    MissingIdentity
+        If the source lacks what a result must carry.
+    """
+    evidence = [*images(sources, tree.images).values(), *images(tree.objects, range(len(tree.objects))).values()]
+    made: Dataset = sop_class(
+        evidence=evidence,
+        content=tree.root(),
+        series_instance_uid=place.series_uid,
+        series_number=place.series_number,
+        sop_instance_uid=place.instance_uid,
         instance_number=1,
         manufacturer=long_string(model.manufacturer),
         is_complete=True,
         is_final=False,
         is_verified=False,
-        series_description=context.series_description(model, "measurements", variant),
+        series_description=place.description,
     )
     # Set here and not passed to highdicom, which would copy the whole tree; that evidence is complete is checked later
-    library = [sources[index] for index in sorted(shown)]
-    document.ContentSequence = ContentSequence(_content(groups, evaluations, library, model))
-    set_equipment(document, model)
-    add_contributing_equipment(document, model)
-    set_times(document, context, sources[0])
-    _set_procedure_reported(document, sources[0])
-    # Before the source's own codes come in, whose schemes are not ours to explain
-    identify_private_schemes(document)
-    set_identity(document, sources[0], allow_empty_patient_id=context.allow_empty_patient_id)
-    set_referenced_request(document, sources[0])
-    return document
-
-
-def _evaluations(
-    result_set: ResultSet,
-    concerned: Sequence[Sequence[int]],
-    sources: Sequence[Dataset],
-    model: ModelIdentity,
-    context: ResultContext,
-) -> list[ContentItem]:
-    """Return what is said outside of measurement groups.
-
-    Parameters
-    ----------
-    concerned
-        For each assessment the indices of the images that it refers to.
-    """
-    return [
-        *(not_detected(finding, model, context) for finding in result_set.findings if not finding.detected),
-        *(
-            assessed(assessment, referenced, sources, model, context)
-            for assessment, referenced in zip(result_set.assessments, concerned, strict=True)
-        ),
-        *(comment(words) for words in result_set.limits),
-        *(
-            [comment(CERTAINTY_EXPLAINED)]
-            if any(each.probability is not None for each in result_set.assessments)
-            else []
-        ),
-    ]
-
-
-def _content(
-    groups: Sequence[Group], evaluations: Sequence[ContentItem], library: Sequence[Dataset], model: ModelIdentity
-) -> list[ContentItem]:
-    """Return what stands below the root of the content tree, in the order of the template's rows.
-
-    Parameters
-    ----------
-    library
-        Headers of the images that the report refers to.
-    """
-    modality = str(library[0].get("Modality", ""))
-    content = [
-        *LanguageOfContentItemAndDescendants(concept(codes.ENGLISH)),
-        *ObservationContext(observer_device_context=_device(model)),
-        CodeContentItem(
-            concept(codes.PROCEDURE_REPORTED),
-            concept(_PROCEDURES.get(modality, codes.IMAGING_PROCEDURE)),
-            RelationshipTypeValues.HAS_CONCEPT_MOD,
-        ),
-        # All images in one group: viewers read the first group only
-        _container(codes.IMAGE_LIBRARY, [_container(codes.IMAGE_LIBRARY_GROUP, library_group(library))]),
-    ]
-    if groups:
-        content.append(_container(codes.IMAGING_MEASUREMENTS, [item for group in groups for item in group]))
-    if evaluations:
-        content.append(_container(codes.QUALITATIVE_EVALUATIONS, evaluations))
-    return content
-
-
-def _device(model: ModelIdentity) -> ObserverContext:
-    """Return who observed: a device, no person (PS3.16 TID 1004)."""
-    return ObserverContext(
-        observer_type=standard.DCM.Device,
-        observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
-            uid=model.device_uid,
-            name=long_string(model.station_name or model.name),
-            manufacturer_name=long_string(model.manufacturer),
-            model_name=long_string(model.name),
-            serial_number=long_string(model.serial),
-        ),
-    )
-
-
-def _container(name: Code, content: Sequence[ContentItem], template: str | None = None) -> ContainerContentItem:
-    # The root alone names its template, and alone has no relationship to a parent
-    relationship = None if template else RelationshipTypeValues.CONTAINS
-    container = ContainerContentItem(concept(name), template_id=template, relationship_type=relationship)
-    container.ContentSequence = ContentSequence(content)
-    return container
-
-
-def _set_procedure_reported(document: Dataset, source: Dataset) -> None:
-    """Put the procedures that the source names in place of the one that its modality stands for."""
-    items = procedure_code_items(source)
-    if not items:
-        return
-    reported = []
-    for code in items:
-        item = CodeContentItem(
-            concept(codes.PROCEDURE_REPORTED),
-            concept(codes.IMAGING_PROCEDURE),
-            RelationshipTypeValues.HAS_CONCEPT_MOD,
-        )
-        item["ConceptCodeSequence"].value = ItemSequence([code])
-        reported.append(item)
-    content = list(document.ContentSequence)
-    at = next(index for index, item in enumerate(content) if item.name == plain_code(codes.PROCEDURE_REPORTED))
-    document.ContentSequence = ItemSequence([*content[:at], *reported, *content[at + 1 :]])
+    made.ContentSequence = ContentSequence(tree.content)
+    set_equipment(made, model)
+    add_contributing_equipment(made, model)
+    set_times(made, context, sources[0])
+    set_procedure_reported(made, sources[0])
+    # Before the source's own identity comes in, whose codes are not ours to explain
+    identify_private_schemes(made)
+    set_identity(made, sources[0], allow_empty_patient_id=context.allow_empty_patient_id)
+    set_referenced_request(made, sources[0])
+    return made

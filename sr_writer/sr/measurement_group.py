@@ -1,21 +1,17 @@
-"""One finding as a measurement group: contours, numbers, and in words what limits them (PS3.16 TID 1411, TID 1501)."""
+"""One finding as a measurement group: region, numbers, and in words what limits them (PS3.16 TID 1411, TID 1501)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from highdicom.sr import (
     AlgorithmIdentification,
     CodeContentItem,
     FindingSite,
-    GraphicTypeValues,
-    ImageRegion,
     Measurement,
     MeasurementsAndQualitativeEvaluations,
     RelationshipTypeValues,
-    SourceImageForRegion,
     TrackingIdentifier,
     VolumetricROIMeasurementsAndQualitativeEvaluations,
 )
@@ -25,80 +21,40 @@ from sr_writer import codes
 from sr_writer.codes import ascii_text, concept, long_string
 from sr_writer.context import ResultContext
 from sr_writer.equipment import digest_parameter
-from sr_writer.region.areas import Areas, areas_of_region, slices_each, slices_to_show
-from sr_writer.region.outlines import outlines
-from sr_writer.source.images import frame_numbers
-from sr_writer.sr.statements import comment, demand_finite, remarks_on
-from study.imaging import Finding, LabelMap, ModelIdentity
+from sr_writer.seg.describing import tracking_of
+from sr_writer.sr.regions import Outlined, image_regions
+from sr_writer.sr.segment_reference import SegmentReference
+from sr_writer.sr.statements import for_reading, remarks_on
+from sr_writer.sr.stating import comment
+from study.imaging import Finding, LabelMap, ModelIdentity, ResultSet
 from study.imaging import Measurement as Measured
 
 Group = VolumetricROIMeasurementsAndQualitativeEvaluations | MeasurementsAndQualitativeEvaluations
 
 
-@dataclass(frozen=True, eq=False)
-class Outlined:
-    """Where a finding is drawn.
-
-    Parameters
-    ----------
-    slices
-        Indices of the slices with contours, the key image first.
-    slices_of_region
-        How many slices the region has.
-    """
-
-    slices: tuple[int, ...] = ()
-    slices_of_region: int = 0
-
-
-def where_to_outline(findings: Sequence[Finding], label_map: LabelMap | None, areas: Areas | None) -> list[Outlined]:
-    """Choose the slices on which each finding is drawn; none where it has no voxel, or there is no label map.
-
-    Parameters
-    ----------
-    areas
-        What `areas_by_slice` gives for the label map.
-    """
-    if label_map is None or areas is None:
-        return [Outlined()] * len(findings)
-    regions = [_region(finding, label_map, areas) for finding in findings]
-    most = slices_each(sum(bool(region.any()) for region in regions))
-    chosen: list[Outlined] = []
-    for finding, region in zip(findings, regions, strict=True):
-        avoid = {
-            other.slices[0]
-            for earlier, other in zip(findings, chosen, strict=False)
-            if other.slices and set(earlier.segment_values) & set(finding.segment_values)
-        }
-        slices, touched = slices_to_show(region, most, avoid)
-        chosen.append(Outlined(tuple(slices), touched))
-    return chosen
-
-
-def _region(finding: Finding, label_map: LabelMap, areas: Areas) -> Areas:
-    values = [value for value in finding.segment_values if value < areas.shape[1]]
-    return areas_of_region(label_map, areas, values if finding.detected else [])
-
-
 def measurement_group(
     finding: Finding,
-    outlined: Outlined,
+    place: Outlined | SegmentReference,
     label_map: LabelMap | None,
     sources: Sequence[Dataset],
     model: ModelIdentity,
     context: ResultContext,
     *,
-    segmentation_is_written: bool,
+    remarks: Sequence[str] = (),
 ) -> Group:
     """Return the group of one finding.
 
-    With contours it is TID 1411 with SCOORDs, the form that viewers show; without, as from a model that gives no label
+    With a region, drawn or a segment of a Segmentation, it is TID 1411; without, as from a model that gives no label
     map, TID 1501, since a volumetric group must have a region. Volumes never stand in a planar group (TID 1410).
 
     Parameters
     ----------
+    place
+        Where the region is.
     sources
         Headers of the source images in slice order.
+    remarks
+        What else a reader must know of the group, in words.
     """
     arguments: dict[str, Any] = {
         "tracking_identifier": TrackingIdentifier(context.tracking_uid(model, finding.key), ascii_text(finding.label)),
@@ -112,62 +68,56 @@ def measurement_group(
         "measurements": [_measurement(each) for each in finding.measurements],
     }
     group: Group
-    if label_map is not None and outlined.slices:
-        regions = list(_regions(finding, outlined, label_map, sources))
+    if isinstance(place, SegmentReference):
+        segment = place.content(str(sources[0].SeriesInstanceUID))
+        group = VolumetricROIMeasurementsAndQualitativeEvaluations(**arguments, referenced_segment=segment)
+    elif label_map is not None and place.slices:
+        regions = list(image_regions(finding, place, label_map, sources))
         group = VolumetricROIMeasurementsAndQualitativeEvaluations(**arguments, referenced_regions=regions)
-        group[0].ContentTemplateSequence[0].TemplateIdentifier = "1411"
     else:
         group = MeasurementsAndQualitativeEvaluations(**arguments)
+    group[0].ContinuityOfContent = "SEPARATE"
     content = group[0].ContentSequence
     if finding.incomplete:
         content.append(
             CodeContentItem(concept(codes.EXTENT), concept(codes.INCOMPLETE), RelationshipTypeValues.CONTAINS)
         )
-    for words in _comments(finding, outlined, label_map if segmentation_is_written else None):
+    for words in (*remarks_on(finding), *remarks):
         content.append(comment(words))
     return group
 
 
 def _measurement(measured: Measured) -> Measurement:
-    demand_finite(measured)
+    short = for_reading(measured)
     return Measurement(
-        name=concept(measured.name),
-        value=measured.value,
-        unit=concept(measured.unit),
-        derivation=None if measured.derivation is None else concept(measured.derivation),
+        name=concept(short.name),
+        value=short.value,
+        unit=concept(short.unit),
+        derivation=None if short.derivation is None else concept(short.derivation),
     )
 
 
-def _regions(
-    finding: Finding, outlined: Outlined, label_map: LabelMap, sources: Sequence[Dataset]
-) -> Iterator[ImageRegion]:
-    for index in outlined.slices:
-        source = sources[index]
-        image = SourceImageForRegion(source.SOPClassUID, source.SOPInstanceUID, frame_numbers(source))
-        for points in outlines(label_map.mask(index, finding.segment_values)):
-            yield ImageRegion(GraphicTypeValues.POLYLINE, points, image)
-
-
-def _comments(finding: Finding, outlined: Outlined, segmented: LabelMap | None) -> Iterator[str]:
-    """Yield what a reader must know of the finding, in words.
+def on_contours(finding: Finding, outlined: Outlined, result_set: ResultSet, *, is_segmented: bool) -> Iterator[str]:
+    """Yield what a reader must know of the contours of a finding, in words.
 
     Parameters
     ----------
-    segmented
-        The label map, where it is written as a Segmentation too.
+    is_segmented
+        Whether the label map is written as a Segmentation too.
     """
-    yield from remarks_on(finding)
-    if outlined.slices:
-        yield (
-            f"Contours are a selection: on {len(outlined.slices)} of {outlined.slices_of_region} slices, the key "
-            "image first; outer outlines, holes are not drawn."
-        )
-    if outlined.slices and segmented is not None:
-        yield _where_the_whole_is(finding, segmented)
+    if not outlined.slices:
+        return
+    drawn, of_region = len(outlined.slices), outlined.slices_of_region
+    selection = f"Contours are a selection: on {drawn} of {of_region} slices"
+    whole = f"Contours are on {'all ' if drawn > 1 else ''}{drawn} slice{'s' if drawn > 1 else ''} of the region"
+    yield f"{selection if drawn < of_region else whole}, the key image first; outer outlines, holes are not drawn."
+    if is_segmented and result_set.label_map is not None:
+        yield _where_the_whole_is(finding, result_set.label_map, result_set.findings)
 
 
-def _where_the_whole_is(finding: Finding, segmented: LabelMap) -> str:
-    if len(finding.segment_values) == 1:
+def _where_the_whole_is(finding: Finding, segmented: LabelMap, findings: Sequence[Finding]) -> str:
+    segments = [segment for segment in segmented.segments if segment.value in finding.segment_values]
+    if len(segments) == 1 and tracking_of(segments[0], findings)[0] == finding.key:
         return "The whole region is the Segmentation's segment of the same Tracking UID."
-    labels = [segment.label for segment in segmented.segments if segment.value in finding.segment_values]
-    return f"The whole region is these segments of the Segmentation together: {', '.join(labels)}."
+    labels = ", ".join(segment.label for segment in segments)
+    return f"The whole region is these segments of the Segmentation together: {labels}."

@@ -1,55 +1,103 @@
-"""What a report says outside of measurement groups: found or not, assessed, measured, as Qualitative Evaluations.
+"""What a report says outside of measurement groups: found or not, assessed, measured; as plain values.
 
-A measurement group without a region leaves the whole viewport of OHIF blank, so what has no region is said here, each
-in a CODE item with what identifies it, its numbers and its images below (PS3.16 TID 1500; the relationships are those
-that PS3.3 A.35.13.3.1.2 allows below a CODE).
+A measurement group without a region leaves the whole viewport of OHIF blank, so what has no region is said here.
+`sr_writer.sr.stating` writes it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-
-from highdicom.sr import (
-    CodeContentItem,
-    ContentItem,
-    ContentSequence,
-    ImageContentItem,
-    NumContentItem,
-    RelationshipTypeValues,
-    TextContentItem,
-    TrackingIdentifier,
-)
-from pydicom.dataset import Dataset
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from sr_writer import codes
-from sr_writer.codes import ascii_text, concept
-from sr_writer.context import ResultContext
 from sr_writer.region.areas import evenly, slices_each
-from sr_writer.source.images import frame_numbers
+from sr_writer.sr.rounding import rounded
 from study.codes import CERTAINTY_OF_FINDING, PERCENT, Code
 from study.errors import EncodingError
-from study.imaging import Assessment, Finding, Measurement, ModelIdentity
+from study.imaging import Assessment, Finding, Measurement, Segment
 
-CERTAINTY_EXPLAINED = (
-    "Certainty of Finding is the algorithm's probability that the finding is present, also where it is not detected."
-)
-
-_NOT_DETECTED = "Not detected: the algorithm looked for it and found nothing in these images."
+NOTHING_FOUND = "The algorithm looked for it and found nothing in these images."
 
 
-def not_detected(finding: Finding, model: ModelIdentity, context: ResultContext) -> CodeContentItem:
-    """Return the statement that a finding was looked for and not found, with its own remarks below it."""
-    item = CodeContentItem(concept(codes.DETECTION), concept(codes.NOT_DETECTED), RelationshipTypeValues.CONTAINS)
-    remarks = [_NOT_DETECTED, *remarks_on(finding)]
-    item.ContentSequence = ContentSequence(
-        [
-            *TrackingIdentifier(context.tracking_uid(model, finding.key), ascii_text(finding.label)),
-            *_about(finding.finding, finding.site),
-            *(comment(words, RelationshipTypeValues.HAS_PROPERTIES) for words in remarks),
-        ]
+@dataclass(frozen=True)
+class Statement:
+    """One thing that a report says without a region.
+
+    Parameters
+    ----------
+    key
+        What its Tracking UID derives from.
+    label
+        As a radiologist reads it; also the Tracking Identifier.
+    name, value
+        What is said: about a detection whether something was found, or of what something was measured.
+    finding, site, laterality
+        What it is about, and where.
+    numbers
+        Rounded for reading.
+    images
+        Indices of the images that it refers to; empty: it is about all of them.
+    remarks
+        What limits it, in words.
+    """
+
+    key: str
+    label: str
+    name: Code
+    value: Code
+    finding: Code
+    site: Code | None = None
+    laterality: Code | None = None
+    numbers: tuple[Measurement, ...] = ()
+    images: tuple[int, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+def not_detected(finding: Finding) -> Statement:
+    """Return the statement that a finding was looked for and not found, with its own remarks."""
+    remarks = (NOTHING_FOUND, *remarks_on(finding))
+    return replace(_about(finding), name=codes.DETECTION, value=codes.NOT_DETECTED, numbers=(), remarks=remarks)
+
+
+def segment_not_detected(segment: Segment, key: str, label: str) -> Statement:
+    """Return the statement that a segment of the label map has no voxel.
+
+    Parameters
+    ----------
+    key, label
+        What the segment is tracked by.
+    """
+    site = segment.region or segment.property_type
+    return not_detected(
+        Finding(key, label, segment.property_type, site, (segment.value,), laterality=segment.laterality)
     )
-    return item
+
+
+def without_region(finding: Finding) -> Statement:
+    """Return what is said of a finding that was detected, or measured, and has no region.
+
+    Raises
+    ------
+    EncodingError
+        If a number is none.
+    """
+    about = _about(finding)
+    return about if about.numbers else replace(about, name=codes.DETECTION, value=codes.DETECTED)
+
+
+def _about(finding: Finding) -> Statement:
+    return Statement(
+        key=finding.key,
+        label=finding.label,
+        name=codes.MEASURED,
+        value=finding.finding,
+        finding=finding.finding,
+        site=finding.site,
+        laterality=finding.laterality,
+        numbers=tuple(map(for_reading, finding.measurements)),
+        remarks=tuple(remarks_on(finding)),
+    )
 
 
 def remarks_on(finding: Finding) -> Iterator[str]:
@@ -61,28 +109,7 @@ def remarks_on(finding: Finding) -> Iterator[str]:
     yield from finding.notes
 
 
-def images_of(assessments: Sequence[Assessment], images: int) -> list[tuple[int, ...]]:
-    """Choose the images that each assessment refers to, by their indices; none where it is about all of them.
-
-    Raises
-    ------
-    EncodingError
-        If an assessment is about an image that there is not.
-    """
-    for assessment in assessments:
-        if any(not 0 <= index < images for index in assessment.slices):
-            raise EncodingError(f"{assessment.label} is about an image that the series of {images} does not have.")
-    most = slices_each(sum(bool(assessment.slices) for assessment in assessments))
-    return [tuple(evenly(sorted(set(assessment.slices)), most)) for assessment in assessments]
-
-
-def assessed(
-    assessment: Assessment,
-    referenced: Sequence[int],
-    sources: Sequence[Dataset],
-    model: ModelIdentity,
-    context: ResultContext,
-) -> CodeContentItem:
+def assessed(assessments: Sequence[Assessment], images: int) -> list[Statement]:
     """Return what a model says of the series or of some of its images, without a region.
 
     A class is Detected, Not detected, or Assessed where the model leaves the decision to the reader; its probability
@@ -90,32 +117,39 @@ def assessed(
 
     Parameters
     ----------
-    referenced
-        Indices of the images that the statement refers to.
+    images
+        How many there are.
 
     Raises
     ------
     EncodingError
-        If it says nothing, or a number is none.
+        If one says nothing, is about an image that there is not, or a number is none.
     """
+    for assessment in assessments:
+        if any(not 0 <= index < images for index in assessment.slices):
+            raise EncodingError(f"{assessment.label} is about an image that the series of {images} does not have.")
+    most = slices_each(sum(bool(assessment.slices) for assessment in assessments))
+    return [_assessed(assessment, most) for assessment in assessments]
+
+
+def _assessed(assessment: Assessment, most: int) -> Statement:
     name, value = _said(assessment)
-    item = CodeContentItem(concept(name), concept(value), RelationshipTypeValues.CONTAINS)
+    concerned = sorted(set(assessment.slices))
+    referenced = evenly(concerned, most)
     remarks = list(assessment.notes)
-    concerned = len(set(assessment.slices))
-    if len(referenced) < concerned:
-        remarks.append(f"Concerns {concerned} images, of which {len(referenced)} are referenced.")
-    # A finding and an assessment may have the same key, and are tracked apart
-    tracking_uid = context.tracking_uid(model, f"assessment:{assessment.key}")
-    item.ContentSequence = ContentSequence(
-        [
-            *TrackingIdentifier(tracking_uid, ascii_text(assessment.label)),
-            *_about(assessment.finding, assessment.site),
-            *(_number(each) for each in _numbers(assessment)),
-            *(_inferred_from(sources[index]) for index in referenced),
-            *(comment(words, RelationshipTypeValues.HAS_PROPERTIES) for words in remarks),
-        ]
+    if len(referenced) < len(concerned):
+        remarks.append(f"Concerns {len(concerned)} images, of which {len(referenced)} are referenced.")
+    return Statement(
+        key=f"assessment:{assessment.key}",  # a finding and an assessment may have the same key, and are tracked apart
+        label=assessment.label,
+        name=name,
+        value=value,
+        finding=assessment.finding,
+        site=assessment.site,
+        numbers=tuple(map(for_reading, _numbers(assessment))),
+        images=tuple(referenced),
+        remarks=tuple(remarks),
     )
-    return item
 
 
 def _said(assessment: Assessment) -> tuple[Code, Code]:
@@ -129,51 +163,17 @@ def _said(assessment: Assessment) -> tuple[Code, Code]:
     return codes.MEASURED, assessment.finding
 
 
-def _about(finding: Code, site: Code | None) -> Iterator[CodeContentItem]:
-    said: Mapping[Code, Code | None] = {codes.FINDING: finding, codes.FINDING_SITE: site}
-    for name, value in said.items():
-        if value is not None:
-            yield CodeContentItem(concept(name), concept(value), RelationshipTypeValues.HAS_CONCEPT_MOD)
-
-
 def _numbers(assessment: Assessment) -> Iterator[Measurement]:
     probability = assessment.probability
     if probability is not None:
         if not 0 <= probability <= 1:
             raise EncodingError(f"The probability of {assessment.label} is {probability}; it must be from 0 to 1.")
-        yield Measurement(CERTAINTY_OF_FINDING, round(100 * float(probability), 4), PERCENT)
+        yield Measurement(CERTAINTY_OF_FINDING, 100 * float(probability), PERCENT)
     yield from assessment.measurements
 
 
-def _number(measured: Measurement) -> NumContentItem:
-    demand_finite(measured)
-    item = NumContentItem(
-        concept(measured.name),
-        float(measured.value),
-        concept(measured.unit),
-        None,
-        RelationshipTypeValues.HAS_PROPERTIES,
-    )
-    if measured.derivation is not None:
-        derivation: ContentItem = CodeContentItem(
-            concept(codes.DERIVATION), concept(measured.derivation), RelationshipTypeValues.HAS_CONCEPT_MOD
-        )
-        item.ContentSequence = ContentSequence([derivation])
-    return item
-
-
-def _inferred_from(source: Dataset) -> ImageContentItem:
-    return ImageContentItem(
-        concept(codes.SOURCE),
-        source.SOPClassUID,
-        source.SOPInstanceUID,
-        referenced_frame_numbers=frame_numbers(source),
-        relationship_type=RelationshipTypeValues.INFERRED_FROM,
-    )
-
-
-def demand_finite(measured: Measurement) -> None:
-    """Return if a measurement is a number.
+def for_reading(measured: Measurement) -> Measurement:
+    """Return a measurement as it is written into a report, rounded for reading.
 
     Raises
     ------
@@ -182,8 +182,4 @@ def demand_finite(measured: Measurement) -> None:
     """
     if not math.isfinite(measured.value):
         raise EncodingError(f"The measurement {measured.name.meaning} is {measured.value}; it must be a number.")
-
-
-def comment(words: str, relationship: RelationshipTypeValues = RelationshipTypeValues.CONTAINS) -> TextContentItem:
-    """Return a remark in words."""
-    return TextContentItem(concept(codes.COMMENT), ascii_text(words), relationship)
+    return replace(measured, value=rounded(measured.value, measured.unit.value))

@@ -13,8 +13,12 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from sr_writer.notices import write_notices
 from sr_writer.results import write_results
+from sr_writer.sr.rounding import rounded
 from study import codes
+from study.errors import Reason
+from study.forms import Form, Variant
 from study.imaging import Finding, LabelMap, ResultSet
 from tests.support.enhanced import enhanced_image, frame_headers
 from tests.support.peers import program, shared
@@ -31,6 +35,8 @@ from tests.support.results import (
     philips_frames,
     radiograph,
     result_of,
+    sides,
+    variants_of,
 )
 from tests.support.series import axial_affine
 from tests.support.validators import (
@@ -55,6 +61,7 @@ SYNTHETIC: dict[str, dict[str, Any]] = {
     "latin1": {"SpecificCharacterSet": "ISO_IR 100", "PatientName": "Müller^Jürgen"},
     "sparse": {"SliceThickness": "", "AccessionNumber": "", "ReferringPhysicianName": None, "PatientBirthDate": None},
 }
+REASONS = (Reason("MissingSlices", "Slice gap of 7.00 mm between the slices at 12.00 mm and 19.00 mm."),)
 REAL = ("ct_chest_lidc_0314", "ct_head_philips_study")
 MULTI_FRAME = ("enhanced_ct", "enhanced_mr", "mr_philips_enhanced")
 SHAPE = (10, 20, 28)
@@ -111,22 +118,48 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     absent = Finding("nodule", "Nodule", codes.ANATOMICAL_STRUCTURE, codes.BOTH_LUNGS, (), detected=False)
     result = result_of(lungs(shape), affine)
     result = ResultSet(result.label_map, (*result.findings, absent), result.limits)
-    write_results(result, sources, MODEL, CONTEXT, folder)
+    variants = variants_of("seg", "sr", "sr_segments", "sr_comprehensive")
+    write_results(result, sources, MODEL, CONTEXT, folder, variants)
+    write_notices(REASONS, sources, MODEL, CONTEXT, folder, [Variant(Form.REFUSAL)], failed=False)
     return Case(request.param, folder, sources, result)
 
 
-@pytest.mark.parametrize(("form", "iod"), [("seg", "Segmentation"), ("sr", "Comprehensive3DSR")])
-def test_dciodvfy_finds_no_error(case: Case, form: str, iod: str) -> None:
-    assert dciodvfy_errors(case.folder / f"{form}.dcm", iod) == []
+@pytest.mark.parametrize(
+    ("name", "iod"),
+    [
+        ("seg", "Segmentation"),
+        ("sr", "Comprehensive3DSR"),
+        ("sr-2", "Comprehensive3DSR"),
+        ("sr_segments", "Comprehensive3DSR"),
+        ("sr_comprehensive", "ComprehensiveSR"),
+        ("sr_comprehensive-2", "ComprehensiveSR"),
+        ("refusal", "BasicTextSR"),
+    ],
+)
+def test_dciodvfy_finds_no_error(case: Case, name: str, iod: str) -> None:
+    assert dciodvfy_errors(case.folder / f"{name}.dcm", iod) == []
 
 
-def test_dcentvfy_finds_one_patient_and_study_in_both(case: Case) -> None:
-    assert dcentvfy_errors(case.seg, case.sr) == []
+def test_dcentvfy_finds_one_patient_and_study_in_all(case: Case) -> None:
+    files = sorted(case.folder.glob("*.dcm"))
+    assert len(files) == 7
+    assert dcentvfy_errors(*files) == []
 
 
-@pytest.mark.parametrize("case", ["japanese", "sparse", "ct_chest_lidc_0314", "enhanced_mr"], indirect=True)
-def test_dicom_sr_validator_finds_no_error(case: Case) -> None:
-    assert sr_validator_errors(case.sr) == []
+@pytest.mark.parametrize(
+    ("case", "name", "template"),
+    [
+        ("japanese", "sr", "TID_1500"),
+        ("cyrillic", "sr-2", ""),
+        ("enhanced_mr", "sr_segments", "TID_1500"),
+        ("sparse", "sr_comprehensive", "TID_1500"),
+        ("utf8", "refusal", ""),
+        ("ct_chest_lidc_0314", "sr", "TID_1500"),
+    ],
+    indirect=["case"],
+)
+def test_dicom_sr_validator_finds_no_error(case: Case, name: str, template: str) -> None:
+    assert sr_validator_errors(case.folder / f"{name}.dcm", template) == []
 
 
 def test_segimage2itkimage_gives_back_the_mask_voxel_for_voxel(case: Case, tmp_path: Path) -> None:
@@ -136,14 +169,20 @@ def test_segimage2itkimage_gives_back_the_mask_voxel_for_voxel(case: Case, tmp_p
     assert (found == expected.values).all()
 
 
-def test_tid1500reader_reads_our_measurements(case: Case, tmp_path: Path) -> None:
-    read = dcmqi_report(case.sr, tmp_path)
+@pytest.mark.parametrize("form", ["sr", "sr_segments", "sr_comprehensive"])
+def test_tid1500reader_reads_our_measurements(case: Case, form: str, tmp_path: Path) -> None:
+    read = dcmqi_report(case.folder / f"{form}.dcm", tmp_path)
     detected = [finding for finding in case.result.findings if finding.detected]
     assert [group["TrackingIdentifier"] for group in read["Measurements"]] == [finding.label for finding in detected]
+    seg = dcmread(case.seg, stop_before_pixels=True).SOPInstanceUID
     for group, finding in zip(read["Measurements"], detected, strict=True):
         assert group["FindingSite"]["CodeValue"] == finding.site.value
-        expected = [(each.name.value, each.value, each.unit.value) for each in finding.measurements]
+        expected = [
+            (each.name.value, rounded(each.value, each.unit.value), each.unit.value) for each in finding.measurements
+        ]
         assert dcmqi_numbers(group) == expected
+        if form == "sr_segments" and len(finding.segment_values) == 1:
+            assert (group["ReferencedSegment"], group["segmentationSOPInstanceUID"]) == (finding.segment_values[0], seg)
     assert (read["CompletionFlag"], read["VerificationFlag"]) == ("COMPLETE", "UNVERIFIED")
 
 
@@ -180,28 +219,34 @@ def test_uneven_slices_make_no_error(tmp_path: Path) -> None:
     assert dciodvfy_errors(tmp_path / "sr.dcm", "Comprehensive3DSR") == []
 
 
-def _assessed(folder: Path, sources: list[Dataset]) -> Path:
-    result = ResultSet(None, (), ("A limit.",), assessments=assessments())
-    write_results(result, sources, MODEL, CONTEXT, folder)
-    return folder / "sr.dcm"
+def _assessed(folder: Path, sources: list[Dataset]) -> tuple[Path, Path]:
+    """Write what has no region, in words and as measurements."""
+    result = ResultSet(None, sides(), ("A limit.",), assessments=assessments())
+    write_results(result, sources, MODEL, CONTEXT, folder, variants_of("sr", "sr_segments"))
+    return folder / "sr.dcm", folder / "sr_segments.dcm"
 
 
-def test_assessments_of_a_volume_make_no_error(tmp_path: Path) -> None:
-    report = _assessed(tmp_path, headers_on_disk(tmp_path / "in", SHAPE))
-    assert dciodvfy_errors(report, "Comprehensive3DSR") == []
-    assert sr_validator_errors(report) == []
+def test_reports_without_a_region_make_no_error(tmp_path: Path) -> None:
+    words, measurements = _assessed(tmp_path, headers_on_disk(tmp_path / "in", SHAPE))
+    for report in (words, measurements):
+        assert dciodvfy_errors(report, "Comprehensive3DSR") == []
+    assert sr_validator_errors(measurements) == []
     dsrdump = program("dsrdump", package="dcmtk")
-    run = subprocess.run([dsrdump, report], capture_output=True, text=True, check=True)
+    run = subprocess.run([dsrdump, measurements], capture_output=True, text=True, check=True)
     assert run.stderr == ""
     assert run.stdout.count("Detection by the algorithm") == 3
     assert '<inferred from IMAGE:(,,"Source")' in run.stdout
+    read = dcmqi_report(measurements, tmp_path)
+    assert [group["TrackingIdentifier"] for group in read["Measurements"]] == ["Right lung", "Left lung"]
 
 
 @pytest.mark.parametrize("modality", sorted(PROJECTIONS))
 def test_assessments_of_a_radiograph_make_no_error(tmp_path: Path, modality: str) -> None:
-    report = _assessed(tmp_path, radiograph(tmp_path / "in", modality))
-    assert dciodvfy_errors(report, "Comprehensive3DSR") == []
-    assert sr_validator_errors(report) == []
+    words, measurements = _assessed(tmp_path, radiograph(tmp_path / "in", modality))
+    for report in (words, measurements):
+        assert dciodvfy_errors(report, "Comprehensive3DSR") == []
+    if modality == "DX":  # the one with the most descriptors; the validator is slow
+        assert sr_validator_errors(measurements) == []
 
 
 def test_a_head_without_a_birth_date_is_no_obstacle(tmp_path: Path) -> None:
@@ -217,3 +262,4 @@ def test_a_head_without_a_birth_date_is_no_obstacle(tmp_path: Path) -> None:
                 source[keyword] = real[keyword]
         source.pop("PatientBirthDate")
     assert len(write_results(result_of(lungs(SHAPE)), sources, MODEL, CONTEXT, tmp_path)) == 2
+    assert write_notices(REASONS, sources, MODEL, CONTEXT, tmp_path, [Variant(Form.REFUSAL)], failed=True)

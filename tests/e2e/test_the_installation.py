@@ -55,6 +55,8 @@ def test_the_wheel_holds_bundles_and_migrations_and_no_tests(wheel: Path) -> Non
         "inference/bundles/lung_ct/configs/metadata.json",
         "inference/bundles/lung_ct/configs/inference.json",
         "db/migrations/env.py",
+        "sr_writer/picture/fonts/DroidSansFallback.ttf",
+        "sr_writer/picture/fonts/LICENSE-DejaVu.txt",
     ):
         assert name in names
     assert any(name.startswith("db/migrations/versions/") for name in names)
@@ -69,12 +71,12 @@ def test_the_demo_of_the_installed_wheel(installed: dict[str, str], tmp_path: Pa
     assert done.returncode == 0, done.stderr
     objects = [pydicom.dcmread(path) for path in sorted((tmp_path / "results").glob("*.dcm"))]
     assert sorted(dataset.Modality for dataset in objects) == ["SEG", "SR"]
-    assert len(list((tmp_path / "results").glob("*.png"))) == 2
+    assert len(list((tmp_path / "results").glob("lung_ct-*.png"))) == 6
     for words in ("received 208 of 208", "analysing", "Right lung\tVolume", "Left lung\tVolume"):
         assert words in done.stdout
     again = run(["demo", "--out", "results"], installed, tmp_path)
     assert again.returncode == 0, again.stderr
-    assert len(list((tmp_path / "results").iterdir())) == 5  # what the first demo wrote is gone
+    assert len(list((tmp_path / "results").iterdir())) == 9  # what the first demo wrote is gone
 
 
 def test_the_demo_of_a_real_study_says_why_it_refuses(installed: dict[str, str], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy import insert, select, text, update
 from db import jobs
 from db.engine import Database
 from db.index import add_instances, generation
+from db.outbox import Outgoing
 from db.queries import study_record
 from db.revisions import close_study
 from db.tables import JobRow, RevisionRow, StudyRow
@@ -103,14 +104,16 @@ def test_jobs_are_leased_in_the_order_in_which_they_fell_due(database: Database)
 def test_a_finished_job_has_its_results_and_what_is_owed(database: Database) -> None:
     queue(database)
     job, made = leased(database), results()
-    owed = [(peer, position, result) for peer in ("pacs", "archive") for position, result in enumerate(made)]
+    owed = [Outgoing(peer, position, result) for peer in ("pacs", "archive") for position, result in enumerate(made)]
     with database.writing() as uow:
         jobs.finish_job(uow, job.id, job.attempt, made, owed, {"seconds": 1.5})
         uow.commit()
     found = record(database)
     assert found.summary.state is StudyState.REPORTED
     assert found.results == tuple((job.id, result) for result in made)
-    assert [(d.peer, d.position, d.result) for d in found.deliveries] == sorted(owed, key=lambda item: item[0])
+    assert [(d.peer, d.position, d.result) for d in found.deliveries] == [
+        (each.peer, each.position, each.result) for each in sorted(owed, key=lambda each: each.peer)
+    ]
     assert found.jobs[0].details == {"seconds": 1.5}
     assert found.jobs[0].ended_at is not None
     assert [event.kind for event in found.events][-2:] == ["job_started", "job_done"]
@@ -120,7 +123,7 @@ def test_a_delivery_of_a_foreign_object_ends_nothing(database: Database) -> None
     queue(database)
     job = leased(database)
     with database.writing() as uow, pytest.raises(ArchiveError, match="not among"):
-        jobs.finish_job(uow, job.id, job.attempt, [], [("pacs", 0, results()[0])], {})
+        jobs.finish_job(uow, job.id, job.attempt, [], [Outgoing("pacs", 0, results()[0])], {})
     assert the_job(database, job.id).state is JobState.RUNNING
 
 

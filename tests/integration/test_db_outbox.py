@@ -13,6 +13,7 @@ from sqlalchemy import insert, select, text, update
 from db import jobs, outbox
 from db.engine import Database
 from db.index import add_instances, generation
+from db.outbox import Outgoing
 from db.queries import list_studies, retry_study, study_record
 from db.revisions import close_study
 from db.tables import DeliveryRow, ResultRow
@@ -40,7 +41,7 @@ def report(database: Database, study: str = STUDY, peers: Sequence[str] = ("pacs
         close_study(uow, study, [planned([stored(1, study=study)])], "", generation(uow, study))
         job = jobs.lease_job(uow, "keeper", 30)
         assert job is not None
-        owed = [(peer, position, result) for peer in peers for position, result in enumerate(made)]
+        owed = [Outgoing(peer, position, result) for peer in peers for position, result in enumerate(made)]
         jobs.finish_job(uow, job.id, job.attempt, made, owed, {})
         uow.commit()
 
@@ -176,7 +177,7 @@ def test_a_job_that_is_overtaken_while_it_runs_owes_nothing(database: Database) 
     close(database, [1, 2])
     with database.writing() as uow:
         made = results(STUDY)
-        owed = [("pacs", position, result) for position, result in enumerate(made)]
+        owed = [Outgoing("pacs", position, result) for position, result in enumerate(made)]
         jobs.finish_job(uow, running.id, running.attempt, made, owed, {})
         uow.commit()
     assert lease(database) == []

@@ -118,8 +118,8 @@ def test_overlapping_channels_become_overlapping_segments(tmp_path: Path) -> Non
     assert dice(part, truth == SPLEEN) > 0.9
     assert (part & whole).sum() == part.sum()
     volumes = numbers(results["sr"])["Volume"]
-    assert volumes[0] == pytest.approx(whole.sum() * 2.4 / 1000)
-    assert volumes[1] == pytest.approx(part.sum() * 2.4 / 1000)
+    assert volumes[0] == pytest.approx(whole.sum() * 2.4 / 1000, abs=0.05)  # rounded for reading
+    assert volumes[1] == pytest.approx(part.sum() * 2.4 / 1000, abs=0.05)
 
 
 CLASSIFIER = """
@@ -237,7 +237,7 @@ def test_measured_numbers_stand_in_the_report(tmp_path: Path) -> None:
     scaled = (voxels - voxels.min()) / np.ptp(voxels)
     columns = voxels.shape[2] // 2
     assert numbers(results["sr"])["Left ventricular Ejection fraction"] == pytest.approx(
-        [float(scaled[:, :, columns:].mean())], rel=1e-4
+        [float(scaled[:, :, columns:].mean())], abs=5e-5  # rounded for reading
     )
 
 

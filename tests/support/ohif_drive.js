@@ -1,13 +1,15 @@
 // Drives OHIF in a headless browser: reads commands as JSON lines from stdin, answers each with one JSON line on stdout.
-// usage: node ohif_drive.js PLAYWRIGHT_FOLDER CHROMIUM WIDTH HEIGHT
-// {"command": NAME, ...arguments} -> {"result": ...} or {"error": TEXT}. It ends when stdin does.
+// usage: node ohif_drive.js PLAYWRIGHT_FOLDER CHROMIUM PROFILE_FOLDER WIDTH HEIGHT
+// {"id": NUMBER, "command": NAME, ...arguments} -> {"id": NUMBER, "result": ...} or {"id": NUMBER, "error": TEXT}.
+// Number 0 answers that it has started; it ends when stdin does.
 'use strict';
 const readline = require('node:readline');
-const [, , playwright, chromium, width, height] = process.argv;
+const [, , playwright, chromium, profile, width, height] = process.argv;
 
 const BROWSER_OPTIONS = [
   '--no-sandbox', // tests run as root in containers
   '--use-angle=swiftshader', '--enable-unsafe-swiftshader', '--ignore-gpu-blocklist', // WebGL without a graphics card
+  '--disk-cache-size=500000000', // else the application is too large to be kept from one page to the next
   '--disable-background-networking', '--disable-component-update', '--disable-sync', '--no-first-run',
 ];
 const SECONDS = 1000;
@@ -16,8 +18,12 @@ const SECONDS = 1000;
 const FACTS = {
   // Whether the application has hung images and drawn one
   ready: () => {
-    const viewport = window.__hilum?.viewport();
-    return Boolean(viewport?.getCurrentImageId?.() && viewport.getImageData?.());
+    try {
+      const viewport = window.__hilum.viewport();
+      return Boolean(viewport?.getCurrentImageId?.() && viewport.getImageData?.());
+    } catch { // as long as its services are being set up
+      return false;
+    }
   },
   series: () => window.services.displaySetService.getActiveDisplaySets().map(set => ({
     uid: set.displaySetInstanceUID,
@@ -55,7 +61,7 @@ const FACTS = {
       text: [...panes].map(each => each.innerText).join('\n'),
       frames: [...document.querySelectorAll('object, embed, iframe')].map(each =>
         ({ tag: each.tagName.toLowerCase(), source: each.data || each.src || '', type: each.type || '' })),
-      dialogs: [...document.querySelectorAll('[role="dialog"], [data-cy^="promptHydrate"]')].map(each => each.innerText),
+      questions: [...document.querySelectorAll('[data-cy="viewport-notification"]')].map(each => each.innerText),
     };
   },
   index_of: uid => (window.__hilum.viewport()?.getImageIds?.() ?? []).findIndex(
@@ -86,6 +92,22 @@ const FACTS = {
           visible: Boolean(shown.visible) && (shown.segments?.[segment.segmentIndex]?.visible ?? true),
         })));
   },
+  // The loaded voxels of the label map in the active viewport: by SOP Instance UID of the image below, as base64
+  voxels: () => {
+    const { segmentationService, viewportGridService } = window.services;
+    const { cache, metaData } = window.cornerstone;
+    const found = {};
+    const shown = segmentationService.getSegmentationRepresentations(viewportGridService.getActiveViewportId());
+    for (const each of shown) {
+      const held = window.cornerstoneTools.segmentation.state.getSegmentation(each.segmentationId).representationData;
+      for (const image of (held.Labelmap?.imageIds ?? []).map(id => cache.getImage(id))) {
+        const labels = image.voxelManager.getScalarData();
+        const uid = metaData.get('instance', image.referencedImageId).SOPInstanceUID;
+        if (labels.some(Boolean)) found[uid] = btoa(String.fromCharCode(...Uint8Array.from(labels)));
+      }
+    }
+    return found;
+  },
   // The measurements of the SR in the active viewport as OHIF read them, and those that it keeps as its own
   measurements: () => {
     const { displaySetService, viewportGridService, measurementService } = window.services;
@@ -111,12 +133,13 @@ const FACTS = {
     const box = layer?.getBoundingClientRect();
     const shown = each => each.getClientRects().length > 0;
     const colour = each => getComputedStyle(each).stroke;
+    // The points of a polyline, and those of a path of straight lines
     const points = each => {
-      const numbers = (each.getAttribute('points') ?? '').trim().split(/[\s,]+/).map(Number);
-      return numbers.flatMap((x, at) => at % 2 ? [] : [[x + box.x, numbers[at + 1] + box.y]]);
+      const numbers = (each.getAttribute('points') ?? each.getAttribute('d') ?? '').match(/-?[\d.]+/g) ?? [];
+      return numbers.flatMap((x, at) => at % 2 ? [] : [[Number(x) + box.x, Number(numbers[at + 1]) + box.y]]);
     };
     return {
-      lines: layer ? [...layer.querySelectorAll('polyline, polygon')].filter(shown)
+      lines: layer ? [...layer.querySelectorAll('polyline, polygon, path')].filter(shown)
         .map(each => ({ colour: colour(each), points: points(each) })) : [],
       texts: layer ? [...layer.querySelectorAll('text')].filter(shown)
         .map(each => [...each.querySelectorAll('tspan')].map(part => part.textContent.trim())) : [],
@@ -126,7 +149,11 @@ const FACTS = {
 
 // Runs in every page before its own scripts
 const PREPARATION = () => {
+  const rejected = [];
+  // OHIF takes these for itself and shows "Something went wrong", so the browser does not report them
+  window.addEventListener('unhandledrejection', event => rejected.push(`rejected: ${event.reason?.stack ?? event.reason}`));
   window.__hilum = {
+    rejected,
     viewport: () => {
       const grid = window.services?.viewportGridService;
       const view = window.services?.cornerstoneViewportService;
@@ -144,16 +171,20 @@ async function fact(name, argument) {
 const COMMANDS = {
   async open({ url }) {
     if (page) await page.close();
-    said = [];
-    page = await browser.newPage({ viewport: { width: Number(width), height: Number(height) } });
+    const mine = said = []; // what a page says while it is being closed is nobody's
+    page = await browser.newPage();
     await page.addInitScript(PREPARATION);
     page.on('console', message => {
-      if (message.type() === 'error') said.push(message.text());
+      if (message.type() === 'error') mine.push(message.text());
     });
-    page.on('pageerror', error => said.push(`uncaught: ${error.stack ?? error}`));
-    page.on('requestfailed', request => said.push(`failed: ${request.url()} ${request.failure()?.errorText}`));
+    page.on('pageerror', error => mine.push(`uncaught: ${error.stack ?? error}`));
+    page.on('requestfailed', request => {
+      const why = request.failure()?.errorText;
+      // OHIF itself aborts the images that it fetches ahead when another series is opened
+      if (why !== 'net::ERR_ABORTED') mine.push(`failed: ${request.url()} ${why}`);
+    });
     page.on('response', response => {
-      if (response.status() >= 400) said.push(`HTTP ${response.status()}: ${response.url()}`);
+      if (response.status() >= 400) mine.push(`HTTP ${response.status()}: ${response.url()}`);
     });
     await page.goto(url, { waitUntil: 'domcontentloaded' });
   },
@@ -173,35 +204,43 @@ const COMMANDS = {
   // Move to an image by its place in the stack, as the scroll bar does
   async show({ index }) {
     await page.evaluate(async at => {
-      await window.cornerstoneTools.utilities.jumpToSlice(window.__hilum.viewport().element, { imageIndex: at });
+      await window.cornerstone.utilities.jumpToSlice(window.__hilum.viewport().element, { imageIndex: at });
     }, index);
   },
-  // Draw again, and return once two pictures have been shown since
+  // Draw again, and return once two more frames have been shown
   async redraw() {
     await page.evaluate(() => new Promise(done => {
       window.__hilum.viewport()?.render?.();
       requestAnimationFrame(() => requestAnimationFrame(() => done()));
     }));
   },
-  async picture({ path, clip }) {
-    const box = clip ? { x: clip[0], y: clip[1], width: clip[2], height: clip[3] } : undefined;
-    await page.screenshot({ path, clip: box, animations: 'disabled', caret: 'hide' });
+  // Fit the image to the viewport, as its Reset button does
+  async fit() {
+    await page.evaluate(() => {
+      const viewport = window.__hilum.viewport();
+      viewport.resetCamera();
+      viewport.render();
+    });
   },
+  async picture({ path }) { await page.screenshot({ path, animations: 'disabled', caret: 'hide' }); },
   text: () => page.innerText('body'),
-  said: () => [...said],
+  said: async () => [...said, ...await page.evaluate(() => window.__hilum.rejected)],
 };
 
 async function main() {
   const { chromium: engine } = require(playwright);
-  browser = await engine.launch({ executablePath: chromium, args: BROWSER_OPTIONS, headless: true });
-  process.stdout.write(`${JSON.stringify({ result: browser.version() })}\n`);
+  browser = await engine.launchPersistentContext(profile, {
+    executablePath: chromium, args: BROWSER_OPTIONS, headless: true,
+    viewport: { width: Number(width), height: Number(height) },
+  });
+  process.stdout.write(`${JSON.stringify({ id: 0, result: null })}\n`);
   for await (const line of readline.createInterface({ input: process.stdin })) {
-    const { command, ...rest } = JSON.parse(line);
+    const { id, command, ...rest } = JSON.parse(line);
     let answer;
     try {
-      answer = { result: (await COMMANDS[command](rest)) ?? null };
+      answer = { id, result: (await COMMANDS[command](rest)) ?? null };
     } catch (error) {
-      answer = { error: String(error.message ?? error) };
+      answer = { id, error: String(error.message ?? error) };
     }
     process.stdout.write(`${JSON.stringify(answer)}\n`);
   }

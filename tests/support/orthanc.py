@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from scp.requesting import Peer
 from tests.support.network import accepts_connections, free_port, wait_until
 from tests.support.peers import DCMTK_ENVIRONMENT, program
 
+DICOMWEB_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+"""Where Debian's package orthanc-dicomweb puts it."""
 FORWARD_EVERYTHING = """
 function OnStoredInstance(instance_id, tags, metadata)
    SendToModality(instance_id, '%s')
@@ -75,6 +79,7 @@ def running_orthanc(
     forward_everything_to: str | None = None,
     settings: Mapping[str, Any] | None = None,
     dicom_port: int | None = None,
+    dicomweb: bool = False,
 ) -> Iterator[Orthanc]:
     """Run an Orthanc on free ports of 127.0.0.1, ready to be talked to.
 
@@ -90,11 +95,15 @@ def running_orthanc(
         Further entries of its configuration.
     dicom_port
         Where it must be a certain one.
+    dicomweb
+        Whether it serves DICOMweb at /dicom-web/ of its HTTP port.
     """
     executable = program("Orthanc", package="orthanc")
     folder.mkdir(parents=True, exist_ok=True)
     dicom_port, http_port = dicom_port or free_port(), free_port()
     configuration = _configuration(folder, ae_title, dicom_port, http_port, modalities or {}) | dict(settings or {})
+    if dicomweb:
+        configuration |= _dicomweb()
     if forward_everything_to is not None:
         script = folder / "forward.lua"
         script.write_text(FORWARD_EVERYTHING % forward_everything_to)
@@ -124,6 +133,12 @@ def _runs(process: subprocess.Popen[bytes], folder: Path) -> bool:
     if process.poll() is not None:
         raise AssertionError(f"Orthanc ended: {(folder / 'orthanc.log').read_text()[-2000:]}")
     return True
+
+
+def _dicomweb() -> dict[str, Any]:
+    if not DICOMWEB_PLUGIN.exists():
+        pytest.skip("needs Orthanc's DICOMweb plugin (apt-get install orthanc-dicomweb)")
+    return {"Plugins": [str(DICOMWEB_PLUGIN)], "DicomWeb": {"Enable": True, "Root": "/dicom-web/"}}
 
 
 def _configuration(

@@ -17,6 +17,7 @@ from hilum.planning import Plan, plan_study, read_cards
 from hilum.wire import Request
 from inference.catalog import digest_of
 from study.entities import PlannedJob, StoredInstance
+from study.forms import Wish, all_variants, settle
 from study.headers import HEADER_KEYWORDS, InstanceHeader
 from study.uids import derive_uid
 from tests.support.series import save_series
@@ -53,6 +54,7 @@ class Site:
             folder=str(self.settings.data_dir / "results" / job.model_name),
             device_uid="2.25.77",
             serial="S-7",
+            variants=all_variants(settle(Wish.from_json(wish), {}) for wish in job.parameters["wishes"]),
         ).to_bytes()
         outcome = Pipeline(self.settings).run(Request.from_bytes(message))  # as it comes over the wire
         return {result.form: dcmread(self.settings.data_dir / result.path) for result in outcome.results}

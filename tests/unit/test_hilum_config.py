@@ -8,9 +8,13 @@ import pytest
 
 from hilum.config import Settings, load
 from study.errors import ConfigError
+from study.forms import Form, Wish
 from tests.support.peers import REPOSITORY
 
 SHIPPED = REPOSITORY / "config.toml"
+
+
+PEER = '[[peers]]\nname = "p"\nae_title = "X"\nhost = "h"\nport = 1\n'
 
 
 def write(folder: Path, text: str) -> Path:
@@ -23,7 +27,7 @@ def test_the_shipped_file_is_valid_and_says_what_the_defaults_are() -> None:
     settings = load(SHIPPED, environment={})
     assert (settings.node.ae_title, settings.node.port, settings.node.receivers) == ("HILUM", 11112, 2)
     assert settings.node == load(None, environment={}, file_is_optional=True).node
-    assert settings.peers["pacs"].results == ("seg", "sr")
+    assert settings.peers["pacs"].results == ("seg", "sr", "refusal")
     assert settings.models["lung_ct"].bundle == "builtin:lung_ct"
     assert settings.data_dir == REPOSITORY / "var"
 
@@ -95,6 +99,19 @@ colour = "#009e73"
             "{file}: peers.p: host and port belong together",
         ),
         ('[[peers]]\nname = "p"\nae_title = "X"\nresults = ["sr"]\n', [], {}, "{file}: peers.p: results need a host"),
+        (f'{PEER}results = ["seg", "seg_labelmap"]\n', [], {}, "{file}: peers.p: results names seg and seg_labelmap"),
+        (f'{PEER}results = ["sr_segments"]\n', [], {}, "{file}: peers.p: sr_segments in results refers to a Segm"),
+        (f'{PEER}results = ["sgm"]\n', [], {}, "{file}: peers.p.results entry 1: input should be 'seg', 'seg_label"),
+        (
+            f'{PEER}only_models = ["lung"]\n',
+            [],
+            {},
+            "{file}: peers.p: only_models: there is no model lung; there are: none",
+        ),
+        (f'{PEER}only_from = ["CT9"]\n', [], {}, "{file}: peers.p: only_from: no peer has the name or AE title CT9"),
+        (f"{PEER}transfer_syntaxes = []\n", [], {}, "{file}: peers.p: transfer_syntaxes is empty; write"),
+        (f"{PEER}seg_max_frames = 0\n", [], {}, "{file}: peers.p.seg_max_frames: input should be greater"),
+        (f'{PEER}series_description_prefix = "ü"\n', [], {}, "{file}: peers.p.series_description_prefix: "),
         (
             '[[peers]]\nname = "p"\nae_title = "X"\n[[peers]]\nname = "p"\n',
             [],
@@ -241,3 +258,42 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(path, environment={})
     assert len(caught.value.words.splitlines()) == 2
+
+
+def test_rules_say_whose_and_which_results_a_peer_is_sent(tmp_path: Path) -> None:
+    text = """
+    [[peers]]
+    name = "ct"
+    ae_title = "CT1"
+    [[peers]]
+    name = "pacs"
+    ae_title = "PACS"
+    host = "h"
+    port = 1
+    results = ["sr", "seg"]
+    only_models = ["lung_ct"]
+    series_description_prefix = "AI "
+    seg_max_frames = 400
+    transfer_syntaxes = ["rle"]
+    [[peers]]
+    name = "research"
+    ae_title = "RES"
+    host = "h"
+    port = 2
+    results = ["seg_labelmap"]
+    only_from = ["ct", "PACS"]
+    [[models]]
+    name = "lung_ct"
+    bundle = "builtin:lung_ct"
+    [[models]]
+    name = "other"
+    bundle = "builtin:lung_ct"
+    """
+    settings = load(write(tmp_path, text))
+    assert [wish.peer for wish in settings.wishes("lung_ct", {"CT1"})] == ["pacs", "research"]
+    assert [wish.peer for wish in settings.wishes("lung_ct", {"MR1"})] == ["pacs"]
+    assert [wish.peer for wish in settings.wishes("other", {"MR1", "PACS"})] == ["research"]
+    assert settings.wishes("other", {"MR1"}) == ()
+    (pacs,) = settings.wishes("lung_ct", {"MR1"})
+    assert pacs == Wish("pacs", (Form.SEG, Form.SR), "AI ", most_frames=400, compressed=True)
+    assert Settings.model_validate_json(settings.to_json()) == settings

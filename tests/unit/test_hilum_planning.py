@@ -13,6 +13,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from hilum.config import ModelSettings, PeerSettings, Settings
 from hilum.planning import Plan, plan_study, read_cards
 from study.entities import StoredInstance
+from study.forms import Form
 from study.geometry import FrameOfReferencePolicy
 from study.headers import InstanceHeader
 from tests.support.series import axial_affine, ct_series
@@ -78,7 +79,7 @@ def test_a_setting_that_changes_results_makes_another_key() -> None:
     images = chest()
     lenient = SETTINGS.geometry.model_copy(update={"frame_of_reference": FrameOfReferencePolicy.BY_POSITION})
     assert key(plan(images, settings=SETTINGS.model_copy(update={"geometry": lenient}))) != key(plan(images))
-    peer = PeerSettings(name="p", ae_title="P", host="h", port=1, results=("sr",))
+    peer = PeerSettings(name="p", ae_title="P", host="h", port=1, results=(Form.SR,))
     assert key(plan(images, settings=SETTINGS.model_copy(update={"peers": {"p": peer}}))) != key(plan(images))
     quiet = SETTINGS.study.model_copy(update={"quiet_seconds": 5.0})
     assert key(plan(images, settings=SETTINGS.model_copy(update={"study": quiet}))) == key(plan(images))
@@ -110,3 +111,22 @@ def test_what_no_model_wants_has_no_job_and_says_why() -> None:
     assert made.jobs == ()
     assert made.words.startswith("lung_ct: none of 1 series is wanted.")
     assert "MR" in made.words
+
+
+def test_who_is_sent_what_is_settled_with_the_plan() -> None:
+    def of(calling: str, **rules: object) -> list[str]:
+        peer = PeerSettings.model_validate(
+            {"name": "pacs", "ae_title": "PACS", "host": "h", "port": 1, "results": ["sr", "refusal"]} | rules
+        )
+        sender = PeerSettings(name="ct", ae_title="CT1")
+        settings = SETTINGS.model_copy(update={"peers": {"ct": sender, "pacs": peer}})
+        images = [dataclasses.replace(image, calling_ae_title=calling) for image in stored(chest())]
+        (job,) = plan_study(settings, CARDS, {images[0].header.series_instance_uid: images}).jobs
+        return [f"{wish['peer']}: {', '.join(wish['forms'])}" for wish in job.parameters["wishes"]]
+
+    assert of("CT1") == ["pacs: sr, refusal"]
+    assert of("CT1", only_from=["ct"]) == ["pacs: sr, refusal"]
+    # What nobody is sent is made and kept here all the same
+    assert of("MR1", only_from=["ct"]) == [": seg, sr"]
+    assert of("CT1", only_models=["other"]) == [": seg, sr"]
+    assert of("CT1", results=["refusal"]) == ["pacs: refusal", ": seg, sr"]

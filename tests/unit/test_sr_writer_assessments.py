@@ -1,4 +1,7 @@
-"""What a model says without a region: classes with probabilities, numbers, on volumes and on single radiographs."""
+"""What a model says without a region: classes with probabilities, numbers, on volumes and on single radiographs.
+
+Here as a measurement report (TID 1500), which `sr_segments` is always; the same in words: test_sr_writer_words.py.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +17,16 @@ from pydicom.sequence import Sequence as ItemSequence
 
 from sr_writer import codes as report_codes
 from sr_writer.checking.sr import check_sr
-from sr_writer.picture.pictures import picture_of_sr
 from sr_writer.reading.content_tree import children, code_of, descendants
 from sr_writer.reading.report import MeasurementRow, Report, keys_of_image, read_report
 from sr_writer.region.areas import MOST_SLICES
 from sr_writer.results import write_results
-from sr_writer.source.images import by_key, key_of
-from sr_writer.sr.document import write_sr
+from sr_writer.source.images import key_of
+from sr_writer.sr.document import write_reports
 from study import codes
 from study.codes import Code
 from study.errors import EncodingError, NonconformantObject
-from study.imaging import Assessment, Measurement, ResultSet, SeriesVolume
+from study.imaging import Assessment, Measurement, ResultSet
 from tests.support.results import (
     CHEST,
     CONTEXT,
@@ -49,17 +51,22 @@ class Written:
     sources: list[Dataset]
 
     @property
+    def path(self) -> Path:
+        return self.folder / "sr_segments.dcm"
+
+    @property
     def document(self) -> Dataset:
-        return dcmread(self.folder / "sr.dcm")
+        return dcmread(self.path)
 
     @property
     def report(self) -> Report:
-        return read_report(self.folder / "sr.dcm")
+        return read_report(self.path)
 
 
 def write(folder: Path, sources: list[Dataset], *said: Assessment, limits: tuple[str, ...] = ()) -> Written:
     result = ResultSet(None, (), limits, assessments=said)
-    assert [each.form for each in write_results(result, sources, MODEL, CONTEXT, folder)] == ["sr"]
+    (report,) = write_results(result, sources, MODEL, CONTEXT, folder, variants_of("sr_segments"))
+    assert report.path == "sr_segments.dcm"
     return Written(folder, sources)
 
 
@@ -137,7 +144,7 @@ def test_the_certainty_is_explained_once(written: Written, tmp_path: Path) -> No
 
 def test_the_same_inputs_give_the_same_bytes(written: Written, tmp_path: Path) -> None:
     again = write(tmp_path, written.sources, *assessments(), limits=("A limit.",))
-    assert (again.folder / "sr.dcm").read_bytes() == (written.folder / "sr.dcm").read_bytes()
+    assert again.path.read_bytes() == written.path.read_bytes()
 
 
 @pytest.mark.parametrize("modality", sorted(PROJECTIONS))
@@ -182,18 +189,11 @@ def test_the_procedure_reported_follows_the_modality(tmp_path: Path, modality: s
     assert item.ConceptCodeSequence[0].CodeValue == value
 
 
-def test_a_picture_tells_the_decision(tmp_path: Path, written: Written) -> None:
-    uids = tuple(uid for uid, _ in by_key(written.sources))
-    volume = SeriesVolume(np.zeros(SHAPE, dtype=np.float32), axial_affine(), uids)
-    picture_of_sr(written.folder / "sr.dcm", volume, tmp_path / "sr.png")
-    assert (tmp_path / "sr.png").stat().st_size > 1000
-
-
 @pytest.mark.parametrize("probability", [-0.01, 1.01, float("nan"), float("inf")])
 def test_a_probability_that_is_none_is_refused(written: Written, probability: float) -> None:
     wrong = replace(assessments()[0], probability=probability)
     with pytest.raises(EncodingError, match="from 0 to 1"):
-        write_sr(ResultSet(None, (), assessments=(wrong,)), written.sources, MODEL, CONTEXT)
+        write_reports(ResultSet(None, (), assessments=(wrong,)), written.sources, MODEL, CONTEXT)
 
 
 @pytest.mark.parametrize("probability", [0.0, 1.0])
@@ -205,25 +205,25 @@ def test_the_ends_are_probabilities(tmp_path: Path, written: Written, probabilit
 def test_a_number_that_is_none_is_refused(written: Written) -> None:
     wrong = replace(assessments()[3], measurements=(Measurement(codes.VOLUME, float("nan"), codes.MILLILITRE),))
     with pytest.raises(EncodingError, match="must be a number"):
-        write_sr(ResultSet(None, (), assessments=(wrong,)), written.sources, MODEL, CONTEXT)
+        write_reports(ResultSet(None, (), assessments=(wrong,)), written.sources, MODEL, CONTEXT)
 
 
 def test_an_assessment_that_says_nothing_is_refused(written: Written) -> None:
     empty = Assessment("empty", "Empty", PNEUMOTHORAX)
     with pytest.raises(EncodingError, match="Empty has neither"):
-        write_sr(ResultSet(None, (), assessments=(empty,)), written.sources, MODEL, CONTEXT)
+        write_reports(ResultSet(None, (), assessments=(empty,)), written.sources, MODEL, CONTEXT)
 
 
 @pytest.mark.parametrize("index", [-1, SHAPE[0]])
 def test_an_image_that_there_is_not_is_refused(written: Written, index: int) -> None:
     wrong = replace(assessments()[1], slices=(index,))
     with pytest.raises(EncodingError, match="does not have"):
-        write_sr(ResultSet(None, (), assessments=(wrong,)), written.sources, MODEL, CONTEXT)
+        write_reports(ResultSet(None, (), assessments=(wrong,)), written.sources, MODEL, CONTEXT)
 
 
 def test_a_result_that_says_nothing_is_refused(written: Written) -> None:
     with pytest.raises(EncodingError, match="neither a finding nor an assessment"):
-        write_sr(ResultSet(None, ()), written.sources, MODEL, CONTEXT)
+        write_reports(ResultSet(None, ()), written.sources, MODEL, CONTEXT)
 
 
 Change = Callable[[list[Dataset]], object]

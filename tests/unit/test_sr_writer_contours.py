@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -10,6 +10,10 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from sr_writer.region.outlines import MOST_OUTLINES, MOST_POINTS, outlines
+from sr_writer.rtstruct import polygons as tracing
+from sr_writer.rtstruct import reading
+from sr_writer.rtstruct.polygons import polygons
+from sr_writer.rtstruct.reading import area_within
 
 Mask = NDArray[np.bool_]
 Points = NDArray[np.float64]
@@ -101,3 +105,73 @@ def test_every_outline_encloses_a_four_connected_piece(mask: Mask) -> None:
 
 def test_nothing_has_no_outline() -> None:
     assert outlines(np.zeros((4, 4), dtype=bool)) == []
+
+
+# What gives a region back exactly, for an RT Structure Set
+
+
+def winding(points: Points, shape: tuple[int, int]) -> NDArray[np.int64]:
+    """Return how often a polygon goes around each pixel centre, from the angles that it is seen under."""
+    rows, columns = np.indices(shape)
+    away = points[:, 0, None, None] - columns + 1j * (points[:, 1, None, None] - rows)
+    turns = np.angle(np.roll(away, -1, axis=0) / away).sum(axis=0) / (2 * np.pi)
+    result: NDArray[np.int64] = np.rint(turns).astype(np.int64)
+    return result
+
+
+@pytest.mark.parametrize("cut_from", [0, tracing.CUT_FROM])
+@settings(max_examples=40)
+@given(mask=hnp.arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12)), fill=st.just(True)))
+def test_polygons_hold_the_pixels_of_the_region_by_every_rule(mask: Mask, cut_from: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracing, "CUT_FROM", cut_from)
+        found = polygons(mask)
+    assert len(found) == ndimage.label(mask)[1]
+    # Once around each pixel of the region and never around another: joined or cancelling, even-odd or not, the same
+    assert (np.sum([winding(points, mask.shape) for points in found], axis=0) == mask).all()
+    assert (np.sum([reading.filled(points, mask.shape) for points in found], axis=0) == mask).all()
+
+
+@settings(max_examples=40)
+@given(mask=hnp.arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12)), fill=st.just(True)))
+def test_points_rounded_to_whole_pixels_are_pixels_of_the_region(mask: Mask) -> None:
+    for points in polygons(mask):
+        columns, rows = np.rint(points).astype(int).T
+        assert mask[rows, columns].all()
+
+
+def test_a_ring_with_an_island_in_its_hole_is_two_polygons() -> None:
+    rows, columns = np.ogrid[:40, :50]
+    distance = (rows - 20) ** 2 + (columns - 25) ** 2
+    ring, island = (distance < 18**2) & (distance > 9**2), distance < 3**2
+    found = polygons(ring | island)
+    assert [area_within(points) for points in found] == pytest.approx([ring.sum(), island.sum()], rel=0.01)
+
+
+def test_holes_below_each_other_are_let_in_one_from_the_other() -> None:
+    mask = np.ones((11, 9), dtype=bool)
+    mask[2:4, 2:7] = mask[6:9, 3:5] = mask[6, 6] = False
+    (points,) = polygons(mask)
+    assert (winding(points, mask.shape) == mask).all()
+
+
+@pytest.mark.parametrize("side", [1, 3, 9])
+def test_a_small_square_keeps_its_area(side: int) -> None:
+    mask = np.zeros((12, 12), dtype=bool)
+    mask[2 : 2 + side, 1 : 1 + side] = True
+    (points,) = polygons(mask)
+    assert len(points) == 4
+    assert area_within(points) == pytest.approx(side**2, rel=0.005)
+
+
+@pytest.mark.parametrize("radius", [6.0, 20.5, 90.0])
+def test_a_disk_keeps_its_area_and_has_no_idle_points(radius: float) -> None:
+    rows, columns = np.ogrid[:200, :200]
+    mask = (rows - 99) ** 2 + (columns - 99) ** 2 < radius**2
+    (points,) = polygons(mask)
+    assert area_within(points) == pytest.approx(mask.sum(), rel=0.008)
+    assert len(points) < 6.5 * radius
+    # ... and no steps: it turns by a right angle nowhere
+    ways = np.diff(np.vstack([points, points[:2]]), axis=0)
+    ways /= np.linalg.norm(ways, axis=1)[:, None]
+    assert (ways[:-1] * ways[1:]).sum(axis=1).min() > 0.5

@@ -1,17 +1,25 @@
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
+from highdicom._standard_utils import get_module_attribute_map
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
-from pydicom.uid import ImplicitVRLittleEndian
+from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from sr_writer.files import save
 from sr_writer.source.carrying import element_bytes, tag_of
-from sr_writer.source.identity import set_identity, set_referenced_request, set_request_attributes
+from sr_writer.source.identity import (
+    CARRIED,
+    procedure_code_items,
+    set_identity,
+    set_referenced_request,
+    set_request_attributes,
+)
 from study.errors import MissingIdentity
 from tests.support.results import headers_on_disk
 
@@ -172,3 +180,130 @@ def test_no_order_makes_no_request(tmp_path: Path) -> None:
     result = Dataset()
     set_referenced_request(result, source)
     assert "ReferencedRequestSequence" not in result
+
+
+def item_of(keyword: str, value: str) -> Dataset:
+    item = Dataset()
+    setattr(item, keyword, value)
+    return item
+
+
+def nested(path: Path, sequence: str, keyword: str) -> bytes:
+    """Return the value of an element of the first item as it stands in the file."""
+    return element_bytes(dcmread(path)[sequence].value[0], tag_of(keyword)).rstrip(b" ")
+
+
+@pytest.mark.parametrize("name", sorted(CHARACTER_SETS))
+def test_nested_names_arrive_byte_for_byte_in_any_character_set(tmp_path: Path, name: str) -> None:
+    character_set, text = CHARACTER_SETS[name]
+    attributes = {
+        "SpecificCharacterSet": character_set,
+        "OtherPatientIDsSequence": [item_of("IssuerOfPatientID", text)],
+        "RequestAttributesSequence": [item_of("RequestedProcedureDescription", text)],
+        "ProcedureCodeSequence": [code(text)],
+        "AccessionNumber": "A1",
+    }
+    (source, *_) = headers_on_disk(tmp_path / "in", (2, 4, 4), attributes=attributes)
+    result = Dataset()
+    result.SOPClassUID, result.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.66.4", "2.25.1"
+    result.ConceptCodeSequence = procedure_code_items(source)
+    set_identity(result, source)
+    set_request_attributes(result, source)
+    set_referenced_request(result, source)
+    save(result, tmp_path / "result.dcm")
+    written = tmp_path / "in" / "00000.dcm"
+    for sequence, keyword, origin in (
+        ("OtherPatientIDsSequence", "IssuerOfPatientID", "OtherPatientIDsSequence"),
+        ("RequestAttributesSequence", "RequestedProcedureDescription", "RequestAttributesSequence"),
+        ("ReferencedRequestSequence", "RequestedProcedureDescription", "RequestAttributesSequence"),
+        ("ConceptCodeSequence", "CodeMeaning", "ProcedureCodeSequence"),
+    ):
+        assert nested(tmp_path / "result.dcm", sequence, keyword) == nested(written, origin, keyword), sequence
+
+
+def code(meaning: str) -> Dataset:
+    item = item_of("CodeMeaning", meaning)
+    item.CodeValue, item.CodingSchemeDesignator = "TH", "99RIS"
+    return item
+
+
+def test_bytes_that_the_declared_set_does_not_decode_arrive_as_they_are(tmp_path: Path) -> None:
+    headers_on_disk(tmp_path / "in", (2, 4, 4), attributes={"PatientName": "Muller"})
+    content = (tmp_path / "in" / "00000.dcm").read_bytes()
+    content = content.replace(b"ISO_IR 100", b"ISO_IR 192").replace(b"Muller", b"M\xfcller")
+    (tmp_path / "in" / "00000.dcm").write_bytes(content)
+    path = carried(dcmread(tmp_path / "in" / "00000.dcm"), tmp_path)
+    assert raw(path, "PatientName") == b"M\xfcller"
+    assert raw(path, "SpecificCharacterSet").strip() == b"ISO_IR 192"
+
+
+def test_a_request_keeps_the_character_set_of_its_own_item(tmp_path: Path) -> None:
+    request = item_of("RequestedProcedureDescription", "Грудь")
+    request.SpecificCharacterSet = "ISO_IR 144"
+    attributes = {
+        "SpecificCharacterSet": "ISO_IR 100",
+        "RequestAttributesSequence": [request],
+        "AccessionNumber": "A1",
+        "FillerOrderNumberImagingServiceRequest": "Größe",
+    }
+    (source, *_) = headers_on_disk(tmp_path / "in", (2, 4, 4), attributes=attributes)
+    result = Dataset()
+    result.SOPClassUID, result.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.88.34", "2.25.1"
+    set_identity(result, source)
+    set_referenced_request(result, source)
+    save(result, tmp_path / "result.dcm")
+    (written,) = dcmread(tmp_path / "result.dcm").ReferencedRequestSequence
+    assert written.RequestedProcedureDescription == "Грудь"
+    assert written.AccessionNumber == "A1"
+    assert written.FillerOrderNumberImagingServiceRequest == ""  # it would read as something else
+
+
+def test_what_others_wrote_as_unknown_is_carried_by_its_known_kind(tmp_path: Path) -> None:
+    headers_on_disk(tmp_path / "in", (2, 4, 4), attributes={"OtherPatientIDsSequence": [item_of("PatientID", "X1")]})
+    path = tmp_path / "in" / "00000.dcm"
+    content = path.read_bytes()
+    accession = struct.pack("<HH2sH", 0x0008, 0x0050, b"SH", 4)
+    unknown = struct.pack("<HH2sHI", 0x0008, 0x0050, b"UN", 0, 4)
+    assert content.count(accession) == 1
+    content = content.replace(accession, unknown)
+    explicit = struct.pack("<HH2sH", 0x0010, 0x0020, b"LO", 2) + b"X1"
+    item = struct.pack("<HHI", 0xFFFE, 0xE000, len(explicit)) + explicit
+    other_ids = struct.pack("<HH2sHI", 0x0010, 0x1002, b"SQ", 0, len(item)) + item
+    assert content.count(other_ids) == 1
+    implicit = struct.pack("<HHI", 0x0010, 0x0020, 2) + b"X1"
+    item = struct.pack("<HHI", 0xFFFE, 0xE000, len(implicit)) + implicit
+    end = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+    as_unknown = struct.pack("<HH2sHI", 0x0010, 0x1002, b"UN", 0, 0xFFFFFFFF) + item + end  # PS3.5 6.2.2, note 2
+    path.write_bytes(content.replace(other_ids, as_unknown))
+    written = dcmread(carried(dcmread(path), tmp_path))
+    assert (written["AccessionNumber"].VR, written.AccessionNumber) == ("SH", "A123")
+    assert written.OtherPatientIDsSequence[0].PatientID == "X1"
+
+
+def test_a_big_endian_source_gives_the_same_bytes(tmp_path: Path) -> None:
+    attributes = {"PatientName": "Müller", "PatientWeight": "80", "PregnancyStatus": 4}
+    (source, *_) = headers_on_disk(tmp_path / "in", (2, 4, 4), attributes=attributes)
+    fresh = Dataset()
+    for element in source:
+        fresh.add(element)
+    fresh.file_meta = source.file_meta
+    fresh.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    fresh.save_as(tmp_path / "big.dcm", enforce_file_format=True)
+    written = dcmread(carried(dcmread(tmp_path / "big.dcm"), tmp_path))
+    assert (str(written.PatientName), written.PatientWeight, written.PregnancyStatus) == ("Müller", 80, 4)
+
+
+MODULES = ("patient", "clinical-trial-subject", "general-study", "patient-study", "clinical-trial-study")
+NOT_CARRIED = {"ReferencedPatientPhotoSequence"}  # it leads to an object of others, which may not be there
+
+
+def test_no_attribute_of_patient_and_study_is_forgotten() -> None:
+    """What a result takes over is the standard's whole list, which highdicom keeps as tables of the modules."""
+    listed = {
+        entry["keyword"]
+        for module in MODULES
+        for entry in get_module_attribute_map()[module]
+        if not entry["path"] and entry["keyword"] not in NOT_CARRIED
+    }
+    assert len(listed) > 60
+    assert sorted(listed - set(CARRIED)) == []

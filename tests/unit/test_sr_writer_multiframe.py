@@ -17,14 +17,13 @@ from pydicom.dataset import Dataset
 from sr_writer import codes
 from sr_writer.checking.seg import check_seg
 from sr_writer.checking.sr import check_sr
-from sr_writer.picture.pictures import picture_of_seg, picture_of_sr
 from sr_writer.reading.content_tree import children, descendants
 from sr_writer.reading.report import keys_of_image, read_report
 from sr_writer.reading.segmentation import read_segmentation
 from sr_writer.results import write_results
 from sr_writer.source.images import by_key, key_of
 from study.errors import GeometryMismatch, NonconformantObject
-from study.imaging import ResultSet, SeriesVolume
+from study.imaging import ResultSet
 from tests.support.enhanced import enhanced_image, frame_headers
 from tests.support.peers import shared
 from tests.support.results import CONTEXT, MODEL, assessments, headers_on_disk, lungs, philips_frames, result_of
@@ -172,17 +171,6 @@ def test_a_classic_series_names_no_frames(tmp_path: Path) -> None:
     write_results(result_of(lungs(SHAPE)), sources, MODEL, CONTEXT, tmp_path)
     for form in ("seg", "sr"):
         assert "ReferencedFrameNumber" not in str(dcmread(tmp_path / f"{form}.dcm"))
-
-
-def test_pictures_find_the_frames(tmp_path: Path, enhanced: Written) -> None:
-    uids = tuple(str(source.SOPInstanceUID) for source in enhanced.sources)
-    numbers = [ORDER.index(index) + 1 for index in range(len(ORDER))]
-    affine = ORIENTATIONS["oblique"]
-    volume = SeriesVolume(np.zeros(SHAPE, dtype=np.float32), affine, uids)
-    picture_of_seg(enhanced.folder / "seg.dcm", volume, tmp_path / "seg.png", frame_numbers=numbers)
-    picture_of_sr(enhanced.folder / "sr.dcm", volume, tmp_path / "sr.png", frame_numbers=numbers)
-    assert (tmp_path / "seg.png").stat().st_size > 1000
-    assert (tmp_path / "sr.png").stat().st_size > 1000
 
 
 def test_a_real_enhanced_mr_gives_its_mask_back(tmp_path: Path) -> None:

@@ -10,13 +10,11 @@ import numpy as np
 import pytest
 from highdicom.seg import segread
 from numpy.typing import NDArray
-from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from sr_writer.checking.seg import check_seg
 from sr_writer.files import encoded
-from sr_writer.picture.pictures import picture_of_seg
 from sr_writer.reading.report import read_report
 from sr_writer.reading.segmentation import read_segmentation
 from sr_writer.region.areas import areas_by_slice, areas_of_region, overlap
@@ -24,7 +22,7 @@ from sr_writer.results import write_results
 from sr_writer.seg.writing import write_seg
 from sr_writer.source.images import by_key
 from study.errors import EncodingError, GeometryMismatch, NonconformantObject
-from study.imaging import LabelMap, Segment, SeriesVolume
+from study.imaging import LabelMap, Segment
 from tests.support.results import BRAIN, CONTEXT, MODEL, NEOPLASM, TUMOUR, headers_on_disk, nested
 from tests.support.series import axial_affine
 
@@ -73,7 +71,8 @@ def test_layers_that_do_not_overlap_are_said_not_to(sources: list[Dataset]) -> N
     first, second = np.zeros(SHAPE, dtype=np.uint8), np.zeros(SHAPE, dtype=np.uint16)
     first[3, 4:9, 4:9], second[4, 4:9, 4:9] = 1, 2
     result = replace(nested(SHAPE), label_map=label_map_of((first, second)))
-    assert write_seg(result, sources, MODEL, CONTEXT).SegmentsOverlap == "NO"
+    (seg,) = write_seg(result, sources, MODEL, CONTEXT)
+    assert seg.SegmentsOverlap == "NO"
 
 
 def test_frames_at_the_same_place_have_the_same_dimension_index(written: Path) -> None:
@@ -90,7 +89,7 @@ def test_values_with_gaps_in_layers_of_other_types_are_renumbered(tmp_path: Path
     segments = (replace(TUMOUR[0], value=7), replace(TUMOUR[1], value=300))
     result = replace(nested(SHAPE), label_map=label_map_of((big, small), segments), findings=())
     path = tmp_path / "seg.dcm"
-    path.write_bytes(encoded(write_seg(result, sources, MODEL, CONTEXT)))
+    path.write_bytes(encoded(*write_seg(result, sources, MODEL, CONTEXT)))
     check_seg(path, sources)
     found, keys = read_segmentation(path), [*by_key(sources)]
     assert [segment.label for segment in found.segments] == ["Whole tumor", "Tumor core"]
@@ -142,18 +141,6 @@ def test_a_wrong_word_on_overlap_is_refused(written: Path, tmp_path: Path, sourc
 def test_overlap_is_a_matter_of_voxels() -> None:
     assert overlap(label_map_of(layers_of_nested()))
     assert not overlap(label_map_of(layers_of_nested()[:1]))
-
-
-def test_a_picture_shows_the_inner_segment_too(written: Path, tmp_path: Path, sources: list[Dataset]) -> None:
-    uids = tuple(str(source.SOPInstanceUID) for source in sources)
-    picture_of_seg(
-        written / "seg.dcm", SeriesVolume(np.zeros(SHAPE, np.float32), axial_affine(), uids), tmp_path / "seg.png"
-    )
-    with Image.open(tmp_path / "seg.png") as image:
-        colours = np.asarray(image.convert("RGB")).astype(int)[90:400].reshape(-1, 3)
-    for segment in TUMOUR:
-        # The border of a region has its colour as it is
-        assert (np.abs(colours - segment.rgb).max(axis=1) < 12).sum() > 50
 
 
 def test_each_segment_has_the_region_that_it_lies_in(written: Path) -> None:

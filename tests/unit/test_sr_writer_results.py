@@ -8,21 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from sr_writer.checking.rules import read_back
 from sr_writer.codes import ascii_text, long_string, own_codes
-from sr_writer.picture.pictures import picture_of_seg, picture_of_sr
 from sr_writer.results import write_results
 from study.errors import EncodingError, MissingIdentity
 from study.forms import Form, Variant
-from study.imaging import SeriesVolume
 from tests.support.peers import REPOSITORY, program
 from tests.support.results import CONTEXT, MODEL, headers_on_disk, lungs, result_of, variants_of
-from tests.support.series import axial_affine
 
 SHAPE = (12, 40, 60)
 
@@ -30,17 +25,6 @@ SHAPE = (12, 40, 60)
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Dataset]:
     return headers_on_disk(tmp_path_factory.mktemp("in"), SHAPE)
-
-
-def volume_of(sources: list[Dataset]) -> SeriesVolume:
-    voxels = np.full(SHAPE, 40.0, dtype=np.float32)
-    voxels[lungs(SHAPE) > 0] = -800
-    return SeriesVolume(voxels, axial_affine(), tuple(str(source.SOPInstanceUID) for source in sources))
-
-
-def colours_of(path: Path) -> NDArray[np.int64]:
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB")).astype(np.int64)
 
 
 def test_both_forms_are_on_disk_the_segmentation_first(tmp_path: Path, sources: list[Dataset]) -> None:
@@ -118,46 +102,6 @@ def test_a_file_that_holds_another_instance_than_its_meta_says_is_refused(
         read_back(tmp_path / "sr.dcm")
 
 
-def test_pictures_show_the_regions_in_their_colours_on_their_sides(tmp_path: Path, sources: list[Dataset]) -> None:
-    write_results(result_of(lungs(SHAPE)), sources, MODEL, CONTEXT, tmp_path)
-    volume = volume_of(sources)
-    picture_of_seg(tmp_path / "seg.dcm", volume, tmp_path / "seg.png")
-    picture_of_sr(tmp_path / "sr.dcm", volume, tmp_path / "sr.png")
-    seg = colours_of(tmp_path / "seg.png")
-    # The first panel, without title and legend: orange is the right lung, blue the left, on the viewer's left and right
-    panel = seg[90:400, 12:500]
-    orange = np.argwhere(panel[..., 0] - panel[..., 2] > 60)
-    blue = np.argwhere(panel[..., 2] - panel[..., 0] > 60)
-    assert len(orange) > 500
-    assert len(blue) > 500
-    assert orange[:, 1].mean() < blue[:, 1].mean()
-    assert colours_of(tmp_path / "sr.png").shape[1] > 1000
-
-
-def test_a_picture_of_a_report_without_contours_is_its_table(tmp_path: Path, sources: list[Dataset]) -> None:
-    result = replace(result_of(lungs(SHAPE)), label_map=None)
-    write_results(result, sources, MODEL, CONTEXT, tmp_path, variants=variants_of("sr"))
-    picture_of_sr(tmp_path / "sr.dcm", volume_of(sources), tmp_path / "sr.png")
-    assert colours_of(tmp_path / "sr.png").shape[1] < 700
-
-
-def test_the_pictures_of_a_feet_first_series_have_the_right_lung_on_the_left_too(tmp_path: Path) -> None:
-    # Slices from the head down, rows from the back to the front: the patient lies prone
-    affine = axial_affine()
-    affine[:3, 1] *= -1
-    affine[:3, 2] *= -1
-    values = lungs(SHAPE)[:, :, ::-1].copy()
-    sources = headers_on_disk(tmp_path / "in", SHAPE, affine=affine)
-    write_results(result_of(values, affine), sources, MODEL, CONTEXT, tmp_path)
-    uids = tuple(str(source.SOPInstanceUID) for source in sources)
-    volume = SeriesVolume(np.zeros(SHAPE, dtype=np.float32), affine, uids)
-    picture_of_seg(tmp_path / "seg.dcm", volume, tmp_path / "seg.png")
-    panel = colours_of(tmp_path / "seg.png")[90:400, 12:500]
-    orange = np.argwhere(panel[..., 0] - panel[..., 2] > 60)
-    blue = np.argwhere(panel[..., 2] - panel[..., 0] > 60)
-    assert orange[:, 1].mean() < blue[:, 1].mean()
-
-
 def test_every_code_of_ours_has_one_meaning_that_fits() -> None:
     for (value, scheme), meaning in own_codes().items():
         assert 1 <= len(value) <= 16
@@ -171,7 +115,7 @@ def test_text_has_no_sign_that_other_character_sets_show_otherwise() -> None:
 
 def test_nothing_of_the_writer_needs_the_heavy_libraries() -> None:
     heavy = "torch", "monai", "pynetdicom", "sqlalchemy"
-    code = f"import sys, sr_writer.results, sr_writer.picture.pictures; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, sr_writer.results, sr_writer.picture.gallery; print([m for m in {heavy} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=REPOSITORY)
     assert run.stdout.strip() == "[]"
 

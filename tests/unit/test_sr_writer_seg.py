@@ -30,7 +30,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Dataset]:
 
 
 def saved(result: ResultSet, sources: list[Dataset], folder: Path) -> Dataset:
-    save(write_seg(result, sources, MODEL, CONTEXT), folder / "seg.dcm")
+    (seg,) = write_seg(result, sources, MODEL, CONTEXT)
+    save(seg, folder / "seg.dcm")
     return dcmread(folder / "seg.dcm")
 
 
@@ -118,16 +119,16 @@ def test_a_segment_is_coded_coloured_tracked_and_says_its_algorithm(tmp_path: Pa
 
 
 def test_the_same_inputs_give_the_same_bytes(sources: list[Dataset]) -> None:
-    first = encoded(write_seg(result_of(lungs(SHAPE)), sources, MODEL, CONTEXT))
-    second = encoded(write_seg(result_of(lungs(SHAPE)), sources, MODEL, CONTEXT))
+    first = encoded(*write_seg(result_of(lungs(SHAPE)), sources, MODEL, CONTEXT))
+    second = encoded(*write_seg(result_of(lungs(SHAPE)), sources, MODEL, CONTEXT))
     assert first == second
 
 
 @pytest.mark.parametrize("changed", ["instances_digest", "parameters_digest"])
 def test_other_inputs_give_other_uids(sources: list[Dataset], changed: str) -> None:
     context = replace(CONTEXT, **{changed: "00" * 32})  # type: ignore[arg-type]  # the name of a str field
-    one = write_seg(result_of(lungs(SHAPE)), sources, MODEL, CONTEXT)
-    other = write_seg(result_of(lungs(SHAPE)), sources, MODEL, context)
+    (one,) = write_seg(result_of(lungs(SHAPE)), sources, MODEL, CONTEXT)
+    (other,) = write_seg(result_of(lungs(SHAPE)), sources, MODEL, context)
     assert one.SOPInstanceUID != other.SOPInstanceUID
     assert one.SeriesInstanceUID != other.SeriesInstanceUID
 
@@ -142,7 +143,7 @@ def test_times_are_the_jobs_in_the_zone_of_the_source(tmp_path: Path) -> None:
 
 def test_times_are_in_the_zone_of_the_site_where_the_source_has_none(sources: list[Dataset]) -> None:
     context = replace(CONTEXT, time_zone=timezone(timedelta(hours=-5)))
-    seg = write_seg(result_of(lungs(SHAPE)), sources, MODEL, context)
+    (seg,) = write_seg(result_of(lungs(SHAPE)), sources, MODEL, context)
     assert (seg.ContentDate, seg.ContentTime) == ("20260304", "173015")
     assert "TimezoneOffsetFromUTC" not in seg
 

@@ -13,14 +13,16 @@ from pydicom.dataset import Dataset
 from sr_writer import codes as report_codes
 from sr_writer.files import encoded, save
 from sr_writer.reading.content_tree import children, code_of, descendants, is_named, text_of
-from sr_writer.reading.report import MeasurementRow, Report, read_report
+from sr_writer.reading.report import MeasurementRow, Report, groups_of, read_report, statements_of
 from sr_writer.region.areas import MOST_SLICES
 from sr_writer.seg.writing import write_seg
-from sr_writer.sr.document import write_sr
+from sr_writer.sr.document import WITH_CONTOURS, write_reports
 from study import codes
+from study.codes import Code
 from study.errors import EncodingError
+from study.forms import Form, Variant
 from study.imaging import Finding, Measurement, ResultSet
-from tests.support.results import CONTEXT, MODEL, headers_on_disk, lungs, result_of
+from tests.support.results import BRAIN, CONTEXT, MODEL, TUMOUR, headers_on_disk, lungs, result_of
 
 SHAPE = (30, 24, 32)
 
@@ -30,19 +32,16 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Dataset]:
     return headers_on_disk(tmp_path_factory.mktemp("in"), SHAPE)
 
 
-def saved(result: ResultSet, sources: list[Dataset], folder: Path) -> Dataset:
-    save(write_sr(result, sources, MODEL, CONTEXT), folder / "sr.dcm")
+def saved(result: ResultSet, sources: list[Dataset], folder: Path, variant: Variant = WITH_CONTOURS) -> Dataset:
+    segmentations = write_seg(result, sources, MODEL, CONTEXT) if result.label_map is not None else []
+    report, *_ = write_reports(result, sources, MODEL, CONTEXT, segmentations, variant=variant)
+    save(report, folder / "sr.dcm")
     return dcmread(folder / "sr.dcm")
 
 
 def read(result: ResultSet, sources: list[Dataset], folder: Path) -> Report:
     saved(result, sources, folder)
     return read_report(folder / "sr.dcm")
-
-
-def groups_of(document: Dataset) -> list[Dataset]:
-    (container,) = children(document, report_codes.IMAGING_MEASUREMENTS)
-    return list(children(container, report_codes.MEASUREMENT_GROUP))
 
 
 def test_it_is_a_complete_unverified_measurement_report(tmp_path: Path, sources: list[Dataset]) -> None:
@@ -69,7 +68,7 @@ def test_the_numbers_come_back_with_unit_and_derivation(tmp_path: Path, sources:
     right = report.findings[0]
     assert (right.label, right.site) == ("Right lung", codes.RIGHT_LUNG)
     assert right.measurements == (
-        MeasurementRow("Volume", 1700.25, "mL"),
+        MeasurementRow("Volume", 1700.3, "mL"),
         MeasurementRow("Attenuation Coefficient", -812.5, "[hnsf'U]", "Mean"),
         MeasurementRow(codes.LAA_950.meaning, 3.25, "%"),
         MeasurementRow(codes.PERCENTILE_15.meaning, -921.0, "[hnsf'U]"),
@@ -154,7 +153,7 @@ def test_tracking_ties_a_group_to_its_segment_and_a_combined_one_to_none(
     tmp_path: Path, sources: list[Dataset]
 ) -> None:
     result = result_of(lungs(SHAPE))
-    seg = write_seg(result, sources, MODEL, CONTEXT)
+    (seg,) = write_seg(result, sources, MODEL, CONTEXT)
     report = read(result, sources, tmp_path)
     segments = [(item.TrackingID, item.TrackingUID) for item in seg.SegmentSequence]
     right, left, both = report.findings
@@ -169,20 +168,7 @@ def test_what_was_not_detected_is_said_outside_of_the_groups(tmp_path: Path, sou
     assert len(groups_of(document)) == 3
     found = read_report(tmp_path / "sr.dcm").findings[3]
     assert (found.label, found.detected, found.site) == ("Nodule", False, codes.BOTH_LUNGS)
-    assert "Not detected" in found.remarks[0]
-
-
-def test_a_report_that_nothing_was_detected_is_a_report(tmp_path: Path, sources: list[Dataset]) -> None:
-    result = result_of(np.zeros(SHAPE, dtype=np.uint8))
-    findings = tuple(replace(each, detected=False, measurements=()) for each in result.findings)
-    report = read(replace(result, findings=findings), sources, tmp_path)
-    assert [finding.detected for finding in report.findings] == [False] * 3
-
-
-def test_a_model_without_a_label_map_reports_its_numbers(tmp_path: Path, sources: list[Dataset]) -> None:
-    document = saved(replace(result_of(lungs(SHAPE)), label_map=None), sources, tmp_path)
-    assert {group.ContentTemplateSequence[0].TemplateIdentifier for group in groups_of(document)} == {"1501"}
-    assert read_report(tmp_path / "sr.dcm").findings[0].measurements[0].value == 1700.25
+    assert "found nothing" in found.remarks[0]
 
 
 def test_the_procedure_reported_is_the_sources_where_it_names_one(tmp_path: Path) -> None:
@@ -213,7 +199,8 @@ def test_the_private_scheme_is_identified_where_it_is_used(tmp_path: Path, sourc
 
 def test_the_same_inputs_give_the_same_bytes(sources: list[Dataset]) -> None:
     result = result_of(lungs(SHAPE))
-    assert encoded(write_sr(result, sources, MODEL, CONTEXT)) == encoded(write_sr(result, sources, MODEL, CONTEXT))
+    first, second = ([encoded(each) for each in write_reports(result, sources, MODEL, CONTEXT)] for _ in range(2))
+    assert first == second
 
 
 def test_another_reader_finds_the_groups_and_their_contours(tmp_path: Path, sources: list[Dataset]) -> None:
@@ -229,7 +216,7 @@ def test_typographic_signs_are_spelled_out_and_everything_else_is_ascii(tmp_path
     result = replace(result_of(lungs(SHAPE)), limits=("Slices ≤ 1.5 mm – “thin”",))
     assert read(result, sources, tmp_path).limits == ('Slices <= 1.5 mm - "thin"',)
     with pytest.raises(EncodingError, match=r"U\+00FC"):
-        write_sr(replace(result, limits=("für",)), sources, MODEL, CONTEXT)
+        write_reports(replace(result, limits=("für",)), sources, MODEL, CONTEXT)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -237,11 +224,59 @@ def test_a_number_that_is_none_is_refused(sources: list[Dataset], value: float) 
     result = result_of(lungs(SHAPE))
     broken = replace(result.findings[0], measurements=(Measurement(codes.VOLUME, value, codes.MILLILITRE),))
     with pytest.raises(EncodingError, match="must be a number"):
-        write_sr(replace(result, findings=(broken,)), sources, MODEL, CONTEXT)
+        write_reports(replace(result, findings=(broken,)), sources, MODEL, CONTEXT)
 
 
 def test_a_report_without_a_segmentation_does_not_speak_of_one(tmp_path: Path, sources: list[Dataset]) -> None:
-    save(write_sr(result_of(lungs(SHAPE)), sources, MODEL, CONTEXT, segmentation_is_written=False), tmp_path / "sr.dcm")
+    (report,) = write_reports(result_of(lungs(SHAPE)), sources, MODEL, CONTEXT)
+    save(report, tmp_path / "sr.dcm")
     words = " ".join(remark for each in read_report(tmp_path / "sr.dcm").findings for remark in each.remarks)
     assert "Segmentation" not in words
     assert is_named(dcmread(tmp_path / "sr.dcm"), report_codes.IMAGING_MEASUREMENT_REPORT)
+
+
+def test_a_comprehensive_sr_has_the_same_tree(tmp_path: Path, sources: list[Dataset]) -> None:
+    result = result_of(lungs(SHAPE))
+    (tmp_path / "3d").mkdir()
+    plain = saved(result, sources, tmp_path, Variant(Form.SR_COMPREHENSIVE, segmentation=Form.SEG))
+    in_3d = saved(result, sources, tmp_path / "3d")
+    assert plain.SOPClassUID == "1.2.840.10008.5.1.4.1.1.88.33"
+    assert plain.ContentSequence == in_3d.ContentSequence
+    assert (plain.SeriesDescription, plain.SeriesNumber) == (in_3d.SeriesDescription, 9700)
+    assert not {plain.SOPInstanceUID, plain.SeriesInstanceUID} & {in_3d.SOPInstanceUID, in_3d.SeriesInstanceUID}
+
+
+def test_items_are_read_one_by_one(tmp_path: Path, sources: list[Dataset]) -> None:
+    document = saved(result_of(lungs(SHAPE)), sources, tmp_path)
+    containers = [document, *(item for item in descendants(document) if item.ValueType == "CONTAINER")]
+    assert len(containers) == 8
+    assert {item.ContinuityOfContent for item in containers} == {"SEPARATE"}
+
+
+def test_findings_without_numbers_are_no_measurements(tmp_path: Path, sources: list[Dataset]) -> None:
+    result = result_of(lungs(SHAPE))
+    findings = tuple(replace(finding, measurements=()) for finding in result.findings)
+    document = saved(replace(result, findings=findings), sources, tmp_path)
+    assert document.SeriesDescription == "Lung CT findings - not for diagnostic use"
+
+
+def test_a_region_of_one_pixel_is_no_rectangle_to_a_viewer(tmp_path: Path, sources: list[Dataset]) -> None:
+    values = lungs(SHAPE)
+    values[values == 1] = 0
+    values[5:9, 6, 6] = 1
+    contours = read(result_of(values), sources, tmp_path).findings[0].contours
+    assert {len(contour.points) for contour in contours} == {9}
+    for contour in contours:
+        assert (contour.points[0] == contour.points[-1]).all()
+        assert tuple(contour.points.min(axis=0)) == (6, 6)
+        assert tuple(contour.points.max(axis=0)) == (7, 7)
+
+
+def test_a_side_of_a_finding_that_is_absent_is_coded(tmp_path: Path, sources: list[Dataset]) -> None:
+    result = result_of(lungs(SHAPE))
+    side = Code("7771000", "SCT", "Left")
+    kidney = Finding("k", "Left kidney", TUMOUR[0].property_type, BRAIN, (), detected=False, laterality=side)
+    document = saved(replace(result, findings=(*result.findings, kidney)), sources, tmp_path)
+    (statement,) = statements_of(document)
+    (site,) = children(statement, report_codes.FINDING_SITE)
+    assert code_of(next(children(site)), "ConceptCodeSequence") == side

@@ -63,7 +63,7 @@ def test_state_depends_on_no_order_and_delivered_owes_nothing(
     assert state is study_state(receiving=False, jobs=jobs[::-1], deliveries=deliveries[::-1], evaluated=True)
     if state is S.DELIVERED:
         assert set(jobs) <= {J.DONE, J.REFUSED, J.SUPERSEDED}
-        assert set(deliveries) <= {D.DELIVERED}
+        assert set(deliveries) <= {D.DELIVERED, D.STANDBY, D.REPLACED}
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,13 @@ def test_moves_of_a_job(target: JobState, sources: set[JobState]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "sources"), [(D.PENDING, {D.KEPT_ASIDE}), (D.DELIVERED, {D.PENDING}), (D.KEPT_ASIDE, {D.PENDING})]
+    ("target", "sources"),
+    [
+        (D.PENDING, {D.KEPT_ASIDE, D.STANDBY}),
+        (D.DELIVERED, {D.PENDING}),
+        (D.KEPT_ASIDE, {D.PENDING}),
+        (D.REPLACED, {D.PENDING}),
+    ],
 )
 def test_moves_of_a_delivery(target: DeliveryState, sources: set[DeliveryState]) -> None:
     assert delivery_sources(target) == sources

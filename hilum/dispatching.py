@@ -1,0 +1,62 @@
+"""Which objects of a job go to which peer: settled before anything is encoded, and entered into the outbox after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from db import acceptance
+from db.engine import Database
+from db.outbox import Outgoing
+from hilum.config import Settings
+from study.entities import Job, ResultObject
+from study.forms import Parcel, Variant, Wish, notice, settle
+
+
+def wishes_of(job: Job) -> tuple[Wish, ...]:
+    """Return what each peer was to be sent of the job's results when it was planned."""
+    return tuple(Wish.from_json(wish) for wish in job.parameters.get("wishes", ()))
+
+
+def settled(database: Database, settings: Settings, job: Job) -> list[Parcel]:
+    """Return what each peer is sent of the job's results, by what is known of it just now."""
+    parcels = []
+    with database.reading() as uow:
+        for wish in wishes_of(job):
+            peer = settings.peers.get(wish.peer)
+            parcels.append(settle(wish, acceptance.known(uow, wish.peer, peer.address) if peer else {}))
+    return parcels
+
+
+def outgoing(parcel: Parcel, results: Sequence[ResultObject]) -> Iterator[Outgoing]:
+    """Yield what is owed to a peer, in the order of sending, then what stands by."""
+    by_variant: dict[str, list[ResultObject]] = {}
+    for result in results:
+        by_variant.setdefault(result.variant, []).append(result)
+    position = 0
+    for variant in dict.fromkeys((*parcel.variants, *parcel.stand_by)):
+        for result in by_variant.get(variant.key, ()):
+            yield Outgoing(
+                parcel.peer,
+                position,
+                result,
+                stand_by=variant not in parcel.variants,
+                doubted=bool(parcel.stand_by) and variant not in parcel.stand_by,
+            )
+            position += 1
+
+
+def notices_of(job: Job) -> dict[str, Variant]:
+    """Return the refusal report that each peer is sent that wants one, by its name."""
+    found = {wish.peer: notice(wish) for wish in wishes_of(job)}
+    return {peer: variant for peer, variant in found.items() if peer and variant is not None}
+
+
+def replacements(parcels: Iterable[Parcel]) -> dict[str, Any]:
+    """Return for a job's details which wished-for forms were replaced for which peer; nothing where none was."""
+    replaced = [
+        {"peer": parcel.peer, "form": form.value, "by": other.value}
+        for parcel in parcels
+        for form, other in parcel.replaced
+    ]
+    return {"replaced": replaced} if replaced else {}

@@ -1,0 +1,165 @@
+"""Has refusal reports written: a process of its own reads the images' headers and writes, this one commits.
+
+Images of a study that was refused are the strangest ones; a process that ends over them takes nothing with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import time
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from db import index, notices
+from db.durable import make_folders
+from db.engine import Database
+from db.filestore import FileStore
+from db.notices import Notice
+from db.outbox import Outgoing
+from hilum.config import Settings
+from hilum.dispatching import notices_of
+from hilum.processes import Child, StopSignal, spawn
+from hilum.wire import Answer, Request, endpoint
+from study.entities import Job, ResultObject
+from study.errors import HilumError, LeaseLost, NonconformantObject, Reason
+from study.states import JobState
+
+log = structlog.get_logger()
+
+_PAUSE_SECONDS: Final = 0.05
+_DEADLINE_SECONDS: Final = 120.0
+_LEASE_SECONDS: Final = 180.0
+
+
+class Notifier:
+    """Takes one notice at a time through a process that writes it, and puts the report into the outbox."""
+
+    def __init__(self, settings: Settings, database: Database, store: FileStore, stop: StopSignal, owner: str) -> None:
+        self._settings = settings
+        self._database = database
+        self._store = store
+        self._stop = stop
+        self._owner = owner
+        self._identity = store.node_identity()
+
+    def turn(self) -> bool:
+        """Write the notice that has been due longest; tell whether there was one."""
+        with self._database.reading() as uow:
+            if not notices.is_notice_waiting(uow):
+                return False
+        with self._database.writing() as uow:
+            notice = notices.lease_notice(uow, self._owner, _LEASE_SECONDS)
+            uow.commit()
+        if notice is None:
+            return False
+        with structlog.contextvars.bound_contextvars(study=notice.job.study_instance_uid, job=notice.job.id):
+            try:
+                self._write(notice)
+            except LeaseLost:
+                log.warning("notice.overtaken")
+        return True
+
+    def _write(self, notice: Notice) -> None:
+        answer = self._ask(notice.job)
+        if answer is None:  # the node stops
+            return
+        if answer.outcome != "done":
+            self._give_back(notice, answer.reason, transient=answer.transient)
+            return
+        try:
+            folder = self._folder(notice.job).name
+            results = tuple(verified(self._store, result, folder) for result in answer.results)
+        except HilumError as error:
+            self._give_back(notice, error.reason, transient=error.transient)
+            return
+        by_variant = {result.variant: result for result in results}
+        deliveries = [Outgoing(peer, 0, by_variant[variant.key]) for peer, variant in notices_of(notice.job).items()]
+        with self._database.writing() as uow:
+            notices.written(uow, notice.job.id, self._owner, results, deliveries)
+            uow.commit()
+        log.info("notice.written", deliveries=len(deliveries))
+
+    def _give_back(self, notice: Notice, reason: Reason, *, transient: bool) -> None:
+        with self._database.writing() as uow:
+            notices.not_written(uow, notice.job.id, self._owner, reason, transient)
+            uow.commit()
+        log.warning("notice.not_written", code=reason.code, words=reason.words)
+
+    def _ask(self, job: Job) -> Answer | None:
+        """Return what a process of its own made of the notice; None where the node stops meanwhile."""
+        ours, theirs = socket.socketpair()
+        child = spawn("reporter", self._settings, descriptors={"line": theirs.fileno()})
+        child.expect_nothing()
+        theirs.close()
+        line = endpoint(ours.detach())
+        try:
+            line.send_bytes(self._request(job).to_bytes())
+            deadline = time.monotonic() + _DEADLINE_SECONDS
+            while not line.poll(_PAUSE_SECONDS):
+                if self._stop.is_set():
+                    return None
+                if time.monotonic() > deadline:
+                    return _failed(job, f"Writing took longer than {_DEADLINE_SECONDS:g} s and was stopped.")
+            return Answer.from_bytes(line.recv_bytes())
+        except (EOFError, ConnectionError):
+            return _failed(job, f"The process that wrote it ended with status {_status(child)}.")
+        finally:
+            line.close()
+            child.kill()
+            child.reap()
+
+    def _request(self, job: Job) -> Request:
+        with self._database.reading() as uow:
+            instances = index.instances_of_job(uow, job.id)
+        return Request(
+            job_id=job.id,
+            attempt=job.attempt,
+            model_name=job.model_name,
+            model_digest=job.model_digest,
+            instances=tuple((str(self._store.locate(instance)), instance.header) for instance in instances),
+            instances_digest=job.instances_digest,
+            parameters=job.parameters,
+            parameters_digest=job.parameters_digest,
+            created_at=job.created_at.isoformat(),
+            folder=str(self._folder(job)),
+            device_uid=self._identity.device_uid,
+            serial=self._identity.serial,
+            variants=tuple(dict.fromkeys(notices_of(job).values())),
+            reason=job.reason,
+            failed=job.state is JobState.FAILED,
+        )
+
+    def _folder(self, job: Job) -> Path:
+        """Return the folder of the job's report; one for other words lies elsewhere, and was perhaps sent."""
+        words = job.reason.words if job.reason else ""
+        name = f"{job.id}-refusal-{hashlib.sha256(words.encode()).hexdigest()[:12]}"
+        folder = self._store.results_folder(job.study_instance_uid) / name
+        make_folders([folder])
+        return folder
+
+
+def verified(store: FileStore, result: ResultObject, folder: str) -> ResultObject:
+    """Return `result` once the file in its folder of that name is proven to be the one that was described.
+
+    Raises
+    ------
+    NonconformantObject
+        If it is another one, or lies elsewhere.
+    """
+    path = (store.root / result.path).resolve()
+    if path.parent.name != folder or not path.is_relative_to(store.root.resolve()):
+        raise NonconformantObject(f"The {result.form.upper()} is not in the folder of its job.")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != result.digest:
+        raise NonconformantObject(f"The {result.form.upper()} on disk is not the one that was written.")
+    return result
+
+
+def _status(child: Child) -> int:
+    return child.process.wait(10)
+
+
+def _failed(job: Job, words: str) -> Answer:
+    return Answer(job.id, job.attempt, "failed", code="RunnerDied", words=words, transient=True)

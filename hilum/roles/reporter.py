@@ -1,0 +1,90 @@
+"""Reporter: writes the refusal report of one job, and ends. Knows no database, loads no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import structlog
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from hilum.authorship import model_identity, result_context
+from hilum.config import Settings
+from hilum.planning import read_cards
+from hilum.processes import Station
+from hilum.rejecting import rejected_kept
+from hilum.wire import Answer, Request, endpoint
+from sr_writer.notices import write_notices
+from study.entities import ResultObject
+from study.errors import BundleInvalid, HilumError
+
+log = structlog.get_logger()
+
+_MOST_SOURCES = 3
+
+
+def run(station: Station) -> None:
+    """Answer one request."""
+    line = endpoint(station.descriptors["line"])
+    station.announce({})
+    request = Request.from_bytes(line.recv_bytes())
+    line.send_bytes(_answer(station.settings, request).to_bytes())
+
+
+def _answer(settings: Settings, request: Request) -> Answer:
+    try:
+        results = report(settings, request)
+    except HilumError as error:
+        log.warning("notice.failed", code=error.code, exc_info=True)
+        reason = error.reason
+        return Answer(
+            request.job_id,
+            request.attempt,
+            "failed",
+            code=reason.code,
+            words=reason.words,
+            numbers=reason.numbers,
+            transient=error.transient,
+        )
+    except Exception as error:  # the process's edge: a strange header may raise anything, and it must be on record
+        log.exception("notice.crashed")
+        words = f"Writing it stopped with {type(error).__name__}; the log has the details."
+        return Answer(request.job_id, request.attempt, "failed", code="UnexpectedError", words=words)
+    return Answer(request.job_id, request.attempt, "done", results)
+
+
+def report(settings: Settings, request: Request) -> tuple[ResultObject, ...]:
+    """Write the refusal reports of a job, and return them with their paths relative to the store.
+
+    Raises
+    ------
+    EncodingError
+        If the images do not say whose they are, or the report would break a rule.
+    """
+    card = read_cards(settings).get(request.model_name)
+    if card is None:
+        raise BundleInvalid(f"There is no model {request.model_name} in the configuration any more.")
+    if request.reason is None:
+        raise BundleInvalid("A refusal report was asked for without a reason.")
+    with rejected_kept(Path(request.folder), settings.data_dir):
+        objects = write_notices(
+            [request.reason],
+            _sources(request),
+            model_identity(request, card),
+            result_context(request, card),
+            Path(request.folder),
+            request.variants,
+            failed=request.failed,
+        )
+    return tuple(
+        dataclasses.replace(each, path=str((Path(request.folder) / each.path).resolve().relative_to(settings.data_dir)))
+        for each in objects
+    )
+
+
+def _sources(request: Request) -> list[Dataset]:
+    """Return the headers of some of the images: the first, the middle and the last one."""
+    count = len(request.instances)
+    chosen = sorted({0, count // 2, count - 1})[:_MOST_SOURCES]
+    return [dcmread(request.instances[index][0], stop_before_pixels=True) for index in chosen]

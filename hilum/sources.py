@@ -1,0 +1,208 @@
+"""The headers of the images that a result object was made of: from a folder of files, or from the node's own store."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+
+from db import index
+from db.engine import Database
+from db.filestore import FileStore
+from db.results import job_of_result
+from hilum.planning import planned_geometry, planned_slices
+from sr_writer.checking.rules import own_items
+from sr_writer.source.images import SourceKey, keys_of_reference
+from study.entities import Job
+from study.errors import ArchiveError, StudyRefused
+from study.forms import SEGMENTATIONS, SOP_CLASSES, Form
+from study.frames import flattened
+from study.geometry import FrameOfReferencePolicy, UnevenSpacing, assess
+from study.headers import HEADER_KEYWORDS, InstanceHeader
+from study.stacks import stacks
+
+Slice = tuple[Path, InstanceHeader]
+Series = Mapping[str, Sequence[Slice]]
+"""Path and header of each instance, by Series Instance UID."""
+
+_NO_SOURCES = frozenset(SOP_CLASSES[form] for form in SEGMENTATIONS)
+"""SOP Classes that results refer to and that are no source images."""
+
+
+class Sources(Protocol):
+    """Where the source images of results are found."""
+
+    def of(self, result: Dataset, form: Form) -> list[Dataset]:
+        """Return the headers of the images that a result was made of, in slice order, without pixels.
+
+        Raises
+        ------
+        ArchiveError
+            If they are not here; the words say where they were looked for.
+        """
+
+
+class FolderSources:
+    """Images in a folder and below it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._headers = _Headers()
+        self._studies: dict[str, dict[str, list[Slice]]] | None = None
+
+    def of(self, result: Dataset, form: Form) -> list[Dataset]:
+        """Return the headers of the images that a result refers to, with those of the same stack."""
+        if self._studies is None:
+            self._studies = _studies_in(self._folder)
+        study = self._studies.get(str(result.get("StudyInstanceUID", "")))
+        # Where there is one study only it is the one that is meant, and the check tells what is wrong with the object
+        if study is None and len(self._studies) == 1:
+            (study,) = self._studies.values()
+        if study is None:
+            raise ArchiveError(f"{self._folder} holds no image of the object's study.")
+        return self._headers.of(_chosen(study, result, f"{self._folder}", form))
+
+
+class StoreSources:
+    """Images in the node's store."""
+
+    def __init__(self, database: Database, store: FileStore) -> None:
+        self._database = database
+        self._store = store
+        self._headers = _Headers()
+
+    def of(self, result: Dataset, form: Form) -> list[Dataset]:
+        """Return the headers of the very images that the result's job was about, or of those that it refers to."""
+        with self._database.reading() as uow:
+            job = job_of_result(uow, str(result.get("SOPInstanceUID", "")))
+            if job is not None:
+                stored = index.instances_of_job(uow, job.id)
+            else:
+                series = index.current_instances(uow, str(result.get("StudyInstanceUID", "")))
+        if job is not None:
+            return self._headers.of(_of_job([(self._store.locate(one), one.header) for one in stored], job, form))
+        images = {uid: [one for one in held if _is_image(one.header)] for uid, held in series.items()}
+        located = {uid: [(self._store.locate(one), one.header) for one in held] for uid, held in images.items() if held}
+        return self._headers.of(_chosen(located, result, "the node's store", form))
+
+
+def _of_job(instances: Sequence[Slice], job: Job, form: Form) -> Sequence[Slice]:
+    """Return the slices as the job's writer had them."""
+    if form is Form.REFUSAL:  # of a series that may be no volume
+        return instances
+    slices = [(Path(path), header) for path, header in planned_slices(_texts(instances), job.parameters)]
+    try:
+        order = planned_geometry(_texts(slices), job.parameters).order
+    except StudyRefused:  # images that stand alone form no grid
+        order = tuple(range(len(slices)))
+    return [slices[index] for index in order]
+
+
+def _texts(slices: Sequence[Slice]) -> list[tuple[str, InstanceHeader]]:
+    return [(str(path), header) for path, header in slices]
+
+
+def _chosen(study: Series, result: Dataset, where: str, form: Form) -> list[Slice]:
+    """Return the slices of the series that a result refers to: every stack of it that it refers to an image of.
+
+    Raises
+    ------
+    ArchiveError
+        If no series has an image that it refers to.
+    """
+    named = set(_referenced(result))
+    counts = Counter(
+        {uid: sum((one.sop_instance_uid, None) in named for _, one in held) for uid, held in study.items()}
+    )
+    (uid, count), *_ = counts.most_common(1) or [("", 0)]
+    if not count:
+        raise ArchiveError(f"{where} holds none of the images that the object refers to.")
+    slices = [(path, each) for path, header in study[uid] for each in header.slices()]
+    return slices if form is Form.REFUSAL else _in_order(_of_stacks(slices, named))
+
+
+def _of_stacks(slices: Sequence[Slice], named: set[SourceKey]) -> list[Slice]:
+    """Return the slices of every stack that is referred to, by frames of a multi-frame image where they are named."""
+    path_of = {id(header): path for path, header in slices}
+    found = [stack.headers for stack in stacks([header for _, header in slices])]
+    by_frame = [stack for stack in found if any((each.sop_instance_uid, each.frame_number) in named for each in stack)]
+    by_image = [stack for stack in found if any((each.sop_instance_uid, None) in named for each in stack)]
+    return [(path_of[id(header)], header) for stack in by_frame or by_image for header in stack]
+
+
+def _in_order(slices: Sequence[Slice]) -> list[Slice]:
+    headers = [header for _, header in slices]
+    try:
+        grid = assess(headers, FrameOfReferencePolicy.BY_POSITION, uneven_spacing=UnevenSpacing.RESAMPLE)
+    except StudyRefused:
+        return sorted(slices, key=lambda each: (each[1].instance_number or 0, each[1].sop_instance_uid))
+    return [slices[index] for index in grid.order]
+
+
+def _referenced(dataset: Dataset) -> Iterator[SourceKey]:
+    """Yield every image that an object refers to, as a whole, and every frame that it names."""
+    for item in own_items(dataset):
+        if "ReferencedSOPInstanceUID" in item:
+            yield str(item.ReferencedSOPInstanceUID), None
+            yield from keys_of_reference(item)
+
+
+class _Headers:
+    """Headers as they stand in their files, each read once: hundreds of images may have as many pictures."""
+
+    def __init__(self) -> None:
+        self._files: dict[Path, Dataset] = {}
+        self._slices: dict[tuple[Path, int | None], Dataset] = {}
+
+    def of(self, slices: Sequence[Slice]) -> list[Dataset]:
+        """Return the header of each slice; of a frame of a multi-frame image that of the frame."""
+        return [self._slice(path, header.frame_number) for path, header in slices]
+
+    def _slice(self, path: Path, number: int | None) -> Dataset:
+        key = (path, number)
+        if key not in self._slices:
+            if path not in self._files:
+                self._files[path] = _read(path)
+            whole = self._files[path]
+            self._slices[key] = whole if number is None else flattened(whole, number)
+        return self._slices[key]
+
+
+def _read(path: Path) -> Dataset:
+    try:
+        return dcmread(path, stop_before_pixels=True)
+    except (OSError, InvalidDicomError, EOFError) as error:
+        raise ArchiveError(f"{path} can not be read any more ({type(error).__name__}).") from error
+
+
+def _studies_in(folder: Path) -> dict[str, dict[str, list[Slice]]]:
+    """Return the images in a folder by study and series, each instance once; files that are none are passed over."""
+    studies: dict[str, dict[str, list[Slice]]] = {}
+    met = set()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        header = _header(path)
+        if header is not None and _is_image(header) and header.sop_instance_uid not in met:
+            met.add(header.sop_instance_uid)
+            study = studies.setdefault(header.study_instance_uid, {})
+            study.setdefault(header.series_instance_uid, []).append((path, header))
+    return studies
+
+
+def _is_image(header: InstanceHeader) -> bool:
+    return bool(header.rows) and header.sop_class_uid not in _NO_SOURCES
+
+
+def _header(path: Path) -> InstanceHeader | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's warnings quote values, and may be a patient's
+        try:
+            dataset = dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER_KEYWORDS))
+            return InstanceHeader.of(dataset, str(dataset.file_meta.get("TransferSyntaxUID", "")))
+        except Exception:  # noqa: BLE001 - whatever a strange file makes of the reader, it is no source image
+            return None

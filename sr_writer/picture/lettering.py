@@ -1,0 +1,175 @@
+"""Text in pictures: rows of words that wrap, and as many statements as fit into a place."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Final
+
+from PIL import ImageDraw, ImageFont
+
+from sr_writer.picture.statements import Colour, Statement
+
+BACKGROUND: Final[Colour] = (16, 18, 22)
+TEXT: Final[Colour] = (232, 234, 238)
+QUIET: Final[Colour] = (166, 172, 182)
+WARNING: Final[Colour] = (255, 196, 84)
+
+_LEADING: Final = 1.3
+_SWATCHES: Final = 3  # of the colours of one statement; a region of many segments has many
+_MOST_LINES: Final = 3  # of one row; the rest is cut
+_CUT: Final = "..."
+
+
+@dataclass(frozen=True)
+class Row:
+    """Words in one size.
+
+    Parameters
+    ----------
+    size
+        Of the letters [pixels].
+    swatches
+        Colours in boxes before the words.
+    indent
+        Of the words [pixels].
+    gap
+        Before the row [pixels].
+    """
+
+    words: str
+    size: int
+    colour: Colour = TEXT
+    swatches: tuple[Colour, ...] = ()
+    indent: int = 0
+    gap: int = 0
+
+    @property
+    def left(self) -> int:
+        """Return where the words begin [pixels]."""
+        return self.indent + len(self.swatches) * round(self.size * 0.95)
+
+    @property
+    def height(self) -> int:
+        """Return how far it is to the next line [pixels]."""
+        return round(self.size * _LEADING)
+
+
+@cache
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return Pillow's own typeface in a size [pixels]."""
+    return ImageFont.load_default(size)
+
+
+@lru_cache(maxsize=4096)
+def length(words: str, size: int) -> float:
+    """Return how wide words are [pixels]."""
+    return font(size).getlength(words)
+
+
+@lru_cache(maxsize=4096)
+def wrapped(row: Row, width: int) -> tuple[str, ...]:
+    """Return the lines of a row; what does not fit into three is cut, with dots."""
+    room = width - row.left
+    lines: list[str] = []
+    for word in row.words.split(" "):
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and length(longer, row.size) <= room:
+            lines[-1] = longer
+        else:
+            lines += _broken(word, row.size, room)
+    if len(lines) > _MOST_LINES:
+        lines = [*lines[: _MOST_LINES - 1], shortened(" ".join(lines[_MOST_LINES - 1 :]), row.size, room)]
+    return tuple(lines)
+
+
+def _broken(word: str, size: int, room: int) -> list[str]:
+    """Return a word in pieces that fit."""
+    pieces = [""]
+    for letter in word:
+        if pieces[-1] and length(pieces[-1] + letter, size) > room:
+            pieces.append("")
+        pieces[-1] += letter
+    return pieces
+
+
+def shortened(words: str, size: int, room: int) -> str:
+    """Return words that fit into so many pixels, cut with dots where they are longer."""
+    if length(words, size) <= room:
+        return words
+    fitting = bisect_right(range(len(words)), room, key=lambda end: math.ceil(length(words[:end] + _CUT, size)))
+    return words[: max(0, fitting - 1)].rstrip() + _CUT
+
+
+def height_of(rows: Iterable[Row], width: int) -> int:
+    """Return how high rows are [pixels]."""
+    return sum(row.gap + row.height * len(wrapped(row, width)) for row in rows)
+
+
+def write_rows(draw: ImageDraw.ImageDraw, rows: Iterable[Row], left: int, top: int, width: int) -> int:
+    """Draw rows below each other, and return where the next would begin."""
+    for row in rows:
+        top += row.gap
+        for number, words in enumerate(wrapped(row, width)):
+            for place, colour in enumerate(row.swatches if number == 0 else ()):
+                x = left + row.indent + place * round(row.size * 0.95)
+                box = (x, top + round(row.size * 0.2), x + round(row.size * 0.7), top + round(row.size * 0.9))
+                draw.rectangle(box, fill=colour)
+            draw.text((left + row.left, top), words, fill=row.colour, font=font(row.size))
+            top += row.height
+    return top
+
+
+def rows_of(statements: Sequence[Statement], size: int, width: int, room: int, here: int | None = None) -> list[Row]:
+    """Return what statements say, as much as fits into a place.
+
+    Where not all fits, remarks are left out first, then all numbers of each but one, and then statements: those that
+    are about another image before those about this one. What is left out is said.
+
+    Parameters
+    ----------
+    size
+        Of the names [pixels]; numbers and remarks are smaller.
+    width, room
+        Of the place [pixels].
+    here
+        Index of the image beside which they stand; None for none.
+    """
+    full = [row for statement in statements for row in _full(statement, size)]
+    if height_of(full, width) <= room:
+        return full
+    left_out = [_note("Remarks are left out here.", size)] if any(each.remarks for each in statements) else []
+    plain = [row for statement in statements for row in _full(statement, size, remarks=False)] + left_out
+    if height_of(plain, width) <= room:
+        return plain
+    small = max(12, round(size * 0.85))
+    lines = [_line(statement, small, width) for statement in _nearest_first(statements, here)]
+    if height_of(lines + left_out, width) <= room:
+        return lines + left_out
+    fitting = max(0, room // lines[0].height - 1)
+    return [*lines[:fitting], _note(f"and {len(lines) - fitting} more", small)]
+
+
+def _full(statement: Statement, size: int, *, remarks: bool = True) -> list[Row]:
+    small, indent = max(12, round(size * 0.85)), round(size * 0.8)
+    return [
+        Row(statement.head, size, swatches=statement.colours[:_SWATCHES], gap=size // 4),
+        *(Row(words, small, indent=indent) for words in statement.numbers),
+        *(_note(words, small, indent) for words in (statement.remarks if remarks else ())),
+    ]
+
+
+def _line(statement: Statement, size: int, width: int) -> Row:
+    row = Row(statement.line, size, swatches=statement.colours[:1])
+    return Row(shortened(row.words, size, width - row.left), size, swatches=row.swatches)
+
+
+def _note(words: str, size: int, indent: int = 0) -> Row:
+    return Row(words, max(12, round(size * 0.8)), QUIET, indent=indent)
+
+
+def _nearest_first(statements: Sequence[Statement], here: int | None) -> list[Statement]:
+    return sorted(statements, key=lambda each: bool(each.slices) and here not in each.slices)

@@ -1,0 +1,254 @@
+"""Write a label map as an RT Structure Set (PS3.3 A.19): a region of interest for each segment, as contours."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as ItemSequence
+from pydicom.uid import RTStructureSetStorage
+from scipy import ndimage
+
+from sr_writer.codes import ascii_text, identify_private_schemes, long_string
+from sr_writer.context import ResultContext
+from sr_writer.equipment import add_contributing_equipment, set_equipment, set_times
+from sr_writer.material import Material
+from sr_writer.region.areas import Areas, areas_by_slice, present_segments
+from sr_writer.rtstruct.contours import contour_items, plane_of
+from sr_writer.rtstruct.describing import contoured_item, observation_item, roi_item
+from sr_writer.source.grid import demand_grid
+from sr_writer.source.identity import demand_identity, set_identity, set_request_attributes
+from sr_writer.source.images import instance_items
+from study.errors import EncodingError
+from study.forms import Form, Variant
+from study.imaging import LabelMap, ModelIdentity, ResultSet, Segment
+
+WHOLE = Variant(Form.RTSTRUCT)
+
+_STUDY = "1.2.840.10008.3.1.2.3.1"
+"""Detached Study Management, retired, and still what a reference to a study says that it is."""
+_LONGEST_TEXT = 1024  # characters of VR ST (PS3.5 6.2)
+_CUT = "..."
+
+Contours = Mapping[int, Sequence[Dataset]]
+"""Items of a Contour Sequence by label map value."""
+
+
+def write_structure_sets(material: Material, variant: Variant) -> list[Dataset]:
+    """Return the RT Structure Set of a result; none where no segment has a voxel.
+
+    Raises
+    ------
+    EncodingError
+        See `write_rtstruct`.
+    """
+    if not material.has_voxels:
+        return []
+    return [
+        write_rtstruct(
+            material.result_set,
+            material.sources,
+            material.model,
+            material.context,
+            areas=material.areas,
+            variant=variant,
+        )
+    ]
+
+
+def write_rtstruct(
+    result_set: ResultSet,
+    sources: Sequence[Dataset],
+    model: ModelIdentity,
+    context: ResultContext,
+    *,
+    areas: Areas | None = None,
+    variant: Variant = WHOLE,
+) -> Dataset:
+    """Return the label map as an RT Structure Set, unapproved, ready to be saved.
+
+    Regions of interest have the numbers, names and colours of the Segmentation's segments; segments without a voxel are
+    left out. Each contour lies in the plane of the source image that it refers to.
+
+    Parameters
+    ----------
+    sources
+        Headers of the source images in slice order: `label_map.values[k]` lies on `sources[k]`. For a multi-frame image
+        one for each frame (`study.frames.flattened`).
+    areas
+        What `areas_by_slice` gives for the label map, where it was asked before.
+
+    Raises
+    ------
+    MissingIdentity
+        If the source lacks what a result must carry.
+    GeometryMismatch
+        If the label map does not lie on the grid of the source images.
+    EncodingError
+        If there is no label map, no voxel in it, a value that no segment declares, or the source images have no place
+        in the patient.
+    """
+    label_map = result_set.label_map
+    if label_map is None:
+        raise EncodingError("There is no label map to write a Structure Set of.")
+    demand_identity(sources[0], allow_empty_patient_id=context.allow_empty_patient_id)
+    demand_grid(label_map, sources)
+    areas = areas_by_slice(label_map) if areas is None else areas
+    segments = present_segments(label_map, areas)
+    if not segments:
+        raise EncodingError("The label map has no voxel, so there is no Structure Set to write.")
+    structure_set = Dataset()
+    structure_set.SOPClassUID = RTStructureSetStorage
+    structure_set.SOPInstanceUID = context.uid(model, "instance", variant)
+    _set_series(structure_set, model, context, variant)
+    _set_references(structure_set, sources)
+    _set_regions(structure_set, segments, contours(label_map, segments, areas, sources), result_set, model, context)
+    _set_names(structure_set, result_set, model, context, variant)
+    set_equipment(structure_set, model)
+    add_contributing_equipment(structure_set, model)
+    _set_times(structure_set, context, sources[0])
+    identify_private_schemes(structure_set)
+    set_identity(structure_set, sources[0], allow_empty_patient_id=context.allow_empty_patient_id)
+    set_request_attributes(structure_set, sources[0])
+    return structure_set
+
+
+def contours(label_map: LabelMap, segments: Sequence[Segment], areas: Areas, sources: Sequence[Dataset]) -> Contours:
+    """Return the contours of each segment, slice by slice in slice order.
+
+    Parameters
+    ----------
+    areas
+        What `areas_by_slice` gives.
+    """
+    found: dict[int, list[Dataset]] = {segment.value: [] for segment in segments}
+    values = np.array(sorted(found))
+    for index in map(int, np.flatnonzero(areas[:, values].any(axis=1))):
+        plane = plane_of(sources[index])
+        shown = [int(value) for value in values if areas[index, value]]
+        for layer in label_map.layers:
+            image = layer[index]
+            boxes = ndimage.find_objects(image, max_label=shown[-1])
+            for value in shown:
+                box = boxes[value - 1]
+                if box is not None:
+                    found[value] += contour_items(image[box] == value, (box[0].start, box[1].start), plane)
+    return found
+
+
+def _set_series(structure_set: Dataset, model: ModelIdentity, context: ResultContext, variant: Variant) -> None:
+    """Make it a series of its own (RT Series Module, PS3.3 C.8.8.1)."""
+    structure_set.Modality = "RTSTRUCT"
+    structure_set.SeriesInstanceUID = context.uid(model, "series", variant)
+    structure_set.SeriesNumber = context.series_number(variant.form)
+    structure_set.SeriesDescription = context.series_description(model, "structure set", variant)
+    structure_set.InstanceNumber = 1
+    structure_set.OperatorsName = ""  # Type 2: nobody
+
+
+def _set_references(structure_set: Dataset, sources: Sequence[Dataset]) -> None:
+    """Refer to the source series and each of its images, in the Frame of Reference of the first one.
+
+    Slices may have Frames of Reference of their own; as in the Segmentation the first one's stands for all.
+    """
+    first = sources[0]
+    structure_set.FrameOfReferenceUID = first.FrameOfReferenceUID
+    structure_set.PositionReferenceIndicator = ""
+    series = Dataset()
+    series.SeriesInstanceUID = first.SeriesInstanceUID
+    series.ContourImageSequence = ItemSequence(instance_items(sources))
+    study = Dataset()
+    study.ReferencedSOPClassUID = _STUDY
+    study.ReferencedSOPInstanceUID = first.StudyInstanceUID
+    study.RTReferencedSeriesSequence = ItemSequence([series])
+    frame_of_reference = Dataset()
+    frame_of_reference.FrameOfReferenceUID = first.FrameOfReferenceUID
+    frame_of_reference.RTReferencedStudySequence = ItemSequence([study])
+    structure_set.ReferencedFrameOfReferenceSequence = ItemSequence([frame_of_reference])
+
+
+def _set_regions(
+    structure_set: Dataset,
+    segments: Sequence[Segment],
+    drawn: Contours,
+    result_set: ResultSet,
+    model: ModelIdentity,
+    context: ResultContext,
+) -> None:
+    """Describe each region where the standard has it: definition, contours, what it is (PS3.3 C.8.8.5, .6 and .8)."""
+    numbered = list(zip(range(1, len(segments) + 1), segments, names(segments), strict=True))
+    frame_of_reference = structure_set.FrameOfReferenceUID
+    structure_set.StructureSetROISequence = ItemSequence(
+        [
+            roi_item(number, name, frame_of_reference, _remarks(segment, result_set), model, context)
+            for number, segment, name in numbered
+        ]
+    )
+    structure_set.ROIContourSequence = ItemSequence(
+        [contoured_item(number, segment, drawn[segment.value]) for number, segment, _ in numbered]
+    )
+    structure_set.RTROIObservationsSequence = ItemSequence(
+        [observation_item(number, segment) for number, segment, _ in numbered]
+    )
+
+
+def names(segments: Sequence[Segment]) -> list[str]:
+    """Return the ROI Name of each segment: its label, with its number where several have the same one.
+
+    Readers find regions by their names, and many do not tell capitals.
+    """
+    labels = [long_string(segment.label) for segment in segments]
+    times = Counter(label.casefold() for label in labels)
+    return [
+        label if times[label.casefold()] == 1 else _with_end(label, f" [{number}]", 64)
+        for number, label in enumerate(labels, 1)
+    ]
+
+
+def _remarks(segment: Segment, result_set: ResultSet) -> str:
+    """Return what limits the region of a segment, in words: why it is not whole, and what else was said of it."""
+    words: list[str] = []
+    for finding in result_set.findings:
+        if finding.segment_values == (segment.value,):
+            words += _incompleteness(finding.incomplete)
+            words += finding.notes
+    return _text(words)
+
+
+def _incompleteness(why: str) -> Iterator[str]:
+    if why:
+        yield f"Incomplete: {why.removeprefix('incomplete: ')}"
+
+
+def _set_names(
+    structure_set: Dataset, result_set: ResultSet, model: ModelIdentity, context: ResultContext, variant: Variant
+) -> None:
+    """Say what the set is, at the three lengths that there are, and that nobody approved it (PS3.3 C.8.8.16)."""
+    label = ascii_text(variant.description_prefix + (context.description or model.name))
+    structure_set.StructureSetLabel = long_string(label[:16], 16)
+    structure_set.StructureSetName = structure_set.SeriesDescription
+    made_by = f"Made by {model.name} {model.version}, not reviewed by anybody."
+    structure_set.StructureSetDescription = _text([made_by, *result_set.limits])
+    structure_set.ApprovalStatus = "UNAPPROVED"
+
+
+def _text(sentences: Sequence[str]) -> str:
+    """Return sentences as one text of VR ST, visibly cut where it is too long."""
+    text = ascii_text(" ".join(sentences))
+    return text if len(text) <= _LONGEST_TEXT else _with_end(text, _CUT, _LONGEST_TEXT)
+
+
+def _with_end(text: str, end: str, longest: int) -> str:
+    """Return both, the text cut where it must be so that the end stands there whole."""
+    return text[: longest - len(end)].rstrip() + end
+
+
+def _set_times(structure_set: Dataset, context: ResultContext, source: Dataset) -> None:
+    set_times(structure_set, context, source)
+    structure_set.StructureSetDate, structure_set.StructureSetTime = (
+        structure_set.ContentDate,
+        structure_set.ContentTime,
+    )
+    del structure_set.ContentDate, structure_set.ContentTime  # no attributes of this IOD

@@ -1,0 +1,41 @@
+"""``hilum preview`` draws what the node found, from its own files, and says in words where there is nothing to draw."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from hilum.phantom import write_phantom_study
+from tests.support.node import Node, running
+from tests.support.pictures import opened
+from tests.support.series import ct_series, save_series
+
+
+def test_a_study_is_drawn_and_one_without_results_is_not(tmp_path: Path) -> None:
+    write_phantom_study(tmp_path / "phantom", datetime.now(UTC), 40)
+    nothing = ct_series(np.full((40, 32, 32), 40), attributes={"AccessionNumber": "NOLUNGS"})
+    save_series(nothing, tmp_path / "nothing")
+    with running(Node(tmp_path / "node", [])) as node:
+        missing = node.command("preview", "1.2.3", check=False)
+        assert missing.returncode == 1
+        assert "No study 1.2.3" in missing.stderr
+        node.send(tmp_path / "phantom")
+        node.send(tmp_path / "nothing")
+        node.wait_for_state("DELIVERED", "REPORTED", "REFUSED", "FAILED", studies=2)
+        out = tmp_path / "out"
+        drawn = node.command("preview", "DEMO", "--out", str(out))
+        paths = [Path(line) for line in drawn.stdout.splitlines()]
+        names = ["montage", "axial-1", "axial-2", "axial-3", "coronal", "sagittal"]
+        assert [path.name for path in paths] == [f"lung_ct-{name}.png" for name in names]
+        coronal = opened(out / "lung_ct-coronal.png").astype(int)
+        green = np.argwhere(coronal[..., 1] - coronal[..., 2] > 20)
+        blue = np.argwhere(coronal[..., 2] - coronal[..., 1] > 30)
+        assert len(green) > 1000
+        assert green[:, 1].mean() < blue[:, 1].mean()  # the right lung is on the left
+        refused = node.command("preview", "NOLUNGS", "--out", str(tmp_path / "none"), check=False)
+        assert refused.returncode == 1
+        assert "nothing to draw" in refused.stderr
+        assert "lung_ct" in refused.stderr
+        assert not (tmp_path / "none").exists()
