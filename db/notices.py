@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import delete, insert, select, update
 
 from db import outbox, records
-from db.engine import AnyRow, UnitOfWork
+from db.engine import AnyQuery, AnyRow, UnitOfWork
 from db.events import EventKind, NewEvent, record
 from db.results import add_results, keys_of
 from db.tables import JobRow, NoticeRow
@@ -60,13 +60,18 @@ def forget(uow: UnitOfWork, jobs: Collection[int]) -> None:
         uow.execute(delete(NoticeRow).where(NoticeRow.job.in_(list(jobs))))
 
 
-def is_notice_waiting(uow: UnitOfWork) -> bool:
+def is_notice_waiting(uow: UnitOfWork, delay_seconds: float = 0.0) -> bool:
     """Tell whether `lease_notice` would find something: a look that takes no lock."""
-    due = select(NoticeRow.id).where(~NoticeRow.given_up, NoticeRow.not_before <= uow.now())
-    return uow.execute(due.limit(1)).first() is not None
+    return uow.execute(_due(uow.now(), delay_seconds).limit(1)).first() is not None
 
 
-def lease_notice(uow: UnitOfWork, owner: str, lease_seconds: float) -> Notice | None:
+def _due(now: datetime, delay_seconds: float) -> AnyQuery:
+    first = (NoticeRow.attempts == 0) & (NoticeRow.not_before <= now - timedelta(seconds=delay_seconds))
+    again = (NoticeRow.attempts > 0) & (NoticeRow.not_before <= now)
+    return select(NoticeRow.id).where(~NoticeRow.given_up, first | again)
+
+
+def lease_notice(uow: UnitOfWork, owner: str, lease_seconds: float, delay_seconds: float = 0.0) -> Notice | None:
     """Lease the notice that has been due longest; None where none is due.
 
     Parameters
@@ -75,11 +80,12 @@ def lease_notice(uow: UnitOfWork, owner: str, lease_seconds: float) -> Notice | 
         Who takes it; unique among all workers at work.
     lease_seconds
         How long it is theirs [s].
+    delay_seconds
+        How long a notice must have been there [s]: images that come late may lift the refusal.
     """
     now = uow.now()
     due = (
-        select(NoticeRow.id)
-        .where(~NoticeRow.given_up, NoticeRow.not_before <= now)
+        _due(now, delay_seconds)
         .order_by(NoticeRow.not_before, NoticeRow.id)
         .limit(1)
         .with_for_update(skip_locked=True)

@@ -70,7 +70,9 @@ def run_check(paths: Sequence[Path], source: Path | None, store: Callable[[], So
     store
         Gives the node's store; asked only where it is needed.
     """
-    verdicts, others = examine(paths, _Once(store) if source is None else FolderSources(source))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's quote values, and may be a patient's
+        verdicts, others = examine(paths, _Once(store) if source is None else FolderSources(source))
     if as_json:
         say(json.dumps([_json(verdict) for verdict in verdicts], indent=1))
     else:
@@ -103,10 +105,8 @@ def examine(paths: Sequence[Path], sources: Sources) -> tuple[list[Verdict], int
 def _read(path: Path) -> Verdict:
     """Return what a file is, before anything is asked of it."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they quote values, and may be a patient's
-            dataset = dcmread(path)
-            form = form_of(dataset)
+        dataset = dcmread(path)
+        form = form_of(dataset)
     except InvalidDicomError:
         return _unusable(path, "NotDicom", "It is no DICOM file.")
     except Exception as error:  # noqa: BLE001 - a damaged file may make the reader raise anything

@@ -94,6 +94,7 @@ class ResultSettings(Section):
 
     disclaimer: str = Field(default="not for diagnostic use", max_length=28, pattern=r"^[ -\[\]-~]*$")
     allow_empty_patient_id: bool = False
+    refusal_delay_seconds: float = Field(default=300, ge=0, le=86_400)
 
 
 class DeliverySettings(Section):

@@ -9,20 +9,26 @@ from db import acceptance
 from db.engine import Database
 from db.outbox import Outgoing
 from hilum.config import Settings
+from hilum.planning import KEPT_HERE
 from study.entities import Job, ResultObject
 from study.forms import Parcel, Variant, Wish, notice, settle
 
 
-def wishes_of(job: Job) -> tuple[Wish, ...]:
-    """Return what each peer was to be sent of the job's results when it was planned."""
-    return tuple(Wish.from_json(wish) for wish in job.parameters.get("wishes", ()))
+def wishes_of(job: Job, settings: Settings) -> tuple[Wish, ...]:
+    """Return what each peer was to be sent of the job's results when it was planned.
+
+    Jobs that an earlier version planned, and that wait still, say nothing of it: then it is what peers are sent by now.
+    """
+    if "wishes" not in job.parameters:
+        return tuple(peer.wish() for peer in settings.destinations) or (KEPT_HERE,)
+    return tuple(Wish.from_json(wish) for wish in job.parameters["wishes"])
 
 
 def settled(database: Database, settings: Settings, job: Job) -> list[Parcel]:
     """Return what each peer is sent of the job's results, by what is known of it just now."""
     parcels = []
     with database.reading() as uow:
-        for wish in wishes_of(job):
+        for wish in wishes_of(job, settings):
             peer = settings.peers.get(wish.peer)
             parcels.append(settle(wish, acceptance.known(uow, wish.peer, peer.address) if peer else {}))
     return parcels
@@ -46,9 +52,9 @@ def outgoing(parcel: Parcel, results: Sequence[ResultObject]) -> Iterator[Outgoi
             position += 1
 
 
-def notices_of(job: Job) -> dict[str, Variant]:
+def notices_of(job: Job, settings: Settings) -> dict[str, Variant]:
     """Return the refusal report that each peer is sent that wants one, by its name."""
-    found = {wish.peer: notice(wish) for wish in wishes_of(job)}
+    found = {wish.peer: notice(wish) for wish in wishes_of(job, settings)}
     return {peer: variant for peer, variant in found.items() if peer and variant is not None}
 
 

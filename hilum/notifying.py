@@ -44,14 +44,15 @@ class Notifier:
         self._stop = stop
         self._owner = owner
         self._identity = store.node_identity()
+        self._delay_seconds = settings.results.refusal_delay_seconds
 
     def turn(self) -> bool:
         """Write the notice that has been due longest; tell whether there was one."""
         with self._database.reading() as uow:
-            if not notices.is_notice_waiting(uow):
+            if not notices.is_notice_waiting(uow, self._delay_seconds):
                 return False
         with self._database.writing() as uow:
-            notice = notices.lease_notice(uow, self._owner, _LEASE_SECONDS)
+            notice = notices.lease_notice(uow, self._owner, _LEASE_SECONDS, self._delay_seconds)
             uow.commit()
         if notice is None:
             return False
@@ -76,7 +77,10 @@ class Notifier:
             self._give_back(notice, error.reason, transient=error.transient)
             return
         by_variant = {result.variant: result for result in results}
-        deliveries = [Outgoing(peer, 0, by_variant[variant.key]) for peer, variant in notices_of(notice.job).items()]
+        deliveries = [
+            Outgoing(peer, 0, by_variant[variant.key])
+            for peer, variant in notices_of(notice.job, self._settings).items()
+        ]
         with self._database.writing() as uow:
             notices.written(uow, notice.job.id, self._owner, results, deliveries)
             uow.commit()
@@ -127,7 +131,7 @@ class Notifier:
             folder=str(self._folder(job)),
             device_uid=self._identity.device_uid,
             serial=self._identity.serial,
-            variants=tuple(dict.fromkeys(notices_of(job).values())),
+            variants=tuple(dict.fromkeys(notices_of(job, self._settings).values())),
             reason=job.reason,
             failed=job.state is JobState.FAILED,
         )

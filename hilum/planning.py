@@ -145,7 +145,7 @@ def planned_geometry(slices: Sequence[tuple[str, InstanceHeader]], parameters: M
     )
 
 
-_KEPT_HERE = Wish("", (Form.SEG, Form.SR))
+KEPT_HERE = Wish("", (Form.SEG, Form.SR))
 """What is made, and sent to nobody, where no peer takes the results."""
 
 
@@ -159,7 +159,7 @@ def result_parameters(settings: Settings, model: str, calling_ae_titles: Collect
     """
     wishes = settings.wishes(model, calling_ae_titles)
     if not any(set(wish.forms) - {Form.REFUSAL} for wish in wishes):
-        wishes = (*wishes, _KEPT_HERE)
+        wishes = (*wishes, KEPT_HERE)
     return {
         "frame_of_reference": settings.geometry.frame_of_reference.value,
         "disclaimer": settings.results.disclaimer,

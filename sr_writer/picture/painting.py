@@ -18,6 +18,7 @@ from sr_writer.picture.stack import Cut, Mask, Plane
 from sr_writer.picture.statements import Colour
 from sr_writer.source.grid import has_place, plane_origin
 from sr_writer.source.grid import plane_axes as axes_of
+from study.frames import frame_number_of
 
 SHORTEST: Final = 512
 """Pixels of the shorter side of a picture, at least: less leaves no room for text that can be read."""
@@ -143,6 +144,13 @@ def lettered(painted: NDArray[np.uint8], letters: Mapping[str, str], share: int 
         place, anchor = places[edge]
         draw.text(place, letter, fill=WARNING, font=font(size), anchor=anchor, stroke_width=2, stroke_fill=(0, 0, 0))
     return image
+
+
+def which_words(source: Dataset) -> str:
+    """Return which image of its series a header is of, "image 12", of a multi-frame image the frame; "" if unsaid."""
+    number, frame = source.get("InstanceNumber"), frame_number_of(source)
+    words = [f"image {number}" if number is not None else "", f"frame {frame}" if frame is not None else ""]
+    return ", ".join(filter(None, words))
 
 
 def place_words(source: Dataset) -> str:

@@ -18,7 +18,6 @@ from sr_writer.picture.windows import Window, choose_window
 from sr_writer.region.areas import Areas, areas_of_region, evenly, present_segments
 from sr_writer.source.grid import demand_grid
 from study.codes import ANATOMICAL_STRUCTURE, TISSUE, Code
-from study.errors import EncodingError
 from study.imaging import ResultSet, Segment
 
 _SAMPLED = 9
@@ -91,6 +90,12 @@ class Scene:
         """Return the regions of a slice, the largest first."""
         return [(region.mask(index), region.colour) for region in self.regions if region.areas[index]]
 
+    def said_of(self, index: int) -> list[Statement]:
+        """Return what stands beside an image: all that is said, but of one that stands alone only what is about it."""
+        if self.stack is not None:
+            return list(self.statements)
+        return [statement for statement in self.statements if not statement.slices or index in statement.slices]
+
     def union(self, index: int) -> Mask:
         """Return bool (rows, columns), where a slice has any region."""
         found = np.zeros((int(self.sources[index].Rows), int(self.sources[index].Columns)), dtype=np.bool_)
@@ -131,8 +136,6 @@ def scene_of(material: Material) -> Scene:
         If the label map does not lie on the grid of the source images.
     """
     result, context = material.result_set, material.context
-    if not result.findings and not result.assessments and not material.has_voxels:
-        raise EncodingError("There is neither a finding nor an assessment nor a region to show.")
     if result.label_map is not None:
         demand_grid(result.label_map, material.sources)
     pixels = material.demand_pixels()
@@ -143,7 +146,7 @@ def scene_of(material: Material) -> Scene:
             material.sources[0], *_structures(result), sample=sample_of(pixels, len(material.sources))
         ),
         regions=_regions(result, material.areas),
-        statements=statements_of(result, material.areas),
+        statements=statements_of(result, material.areas, len(material.sources)),
         title=ascii_text(context.description or material.model.name),
         author=ascii_text(f"{material.model.name} {material.model.version}"),
         limits=tuple(map(ascii_text, result.limits)),

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from sr_writer.picture.lettering import BACKGROUND, QUIET, WARNING, Row, height_of, rows_of, write_rows
-from sr_writer.picture.painting import SHORTEST, picture_of_slice, place_words
+from sr_writer.picture.painting import SHORTEST, picture_of_slice, place_words, which_words
 from sr_writer.picture.scene import Scene
 
 _COLUMN: Final = 340  # pixels of the text beside a picture of the least size
@@ -32,7 +32,7 @@ def sheet(scene: Scene, index: int) -> NDArray[np.uint8]:
     head, foot = _head(scene, index, scale), _foot(scene, scale, width, image.height)
     top = write_rows(draw, head, left, margin, width) + margin
     floor = image.height - margin - height_of(foot, width)
-    rows = rows_of(scene.statements, round(16 * scale), width, floor - top - margin, index)
+    rows = rows_of(scene.said_of(index), round(16 * scale), width, floor - top - margin, index)
     write_rows(draw, rows, left, top, width)
     write_rows(draw, foot, left, floor, width)
     return np.asarray(whole)
@@ -41,10 +41,8 @@ def sheet(scene: Scene, index: int) -> NDArray[np.uint8]:
 def _head(scene: Scene, index: int, scale: float) -> list[Row]:
     small = round(13 * scale)
     source = scene.sources[index]
-    number = source.get("InstanceNumber")
     series = source.get("SeriesNumber")
-    which = [str(source.get("Modality", "")), f"series {series}" if series is not None else ""]
-    which.append(f"image {number}" if number is not None else "")
+    which = [str(source.get("Modality", "")), f"series {series}" if series is not None else "", which_words(source)]
     where = [f"slice {index + 1} of {len(scene.sources)}", place_words(source)]
     return [
         Row(scene.title, round(18 * scale)),

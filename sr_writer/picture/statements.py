@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from sr_writer import codes
 from sr_writer.codes import ascii_text
-from sr_writer.reading.report import MeasurementRow, Report
+from sr_writer.reading.report import MeasurementRow, Report, ReportedFinding
 from sr_writer.region.areas import Areas, present_segments
+from sr_writer.sr.content import content_of
 from sr_writer.sr.rounding import readable, rounded
-from sr_writer.sr.statements import remarks_on
-from study.codes import CERTAINTY_OF_FINDING, PERCENT
-from study.errors import EncodingError
-from study.imaging import Assessment, Finding, Measurement, ResultSet
+from sr_writer.sr.statements import Statement as SaidOf
+from sr_writer.sr.statements import assessed, for_reading, remarks_on
+from study.codes import CERTAINTY_OF_FINDING
+from study.imaging import Finding, Measurement, ResultSet
 
 Colour = tuple[int, int, int]
 
-NOT_DETECTED = "not detected"
+DETECTED, NOT_DETECTED, NOT_DECIDED, INCOMPLETE = "detected", "not detected", "not decided", "incomplete"
+_DECISIONS = {codes.DETECTED: DETECTED, codes.NOT_DETECTED: NOT_DETECTED, codes.ASSESSED: NOT_DECIDED}
+_PROBABILITY = "probability"
 _UNITS = {"[hnsf'U]": "HU", "1": "", "[arb'U]": "a.u.", "deg": "degrees"}
 
 
@@ -59,18 +62,29 @@ class Statement:
         return f"{self.head}{', ' if self.said else ': '}{self.numbers[0]}" if self.numbers else self.head
 
 
-def statements_of(result: ResultSet, areas: Areas | None) -> tuple[Statement, ...]:
-    """Return what a result says: its findings, the segments that have none of their own, its assessments.
+def statements_of(result: ResultSet, areas: Areas | None, images: int) -> tuple[Statement, ...]:
+    """Return what a result says, which is what its report says, and the segments that no finding is about.
 
     Parameters
     ----------
     areas
         How many pixels of each value each slice of the label map has.
+    images
+        How many source images there are.
+
+    Raises
+    ------
+    EncodingError
+        As `sr_writer.sr.content.content_of` does, but for a result of nothing but regions.
     """
+    regions = tuple(_of_segments(result, areas))
+    if regions and len(regions) == len(result.label_map.segments if result.label_map else ()):
+        return (*regions, *(_of_said(each) for each in assessed(result.assessments, images)))
+    content = content_of(result, areas, images, groups_without_region=True)
     return (
-        *(_of_finding(finding, result, areas) for finding in result.findings),
-        *_of_segments(result, areas),
-        *map(_of_assessment, result.assessments),
+        *(_of_finding(finding, result, areas) for finding, _ in content.groups),
+        *regions,
+        *map(_of_said, content.statements),
     )
 
 
@@ -85,7 +99,7 @@ def statements_of_report(report: Report, colours: dict[str, Colour]) -> tuple[St
     return tuple(
         Statement(
             label=finding.label,
-            said=_said(finding.detected, incomplete=finding.incomplete, certain=finding.certainty is not None),
+            said=_said_in_file(finding),
             numbers=tuple(map(_row_words, finding.measurements)),
             remarks=finding.remarks,
             colours=tuple(colours[uid] for uid in (finding.tracking_uid,) if uid in colours),
@@ -95,17 +109,27 @@ def statements_of_report(report: Report, colours: dict[str, Colour]) -> tuple[St
 
 
 def _of_finding(finding: Finding, result: ResultSet, areas: Areas | None) -> Statement:
+    """Return what is said of a finding that was detected."""
     shown = [] if areas is None else [value for value in finding.segment_values if value < areas.shape[1]]
     colours = {} if result.label_map is None else {each.value: each.rgb for each in result.label_map.segments}
     return Statement(
         label=ascii_text(finding.label),
-        said=_said(finding.detected if not finding.detected else None, incomplete=bool(finding.incomplete)),
-        numbers=tuple(_number_words(each) for each in finding.measurements),
+        said=INCOMPLETE if finding.incomplete else "" if finding.measurements else DETECTED,
+        numbers=tuple(_number_words(for_reading(each)) for each in finding.measurements),
         remarks=tuple(map(ascii_text, remarks_on(finding))),
-        colours=tuple(
-            colours[value] for value in shown if value in colours and areas is not None and areas[:, value].any()
-        ),
+        colours=tuple(colours[value] for value in shown if areas is not None and areas[:, value].any()),
         slices=frozenset() if areas is None else _slices(areas, shown),
+    )
+
+
+def _of_said(said: SaidOf) -> Statement:
+    """Return what is said without a region."""
+    return Statement(
+        label=ascii_text(said.label),
+        said=_DECISIONS.get(said.value, "") if said.name == codes.DETECTION else "",
+        numbers=tuple(map(_number_words, said.numbers)),
+        remarks=tuple(map(ascii_text, said.remarks)),
+        slices=frozenset(said.images),
     )
 
 
@@ -123,46 +147,23 @@ def _slices(areas: Areas, values: Sequence[int]) -> frozenset[int]:
     return frozenset(np.flatnonzero(areas[:, list(values)].any(axis=1)).tolist())
 
 
-def _of_assessment(assessment: Assessment) -> Statement:
-    probability = assessment.probability
-    numbers = [_number_words(each) for each in assessment.measurements]
-    if probability is not None:
-        numbers.insert(0, _words("probability", "", 100 * probability, PERCENT.value))
-    return Statement(
-        label=ascii_text(assessment.label),
-        said=_said(assessment.detected, certain=probability is not None),
-        numbers=tuple(numbers),
-        remarks=tuple(map(ascii_text, assessment.notes)),
-        slices=frozenset(assessment.slices),
-    )
-
-
-def _said(detected: bool | None, *, incomplete: bool = False, certain: bool = False) -> str:
-    """Return what is said of something besides its numbers.
-
-    Parameters
-    ----------
-    detected
-        None where nothing was decided.
-    certain
-        Whether a probability is given, so that it had to be decided.
-    """
-    if detected is False:
+def _said_in_file(finding: ReportedFinding) -> str:
+    """Return what a report file says of a finding besides its numbers."""
+    if finding.detected is False:
         return NOT_DETECTED
-    if certain:
-        return "detected" if detected else "not decided"
-    return "incomplete" if incomplete else ""
+    if finding.certainty is not None:
+        return DETECTED if finding.detected else NOT_DECIDED
+    return INCOMPLETE if finding.incomplete else "" if finding.measurements else DETECTED
 
 
 def _number_words(measured: Measurement) -> str:
-    if not math.isfinite(measured.value):
-        raise EncodingError(f"The measurement {measured.name.meaning} is {measured.value}; it must be a number.")
     derivation = measured.derivation.meaning if measured.derivation else ""
-    return _words(measured.name.meaning, derivation, measured.value, measured.unit.value)
+    name = _PROBABILITY if measured.name == CERTAINTY_OF_FINDING else measured.name.meaning
+    return _words(name, derivation, measured.value, measured.unit.value)
 
 
 def _row_words(row: MeasurementRow) -> str:
-    name = "probability" if row.name == CERTAINTY_OF_FINDING.meaning else row.name
+    name = _PROBABILITY if row.name == CERTAINTY_OF_FINDING.meaning else row.name
     return _words(name, row.derivation, row.value, row.unit)
 
 

@@ -8,7 +8,15 @@ from typing import Final
 
 from PIL import Image
 
-from sr_writer.picture.painting import LETTERS, SHORTEST, picture_of_cut, picture_of_slice, place_words, size_of
+from sr_writer.picture.painting import (
+    LETTERS,
+    SHORTEST,
+    picture_of_cut,
+    picture_of_slice,
+    place_words,
+    size_of,
+    which_words,
+)
 from sr_writer.picture.scene import Scene
 from sr_writer.picture.stack import ANATOMICAL, Stack
 
@@ -82,8 +90,7 @@ def _place(scene: Scene, stack: Stack, axis: int) -> float:
 
 def _caption(scene: Scene, index: int) -> str:
     source = scene.sources[index]
-    number = source.get("InstanceNumber")
-    which = f"image {number}" if number is not None else f"image {index + 1} of {len(scene.sources)}"
+    which = which_words(source) or f"image {index + 1} of {len(scene.sources)}"
     return ", ".join(filter(None, [which, place_words(source)]))
 
 

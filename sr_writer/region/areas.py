@@ -44,10 +44,12 @@ def areas_by_slice(label_map: LabelMap) -> Areas:
 
 
 def _areas_of(layer: NDArray[np.uint8] | NDArray[np.uint16]) -> Areas:
-    counts = [np.bincount(plane.ravel()) for plane in layer]
+    # Most voxels are background, which is counted by what is left
+    counts = [np.bincount(plane[plane != 0], minlength=1) for plane in layer]
     areas = np.zeros((len(counts), max((len(count) for count in counts), default=1)), dtype=np.int64)
     for index, count in enumerate(counts):
         areas[index, : len(count)] = count
+        areas[index, 0] = layer[index].size - int(count.sum())
     return areas
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import NamedTuple
 
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
@@ -19,17 +21,16 @@ from pydicom.sequence import Sequence as ItemSequence
 
 from sr_writer.seg.parts import Part, extent
 from sr_writer.source.carrying import set_element, tag_of
-from sr_writer.source.images import frame_numbers, instance_items
+from sr_writer.source.images import frame_numbers
 from sr_writer.source.stand_ins import decimal
 
 _ITEM = b"\xfe\xff\x00\xe0"  # (FFFE,E000) in little endian
 
 
-@dataclass(frozen=True)
-class Frame:
+class Frame(NamedTuple):
     """One frame: which slice it lies on, and which segment it shows; None where it may show all (LABELMAP)."""
 
-    index: int
+    slice_index: int
     segment_number: int | None
 
 
@@ -50,28 +51,61 @@ def label_map_frames(part: Part) -> list[Frame]:
     return [Frame(index, None) for index in reversed(extent(part.pieces))]
 
 
-class PlacesOfSlices:
-    """What the frames on each slice say of their place: encoded once, for all frames of all objects of a result."""
+@dataclass(frozen=True)
+class Qualifiers:
+    """What every frame says alike: how it was derived, and what its source image is to it; encoded."""
+
+    of_derivation: bytes
+    of_image: bytes
+
+    @classmethod
+    def of(cls, frame: Dataset) -> Qualifiers:
+        """Return what a frame that highdicom made says."""
+        made_up = frame.DerivationImageSequence[0]
+        derivation, image = Dataset(), Dataset()
+        derivation.DerivationCodeSequence = made_up.DerivationCodeSequence
+        image.PurposeOfReferenceCodeSequence = made_up.SourceImageSequence[0].PurposeOfReferenceCodeSequence
+        image.SpatialLocationsPreserved = made_up.SourceImageSequence[0].SpatialLocationsPreserved
+        return cls(_encoded(derivation), _encoded(image))
+
+
+class Slices:
+    """What objects and frames say of their source images: encoded once, for all frames of all objects of a result."""
 
     def __init__(self, sources: Sequence[Dataset]) -> None:
         self._sources = sources
         self._derivations: dict[int, bytes] = {}
         self._positions: dict[int, bytes] = {}
 
-    def derivation(self, index: int, template: Dataset) -> bytes:
-        """Return the Derivation Image Sequence of the frames on a slice: what `template` has, with its source image."""
+    @cached_property
+    def references(self) -> tuple[RawDataElement, RawDataElement]:
+        """Return Source Image Sequence and Referenced Series Sequence of all images (PS3.3 C.12.4, C.12.2)."""
+        instances = _items(
+            _reference(source) for source in {str(source.SOPInstanceUID): source for source in self._sources}.values()
+        )
+        series = _sequence("ReferencedInstanceSequence", instances)
+        series += _element("SeriesInstanceUID", "UI", str(self._sources[0].SeriesInstanceUID))
+        return _raw("SourceImageSequence", instances), _raw("ReferencedSeriesSequence", _items([series]))
+
+    def derivation(self, index: int, qualifiers: Qualifiers) -> bytes:
+        """Return the Derivation Image Sequence of the frames on a slice."""
         if index not in self._derivations:
-            self._derivations[index] = _derivation(template, self._sources[index])
+            source = self._sources[index]
+            image = _reference(source, frame_numbers(source)) + qualifiers.of_image
+            item = _sequence("SourceImageSequence", _items([image])) + qualifiers.of_derivation
+            self._derivations[index] = _sequence("DerivationImageSequence", _items([item]))
         return self._derivations[index]
 
     def position(self, index: int) -> bytes:
         """Return the Plane Position Sequence of the frames on a slice."""
         if index not in self._positions:
-            self._positions[index] = _position(self._sources[index])
+            place = "\\".join(str(decimal(value)) for value in self._sources[index].ImagePositionPatient)
+            item = _element("ImagePositionPatient", "DS", place)
+            self._positions[index] = _sequence("PlanePositionSequence", _items([item]))
         return self._positions[index]
 
 
-def set_frames(segmentation: Dataset, frames: Sequence[Frame], slices: PlacesOfSlices) -> None:
+def set_frames(segmentation: Dataset, frames: Sequence[Frame], slices: Slices) -> None:
     """Make a Segmentation say of each frame what it shows and where: the plane of its source, and the reference to it.
 
     The index of a frame along the slices counts those that have a frame, from 1, in the order of the frames (PS3.3
@@ -84,45 +118,31 @@ def set_frames(segmentation: Dataset, frames: Sequence[Frame], slices: PlacesOfS
         the shared functional groups, it is repeated in no frame.
     """
     template = segmentation.PerFrameFunctionalGroupsSequence[0]
-    indices = sorted({frame.index for frame in frames}, reverse=True)
+    qualifiers = Qualifiers.of(template)
+    indices = sorted({frame.slice_index for frame in frames}, reverse=True)
     ranks = {index: rank for rank, index in enumerate(indices, 1)}
     identified = "SegmentIdentificationSequence" in template
     numbers = {frame.segment_number for frame in frames}
     identifications = {number: _identification(number) if identified else b"" for number in numbers}
     items = (
         # In the order of their tags
-        slices.derivation(frame.index, template)
-        + _frame_content(frame, ranks[frame.index])
-        + slices.position(frame.index)
+        slices.derivation(frame.slice_index, qualifiers)
+        + _frame_content(frame, ranks[frame.slice_index])
+        + slices.position(frame.slice_index)
         + identifications[frame.segment_number]
         for frame in frames
     )
-    set_element(segmentation, _sequence("PerFrameFunctionalGroupsSequence", items))
+    set_element(segmentation, _raw("PerFrameFunctionalGroupsSequence", _items(items)))
     segmentation.NumberOfFrames = len(frames)
 
 
-def _derivation(template: Dataset, source: Dataset) -> bytes:
-    made_up = template.DerivationImageSequence[0]
-    image = Dataset()
-    image.ReferencedSOPClassUID = source.SOPClassUID
-    image.ReferencedSOPInstanceUID = source.SOPInstanceUID
-    numbers = frame_numbers(source)
-    if numbers is not None:
-        image.ReferencedFrameNumber = numbers
-    image.PurposeOfReferenceCodeSequence = made_up.SourceImageSequence[0].PurposeOfReferenceCodeSequence
-    image.SpatialLocationsPreserved = made_up.SourceImageSequence[0].SpatialLocationsPreserved
-    item, groups = Dataset(), Dataset()
-    item.DerivationCodeSequence = made_up.DerivationCodeSequence
-    item.SourceImageSequence = ItemSequence([image])
-    groups.DerivationImageSequence = ItemSequence([item])
-    return _encoded(groups)
-
-
-def _position(source: Dataset) -> bytes:
-    item, groups = Dataset(), Dataset()
-    item.ImagePositionPatient = [decimal(value) for value in source.ImagePositionPatient]
-    groups.PlanePositionSequence = ItemSequence([item])
-    return _encoded(groups)
+def _reference(source: Dataset, frames: Sequence[int] | None = None) -> bytes:
+    """Return a reference to an image, or to frames of it (Image SOP Instance Reference Macro)."""
+    reference = _element("ReferencedSOPClassUID", "UI", str(source.SOPClassUID))
+    reference += _element("ReferencedSOPInstanceUID", "UI", str(source.SOPInstanceUID))
+    if frames is not None:
+        reference += _element("ReferencedFrameNumber", "IS", "\\".join(map(str, frames)))
+    return reference
 
 
 def _identification(number: int | None) -> bytes:
@@ -133,27 +153,40 @@ def _identification(number: int | None) -> bytes:
 
 
 def _frame_content(frame: Frame, rank: int) -> bytes:
-    """Return a Frame Content Sequence with Dimension Index Values (VR UL): segment number, if any, and rank."""
-    values = [rank] if frame.segment_number is None else [frame.segment_number, rank]
-    element = struct.pack("<2H2sH", 0x0020, 0x9157, b"UL", 4 * len(values)) + struct.pack(f"<{len(values)}I", *values)
-    item = _ITEM + struct.pack("<I", len(element)) + element
-    return struct.pack("<2H2s2xI", 0x0020, 0x9111, b"SQ", len(item)) + item
+    """Return a Frame Content Sequence with Dimension Index Values: segment number, if any, and rank."""
+    if frame.segment_number is None:
+        return _content_until_values(1) + struct.pack("<I", rank)
+    return _content_until_values(2) + struct.pack("<2I", frame.segment_number, rank)
 
 
-def references(sources: Sequence[Dataset]) -> tuple[RawDataElement, RawDataElement]:
-    """Return Source Image Sequence and Referenced Series Sequence of all source images (PS3.3 C.12.4, C.12.2)."""
-    instances = instance_items(sources)
-    item = Dataset()
-    item.SeriesInstanceUID = str(sources[0].SeriesInstanceUID)
-    item.ReferencedInstanceSequence = ItemSequence(instances)
-    images = [_encoded(instance) for instance in instances]
-    return _sequence("SourceImageSequence", images), _sequence("ReferencedSeriesSequence", [_encoded(item)])
+@cache
+def _content_until_values(count: int) -> bytes:
+    """Return what a Frame Content Sequence with so many Dimension Index Values (VR UL) begins with."""
+    item, groups = Dataset(), Dataset()
+    item.DimensionIndexValues = [0] * count
+    groups.FrameContentSequence = ItemSequence([item])
+    return _encoded(groups)[: -4 * count]
 
 
-def _sequence(keyword: str, items: Iterable[bytes]) -> RawDataElement:
-    """Return a sequence of items that are encoded already, for `sr_writer.files` to write as it stands."""
-    value = b"".join(_ITEM + struct.pack("<I", len(item)) + item for item in items)
-    return RawDataElement(tag_of(keyword), "SQ", len(value), value, 0, False, True)
+def _element(keyword: str, vr: str, value: str) -> bytes:
+    """Return an element of ASCII text in Explicit VR Little Endian (PS3.5 7.1.2)."""
+    tag, content = tag_of(keyword), value.encode("ascii")
+    content += (b"\0" if vr == "UI" else b" ") * (len(content) % 2)
+    return struct.pack("<2H2sH", tag.group, tag.element, vr.encode(), len(content)) + content
+
+
+def _items(contents: Iterable[bytes]) -> bytes:
+    return b"".join(_ITEM + struct.pack("<I", len(content)) + content for content in contents)
+
+
+def _sequence(keyword: str, items: bytes) -> bytes:
+    tag = tag_of(keyword)
+    return struct.pack("<2H2s2xI", tag.group, tag.element, b"SQ", len(items)) + items
+
+
+def _raw(keyword: str, items: bytes) -> RawDataElement:
+    """Return a sequence that is encoded already, for `sr_writer.files` to write as it stands."""
+    return RawDataElement(tag_of(keyword), "SQ", len(items), items, 0, False, True)
 
 
 def _encoded(dataset: Dataset) -> bytes:

@@ -31,7 +31,7 @@ def bit_frames(label_map: LabelMap, part: Part, frames: Sequence[Frame]) -> byte
     by_slice: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
     for place, frame in enumerate(frames):
         assert frame.segment_number is not None
-        by_slice[frame.index].append((place * pixels, frame.segment_number))
+        by_slice[frame.slice_index].append((place * pixels, frame.segment_number))
     # Slice by slice, so that a slice is read from memory once
     for index, shown in by_slice.items():
         planes = [layer[index].ravel() for layer in label_map.layers]
@@ -74,7 +74,7 @@ def bits_needed(part: Part) -> int:
 def label_frames(label_map: LabelMap, part: Part, frames: Sequence[Frame]) -> Iterator[Labels]:
     """Yield each frame of a LABELMAP object: (rows, columns) of segment numbers, 0 is background."""
     for frame in frames:
-        layers = list(_layers_on(label_map, part, frame.index))
+        layers = list(_layers_on(label_map, part, frame.slice_index))
         # Layers of one object share no voxel
         yield functools.reduce(np.maximum, layers)
 

@@ -25,7 +25,7 @@ from sr_writer.context import ResultContext
 from sr_writer.equipment import add_contributing_equipment, set_equipment, set_times
 from sr_writer.region.areas import Areas, areas_by_slice, overlap, present_segments
 from sr_writer.seg.describing import content_description, segment_descriptions
-from sr_writer.seg.frames import Frame, PlacesOfSlices, binary_frames, label_map_frames, references, set_frames
+from sr_writer.seg.frames import Frame, Slices, binary_frames, label_map_frames, set_frames
 from sr_writer.seg.parts import Part, binary_parts, label_map_parts
 from sr_writer.seg.pixels import bit_frames, label_frames, native, run_length_encoded, segments_overlap
 from sr_writer.source.carrying import set_element, tag_of
@@ -59,14 +59,9 @@ class _Making:
         return self.variant.form is Form.SEG_LABELMAP
 
     @cached_property
-    def slices(self) -> PlacesOfSlices:
-        """Return what frames say of their slices."""
-        return PlacesOfSlices(self.sources)
-
-    @cached_property
-    def references(self) -> tuple[RawDataElement, RawDataElement]:
-        """Return the references to all source images, which every object has."""
-        return references(self.sources)
+    def slices(self) -> Slices:
+        """Return what is said of the source images."""
+        return Slices(self.sources)
 
 
 def write_seg(
@@ -133,7 +128,7 @@ def _object(making: _Making, part: Part) -> Dataset:
     identify_private_schemes(segmentation)
     set_frames(segmentation, frames, making.slices)
     segmentation.Rows, segmentation.Columns = making.label_map.values.shape[1:]
-    for element in making.references:
+    for element in making.slices.references:
         set_element(segmentation, element)
     _set_spacing(segmentation, making.label_map, frames)
     _set_dimension_uid(segmentation, _uid(making, "dimensions", part))
@@ -233,7 +228,7 @@ def _set_spacing(segmentation: Dataset, label_map: LabelMap, frames: Sequence[Fr
         measures.pop("SpacingBetweenSlices", None)
         return
     measures.SpacingBetweenSlices = f"{slice_step(label_map):.10g}"
-    steps = set(np.diff([frame.index for frame in frames]).tolist())
+    steps = set(np.diff([frame.slice_index for frame in frames]).tolist())
     if steps == {-1} and len({frame.segment_number for frame in frames}) == 1:
         segmentation.DimensionOrganizationType = "3D"
 

@@ -1,133 +1,60 @@
 """Results in OHIF, a viewer that others wrote, over Orthanc: each opens, and shows what and where the model found it.
 
-The images are two unequal blocks whose truth is known, the liver to the right, in front and low, the spleen to the
-left, at the back and high, so that a result on a wrong side or slice is seen to be wrong.
+What stands before the viewer is in `tests.support.ohif_scene`, what must be seen of it in `tests.support.ohif_demands`.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from pathlib import Path
+from copy import deepcopy
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
-from scipy import ndimage
 
-from sr_writer.results import write_results
-from study import codes
-from study.codes import Code
-from study.imaging import Finding, LabelMap, Measurement, ResultSet, Segment
-from tests.support.blocks import LIVER, SPLEEN, blocks, grid
+from tests.support.blocks import LIVER, SPLEEN
 from tests.support.network import wait_until
-from tests.support.ohif import Ohif, running_ohif, store, tinted
-from tests.support.orthanc import Orthanc, running_orthanc
-from tests.support.results import CONTEXT, MODEL
-from tests.support.series import ct_series, save_series
+from tests.support.ohif_demands import (
+    demand_capture,
+    demand_contour,
+    demand_overlay,
+    demand_page,
+    demand_segments,
+    demand_sides,
+    demand_something_shown,
+    demand_voxels,
+    eroded,
+    key_image,
+    name_of,
+)
+from tests.support.ohif_scene import (
+    ATTENUATIONS,
+    CLASSES,
+    COLOURS,
+    IMAGES,
+    LABELS,
+    TILTED,
+    VOLUMES,
+    Scene,
+    result_of,
+    running_scene,
+)
+from tests.support.results import variants_of
 
-IMAGES = "Blocks"
-COLOURS = {LIVER: (230, 120, 0), SPLEEN: (160, 60, 220)}
-LABELS = {LIVER: "Liver", SPLEEN: "Spleen"}
-SITES = {LIVER: Code("10200004", "SCT", "Liver"), SPLEEN: Code("78961009", "SCT", "Spleen")}
-VOLUMES = {LIVER: 5.83, SPLEEN: 7.47}
-ATTENUATIONS = {LIVER: 200.0, SPLEEN: 400.0}
-CONTOUR_COLOURS = ((0, 255, 0), (255, 255, 0))
-"""Of a report's contour in OHIF, and of the one that it leads to."""
-MARGIN = 6
-"""How far [screen pixels] an overlay may be blurred at its edge."""
-
-Mask = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Scene:
-    """The blocks in Orthanc, and a viewer over it.
-
-    Parameters
-    ----------
-    sources
-        Headers of the images in slice order.
-    truth
-        Label map on their grid: `LIVER`, `SPLEEN` or 0.
-    """
-
-    ohif: Ohif
-    orthanc: Orthanc
-    folder: Path
-    sources: list[Dataset]
-    affine: NDArray[np.float64]
-    truth: NDArray[np.uint8]
-
-    @property
-    def study(self) -> str:
-        """The study of everything."""
-        return str(self.sources[0].StudyInstanceUID)
-
-    def uid(self, index: int) -> str:
-        """Return the SOP Instance UID of a slice."""
-        return str(self.sources[index].SOPInstanceUID)
-
-    def slices_of(self, value: int) -> list[int]:
-        """Return the slices that a block is on."""
-        return [int(index) for index in np.flatnonzero((self.truth == value).any(axis=(1, 2)))]
-
-    def send(self, result: ResultSet, name: str) -> dict[str, Dataset]:
-        """Write a result, store it in Orthanc, open the study, and return the objects by Modality."""
-        objects = [dcmread(path) for path in written(result, self.sources, self.folder / name, name)]
-        self.add(*objects)
-        return {str(each.Modality): each for each in objects}
-
-    def add(self, *objects: Dataset) -> None:
-        """Store objects in Orthanc, and open the study."""
-        paths = []
-        for each in objects:
-            paths.append(self.folder / f"{each.SOPInstanceUID}.dcm")
-            each.save_as(paths[-1])
-        store(self.orthanc, paths)
-        self.ohif.open(self.study)
-
-    def keep_picture(self, name: str) -> None:
-        """Save a picture of the page, where a person may look at it."""
-        folder = Path(os.environ.get("OHIF_PICTURES", self.folder))
-        self.ohif.picture(folder / f"ohif-phantom-{name}.png")
-
-    def on_page(self) -> NDArray[np.uint8]:
-        """Return which block each pixel of the viewport's picture must show, by where it lies in the patient."""
-        box = self.ohif.viewport().box
-        assert box is not None
-        left, top = box[:2]
-        width, height = box[2] - left, box[3] - top
-        corner, right, down = self.ohif.to_patient([(left, top), (left + 100, top), (left, top + 100)])
-        x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-        points = corner + x[..., None] * (right - corner) / 100 + y[..., None] * (down - corner) / 100
-        inverse = np.linalg.inv(self.affine)
-        voxels = np.rint(points @ inverse[:3, :3].T + inverse[:3, 3]).astype(int)
-        inside = np.all((voxels >= 0) & (voxels < self.truth.shape), axis=-1)
-        assert inside.any(), "no pixel of the viewport lies in the images"
-        shown = np.zeros((height, width), dtype=np.uint8)
-        shown[inside] = self.truth[tuple(voxels[inside].T)]
-        return shown
+Objects = dict[str, list[Dataset]]
 
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Scene]:
-    folder = tmp_path_factory.mktemp("ohif")
-    affine, shape = grid("axial, head first, supine", (3.0, 1.0, 1.0))
-    voxels, truth = blocks(affine, shape)
-    images = save_series(ct_series(voxels, affine, attributes={"SeriesDescription": IMAGES}), folder / "images")
-    with running_orthanc(folder / "orthanc", dicomweb=True) as orthanc:
-        store(orthanc, images)
-        with running_ohif(orthanc, lambda line: put_on_record(pytestconfig, line)) as ohif:
-            yield Scene(
-                ohif, orthanc, folder, [dcmread(path, stop_before_pixels=True) for path in images], affine, truth
-            )
+    with running_scene(tmp_path_factory.mktemp("ohif"), lambda line: put_on_record(pytestconfig, line)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def objects(scene: Scene) -> Objects:
+    return scene.stored_objects()
 
 
 def put_on_record(config: pytest.Config, line: str) -> None:
@@ -138,33 +65,14 @@ def put_on_record(config: pytest.Config, line: str) -> None:
         reporter.write_line(line)
 
 
-def result_of(values: NDArray[np.uint8], affine: NDArray[np.float64]) -> ResultSet:
-    """Return a result with both blocks, each with a volume and an attenuation."""
-    segments = tuple(
-        Segment(value, label, codes.ANATOMICAL_STRUCTURE, SITES[value], rgb=COLOURS[value])
-        for value, label in LABELS.items()
-    )
-    findings = tuple(
-        Finding(
-            label.lower(),
-            label,
-            codes.ANATOMICAL_STRUCTURE,
-            SITES[value],
-            (value,),
-            (
-                Measurement(codes.VOLUME, VOLUMES[value], codes.MILLILITRE),
-                Measurement(codes.ATTENUATION, ATTENUATIONS[value], codes.HOUNSFIELD_UNIT, codes.MEAN),
-            ),
-        )
-        for value, label in LABELS.items()
-    )
-    return ResultSet(LabelMap(values, affine, segments), findings)
-
-
-def written(result: ResultSet, sources: list[Dataset], folder: Path, name: str) -> list[Path]:
-    """Write a result; its name makes its UIDs and descriptions its own."""
-    context = replace(CONTEXT, instances_digest=name.encode().hex(), description=name)
-    return [folder / each.path for each in write_results(result, sources, MODEL, context, folder)]
+def spoilt(source: Dataset, description: str, spoil: Callable[[Dataset], None]) -> Dataset:
+    """Return an object with something wrong in it, in a series of its own."""
+    spoilt = deepcopy(source)
+    spoilt.SOPInstanceUID = spoilt.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    spoilt.SeriesInstanceUID = generate_uid()
+    spoilt.SeriesDescription = description
+    spoil(spoilt)
+    return spoilt
 
 
 def test_the_images_open_and_lie_where_they_belong(scene: Scene) -> None:
@@ -184,12 +92,23 @@ def test_the_images_open_and_lie_where_they_belong(scene: Scene) -> None:
     assert scene.ohif.said() == []
 
 
-def test_a_segmentation_lies_over_its_images_in_its_colours(scene: Scene) -> None:
-    segmentation = scene.send(result_of(scene.truth, scene.affine), "Segments")["SEG"]
-    segments = scene.ohif.load_segments(segmentation.SeriesDescription)
-    assert {each.number: each.label for each in segments} == LABELS
-    assert {each.number: each.colour for each in segments} == COLOURS
-    assert all(each.visible for each in segments)
+def test_every_object_of_a_study_opens_beside_the_others(scene: Scene, objects: Objects) -> None:
+    scene.ohif.open(scene.study)
+    for description in {str(each.SeriesDescription): None for found in objects.values() for each in found}:
+        series = scene.ohif.load(description)
+        if series.modality in ("SEG", "RTSTRUCT"):
+            scene.ohif.accept()
+        demand_something_shown(scene)
+        assert scene.ohif.said() == [], description
+
+
+@pytest.mark.parametrize(("form", "rows"), [("seg", []), ("seg_labelmap", ["Background"])])
+def test_a_segmentation_lies_over_its_images_in_its_colours(
+    scene: Scene, objects: Objects, form: str, rows: list[str]
+) -> None:
+    (segmentation,) = objects[form]
+    scene.ohif.open(scene.study)
+    demand_segments(scene, segmentation.SeriesDescription)
     demand_voxels(scene)
     for value in LABELS:
         first, *_, last = scene.slices_of(value)
@@ -197,15 +116,15 @@ def test_a_segmentation_lies_over_its_images_in_its_colours(scene: Scene) -> Non
             demand_overlay(scene, index)
     scene.ohif.show_image(scene.uid(scene.slices_of(LIVER)[2]))
     demand_sides(scene)
-    assert [row.split("\n")[-1] for row in scene.ohif.panel()] == list(LABELS.values())
-    scene.keep_picture("seg")
+    assert [row.split("\n")[-1] for row in scene.ohif.panel()] == [*rows, *LABELS.values()]
+    scene.keep_picture(form.removeprefix("seg_"))
     assert scene.ohif.said() == []
 
 
 def test_a_mirrored_segmentation_is_seen_to_be_wrong(scene: Scene) -> None:
     mirrored = np.ascontiguousarray(scene.truth[:, :, ::-1])
-    segmentation = scene.send(result_of(mirrored, scene.affine), "Mirrored")["SEG"]
-    scene.ohif.load_segments(segmentation.SeriesDescription)
+    (segmentation,) = scene.send(result_of(mirrored, scene.affine), "Mirrored", "seg")
+    demand_segments(scene, segmentation.SeriesDescription)
     with pytest.raises(AssertionError, match="voxels of slice"):
         demand_voxels(scene)
     for value, label in LABELS.items():
@@ -214,16 +133,58 @@ def test_a_mirrored_segmentation_is_seen_to_be_wrong(scene: Scene) -> None:
 
 
 def test_a_segmentation_on_the_next_slice_is_seen_to_be_wrong(scene: Scene) -> None:
-    segmentation = scene.send(result_of(np.roll(scene.truth, 1, axis=0), scene.affine), "Shifted")["SEG"]
-    scene.ohif.load_segments(segmentation.SeriesDescription)
+    (segmentation,) = scene.send(result_of(np.roll(scene.truth, 1, axis=0), scene.affine), "Shifted", "seg")
+    demand_segments(scene, segmentation.SeriesDescription)
     with pytest.raises(AssertionError, match="is not drawn"):
         demand_overlay(scene, scene.slices_of(LIVER)[0], patience=2.0)
     with pytest.raises(AssertionError, match="where it must not be"):
         demand_overlay(scene, scene.slices_of(LIVER)[-1] + 1, patience=2.0)
 
 
-def test_a_report_opens_on_its_key_images_with_contours_and_numbers(scene: Scene) -> None:
-    report = scene.send(result_of(scene.truth, scene.affine), "Report")["SR"]
+def test_a_background_before_the_segments_shifts_all_colours(scene: Scene, objects: Objects) -> None:
+    def put_background_first(segmentation: Dataset) -> None:
+        *segments, background = segmentation.SegmentSequence
+        segmentation.SegmentSequence = [background, *segments]
+
+    (segmentation,) = objects["seg_labelmap"]
+    shifted = spoilt(segmentation, "Background first", put_background_first)
+    scene.add(shifted)
+    with pytest.raises(AssertionError, match="other colours"):
+        demand_segments(scene, shifted.SeriesDescription)
+
+
+def test_a_structure_set_lies_over_its_images_in_its_colours(scene: Scene, objects: Objects) -> None:
+    (structure_set,) = objects["rtstruct"]
+    scene.ohif.open(scene.study)
+    demand_segments(scene, structure_set.SeriesDescription)
+    for value in LABELS:
+        first, *_, last = scene.slices_of(value)
+        for index in (first, last):
+            scene.ohif.show_image(scene.uid(index))
+            demand_contour(scene, value, (COLOURS[value],))
+        for index in (first - 1, last + 1):
+            scene.ohif.show_image(scene.uid(index))
+            wait_until(lambda: not scene.ohif.drawn().lines, 10, "no contour")
+    scene.ohif.show_image(scene.uid(scene.slices_of(LIVER)[2]))
+    demand_sides(scene)
+    assert [row.split("\n")[-1] for row in scene.ohif.panel()] == list(LABELS.values())
+    scene.keep_picture("rtstruct")
+    assert scene.ohif.said() == []
+
+
+def test_a_mirrored_structure_set_is_seen_to_be_wrong(scene: Scene) -> None:
+    mirrored = np.ascontiguousarray(scene.truth[:, :, ::-1])
+    (structure_set,) = scene.send(result_of(mirrored, scene.affine), "Mirrored contours", "rtstruct")
+    demand_segments(scene, structure_set.SeriesDescription)
+    scene.ohif.show_image(scene.uid(scene.slices_of(LIVER)[2]))
+    with pytest.raises(AssertionError, match="the contour encloses 0%"):
+        demand_contour(scene, LIVER, (COLOURS[LIVER],))
+
+
+@pytest.mark.parametrize("form", ["sr", "sr_comprehensive"])
+def test_a_report_opens_on_its_key_images_with_contours_and_numbers(scene: Scene, objects: Objects, form: str) -> None:
+    report, _ = objects[form]
+    scene.ohif.open(scene.study)
     measurements = scene.ohif.load_report(report.SeriesDescription)
     assert [each.name for each in measurements] == list(LABELS.values())
     for value, measurement in zip(LABELS, measurements, strict=True):
@@ -240,133 +201,104 @@ def test_a_report_opens_on_its_key_images_with_contours_and_numbers(scene: Scene
         demand_sides(scene)
         demand_contour(scene, value)
         assert [line for line in scene.ohif.drawn().texts if line] == expected
-    scene.keep_picture("sr")
+    scene.keep_picture(form)
     assert scene.ohif.said() == []
 
 
 def test_a_mirrored_report_is_seen_to_be_wrong(scene: Scene) -> None:
     mirrored = np.ascontiguousarray(scene.truth[:, :, ::-1])
-    report = scene.send(result_of(mirrored, scene.affine), "Mirrored report")["SR"]
+    report, _ = scene.send(result_of(mirrored, scene.affine), "Mirrored report", "sr")
     scene.ohif.load_report(report.SeriesDescription)
     with pytest.raises(AssertionError, match="the contour encloses 0%"):
         demand_contour(scene, LIVER)
 
 
-def test_a_report_that_leaves_the_viewport_blank_is_seen_to_be_wrong(scene: Scene) -> None:
-    report = scene.send(result_of(scene.truth, scene.affine), "Blank")["SR"]
-    report.SOPInstanceUID = report.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-    report.SeriesInstanceUID = generate_uid()
-    report.SeriesDescription = "No measurements"
-    report.ContentSequence = [item for item in report.ContentSequence if name_of(item) != "126010"]
+def test_a_report_that_leaves_the_viewport_blank_is_seen_to_be_wrong(scene: Scene, objects: Objects) -> None:
+    def leave_measurements_out(report: Dataset) -> None:
+        report.ContentSequence = [item for item in report.ContentSequence if name_of(item) != "126010"]
+
+    report = spoilt(objects["sr"][0], "No measurements", leave_measurements_out)
     scene.add(report)
     scene.ohif.load(report.SeriesDescription)
     wait_until(lambda: bool(scene.ohif.said()), 20, "an error")
     assert not scene.ohif.viewport().alive
 
 
-def demand_sides(scene: Scene) -> None:
-    """Demand that the viewer says that the patient's right is on the left, and the front on top."""
-    scene.ohif.fit()
-    assert scene.ohif.viewport().letters == {"left": "R", "top": "A"}
+@pytest.mark.parametrize("form", ["sr", "sr_comprehensive"])
+def test_what_was_not_detected_opens_as_text_beside_a_report(scene: Scene, objects: Objects, form: str) -> None:
+    report, words = objects[form]
+    assert report.SeriesInstanceUID != words.SeriesInstanceUID  # of a series OHIF shows the first report alone
+    scene.at_hand(words)
+    text = scene.ohif.load_text(words.SeriesDescription)
+    assert "Left kidney: not detected." in text
+    scene.keep_picture("words")
+    assert scene.ohif.said() == []
 
 
-def demand_voxels(scene: Scene) -> None:
-    """Demand that the label map that the viewer loaded is the truth, on every slice."""
-    loaded = scene.ohif.voxels((scene.truth.shape[1], scene.truth.shape[2]))
-    for index, expected in enumerate(scene.truth):
-        found = loaded.pop(scene.uid(index), np.zeros_like(expected))
-        assert (found == expected).all(), f"{int((found != expected).sum())} voxels of slice {index} are others"
-    assert not loaded
+def test_a_result_without_a_region_opens_as_text(scene: Scene, objects: Objects) -> None:
+    (report,) = objects[CLASSES]
+    scene.at_hand(report)
+    text = scene.ohif.load_text(report.SeriesDescription)
+    assert "Pneumothorax: not detected; Certainty of Finding 7 %." in text
+    assert "Effusion: detected; Certainty of Finding 93.4 %; on image 1." in text
+    assert "Breast density: Density (mean) 12.5 %." in text
+    assert scene.ohif.said() == []
 
 
-def demand_overlay(scene: Scene, index: int, patience: float = 10.0) -> None:
-    """Demand that on a slice each block is covered with its colour, and nothing else is coloured.
-
-    Parameters
-    ----------
-    patience
-        How long [s] the viewer may take to draw it.
-    """
-    scene.ohif.show_image(scene.uid(index))
-    expected = scene.on_page()
-    wrong = [""]
-
-    def right() -> bool:
-        picture = scene.ohif.picture(viewport=True)
-        wrong[0] = what_is_wrong(picture, expected)
-        return not wrong[0]
-
-    try:
-        wait_until(right, patience)
-    except AssertionError:
-        raise AssertionError(f"On slice {index}: {wrong[0]}") from None
-    assert scene.ohif.viewport().sop_instance_uid == scene.uid(index)
+def test_a_refusal_opens_as_text_with_its_reason(scene: Scene, objects: Objects) -> None:
+    (refusal,) = objects["refusal"]
+    scene.at_hand(refusal)
+    text = scene.ohif.load_text(refusal.SeriesDescription)
+    assert text.splitlines()[0].endswith("NOT ANALYSED")
+    assert f"Reason: {TILTED.words}" in text
+    scene.keep_picture("refusal")
+    assert scene.ohif.said() == []
 
 
-def what_is_wrong(picture: NDArray[np.uint8], expected: NDArray[np.uint8]) -> str:
-    """Say where the colours of a picture are not those that it must show; "" where they are.
-
-    Parameters
-    ----------
-    expected
-        The block that each pixel must show.
-    """
-    for value, label in LABELS.items():
-        coloured = tinted(picture, COLOURS[value])
-        covered = eroded(expected == value)
-        if covered.any() and coloured[covered].mean() < 0.98:
-            return f"{label} is not drawn on {1 - coloured[covered].mean():.0%} of its place"
-        stray = int(coloured[eroded(expected != value)].sum())
-        if stray > 40:
-            return f"{label} is drawn on {stray} pixels where it must not be"
-    return ""
+def test_pictures_open_as_images_with_blocks_and_letters_in_place(scene: Scene, objects: Objects) -> None:
+    captures = objects["sc"]
+    scene.at_hand(captures[0])
+    series = scene.ohif.load(captures[0].SeriesDescription)
+    shown = int(scene.truth.any(axis=(1, 2)).sum())
+    assert (series.images, scene.ohif.viewport().images, len(captures)) == (shown, shown, shown)
+    for capture in (captures[0], captures[-1], captures[2]):
+        demand_capture(scene, capture)
+    scene.keep_picture("sc")
+    assert scene.ohif.said() == []
 
 
-def demand_contour(scene: Scene, value: int) -> None:
-    """Demand that the viewport shows a block's slice, with one line around the block."""
-    expected = scene.on_page() == value
-    assert expected.any(), f"the viewport does not show {LABELS[value]}"
-    wait_until(lambda: len(scene.ohif.drawn().lines) == 1, 10, "one contour")
-    (line,) = scene.ohif.drawn().lines
-    box = scene.ohif.viewport().box
-    assert box is not None
-    points = line.points - box[:2]
-    sheet = Image.new("1", (expected.shape[1], expected.shape[0]))
-    ImageDraw.Draw(sheet).polygon([(float(x), float(y)) for x, y in points], fill=1)
-    enclosed = np.asarray(sheet)
-    overlap = (enclosed & expected).sum() / (enclosed | expected).sum()
-    assert overlap > 0.95, f"the contour encloses {overlap:.0%} of {LABELS[value]}"
-    assert line.colour in CONTOUR_COLOURS
-    coloured = tinted(scene.ohif.picture(viewport=True), line.colour)
-    near = ndimage.binary_dilation(enclosed, iterations=3) & ~ndimage.binary_erosion(enclosed, iterations=3)
-    length = np.hypot(*np.diff(points, axis=0).T).sum()
-    assert coloured[near].sum() > 0.3 * length, "the contour is not drawn"  # it is dashed
+def test_mirrored_pictures_are_seen_to_be_wrong(scene: Scene) -> None:
+    def mirror(capture: Dataset) -> None:
+        pixels = capture.pixel_array
+        pixels[:, :512] = pixels[:, 511::-1]
+        capture.PixelData = pixels.tobytes()
+
+    result = result_of(np.ascontiguousarray(scene.truth[:, :, ::-1]), scene.affine)
+    capture, *_ = (each for _, each in scene.written(result, "Mirrored pictures", variants_of("sc")))
+    mirrored = spoilt(capture, "Mirrored with their letters", mirror)
+    scene.add(capture, mirrored)
+    for each, complaint in ((capture, "Liver is not drawn on 100%"), (mirrored, "the letter R is not at the left")):
+        scene.ohif.load(each.SeriesDescription)
+        with pytest.raises(AssertionError, match=complaint):
+            demand_capture(scene, each)
 
 
-def eroded(mask: Mask) -> Mask:
-    """Return a mask without its edge, where it ends within the picture."""
-    smaller: Mask = ndimage.binary_erosion(mask, iterations=MARGIN, border_value=1)
-    return smaller
+def test_a_page_opens_in_the_reader_of_pdf_files(scene: Scene, objects: Objects) -> None:
+    (document,) = objects["pdf"]
+    scene.at_hand(document)
+    words = demand_page(scene, document)
+    for line in ("Volume: 5.83 mL", "Volume: 7.47 mL", "Left kidney", "not detected", "NOT FOR DIAGNOSTIC USE"):
+        assert line in words
+    scene.keep_picture("pdf")
+    assert scene.ohif.said() == []
 
 
-def key_image(report: Dataset, name: str) -> str:
-    """Return the SOP Instance UID of the first contour in the measurement group of a name."""
-    for group in items(report, "125007"):
-        names = [item.TextValue for item in group.ContentSequence if item.ValueType == "TEXT"]
-        if name in names:
-            first = next(item for item in group.ContentSequence if item.ValueType == "SCOORD")
-            return str(first.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
-    raise AssertionError(f"no group {name}")
+def test_a_broken_page_is_seen_to_be_wrong(scene: Scene, objects: Objects) -> None:
+    def cut(document: Dataset) -> None:
+        document.EncapsulatedDocument = document.EncapsulatedDocument[:1000]
+        document.EncapsulatedDocumentLength = 1000
 
-
-def items(node: Dataset, name: str) -> Iterator[Dataset]:
-    """Yield the content items below a node whose concept name has this code value."""
-    for item in node.get("ContentSequence", []):
-        if name_of(item) == name:
-            yield item
-        yield from items(item, name)
-
-
-def name_of(item: Dataset) -> str:
-    """Return the code value of a content item's concept name."""
-    return str(item.ConceptNameCodeSequence[0].CodeValue)
+    document = spoilt(objects["pdf"][0], "Broken page", cut)
+    scene.add(document)
+    with pytest.raises(AssertionError, match="a page with both blocks"):
+        demand_page(scene, document, patience=4.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -215,3 +216,16 @@ def test_what_a_dead_worker_held_is_free_again(database: Database) -> None:
         notices.release_orphans(uow, "node/keeper/")
         uow.commit()
     assert lease(database, "node/keeper/2") is not None
+
+
+def test_a_refusal_that_late_images_may_lift_is_not_told_at_once(database: Database) -> None:
+    close(database, plan(refusal=GAP))
+    with database.writing() as uow:
+        assert not notices.is_notice_waiting(uow, 300)
+        assert notices.lease_notice(uow, "keeper-1", 60, 300) is None
+        uow.execute(update(NoticeRow).values(not_before=uow.now() - timedelta(seconds=301)))
+        assert notices.is_notice_waiting(uow, 300)
+        assert notices.lease_notice(uow, "keeper-1", 60, 300) is not None
+        notices.not_written(uow, 1, "keeper-1", CRASH, transient=True)
+        uow.execute(update(NoticeRow).values(not_before=uow.now()))
+        assert notices.is_notice_waiting(uow, 300)  # the next attempt waits for its back-off alone

@@ -237,7 +237,8 @@ def test_measured_numbers_stand_in_the_report(tmp_path: Path) -> None:
     scaled = (voxels - voxels.min()) / np.ptp(voxels)
     columns = voxels.shape[2] // 2
     assert numbers(results["sr"])["Left ventricular Ejection fraction"] == pytest.approx(
-        [float(scaled[:, :, columns:].mean())], abs=5e-5  # rounded for reading
+        [float(scaled[:, :, columns:].mean())],
+        abs=5e-5,  # rounded for reading
     )
 
 

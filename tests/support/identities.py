@@ -56,7 +56,7 @@ IDENTITIES: Mapping[str, Mapping[str, Any]] = {
         "ISO_IR 192",
         "Wang^XiaoDong=王^小東",
         "Ωμέγα",
-        PatientComments="ü" * 10240,
+        PatientComments="ü" * 5120,
         AdditionalPatientHistory="y" * 10240,
         MedicalAlerts=["z" * 64] * 20,
     ),

@@ -55,6 +55,7 @@ class Node:
             "node.disk_reserve_mb": 0,
             "study.quiet_seconds": 0.5,
             "geometry.frame_of_reference": "by_position",
+            "results.refusal_delay_seconds": 0,
             "delivery.retry_seconds": 0.3,
             "delivery.retry_max_seconds": 0.5,
             "delivery.problem_retry_seconds": 0.5,

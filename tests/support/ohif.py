@@ -41,6 +41,7 @@ NEXT = '[data-cy="viewport-pane"] .shrink-0.cursor-pointer >> nth=1 >> svg'
 
 Picture = NDArray[np.uint8]
 Point = Sequence[float]
+Box = tuple[int, int, int, int]
 T = TypeVar("T")
 
 
@@ -76,6 +77,8 @@ class Viewport:
         Of the image within the stack.
     box
         Left, top, right and bottom of the picture within the page [whole pixels]; None where there is none.
+    pane
+        The same of the whole viewport, whatever it shows.
     letters
         The edge letters by "left", "right", "top", "bottom".
     text
@@ -91,7 +94,8 @@ class Viewport:
     index: int | None
     images: int
     sop_instance_uid: str | None
-    box: tuple[int, int, int, int] | None
+    box: Box | None
+    pane: Box
     letters: dict[str, str]
     text: str
     frames: list[dict[str, str]]
@@ -301,11 +305,12 @@ class Ohif:
     def viewport(self) -> Viewport:
         """Return what the active viewport shows now."""
         facts = self.fact("viewport")
-        if facts["box"]:
-            left, top, width, height = facts["box"]
-            whole = (math.ceil(left), math.ceil(top), math.floor(left + width), math.floor(top + height))
-            facts["box"] = whole
-        return Viewport(**facts)
+        boxes = {name: _whole(facts[name]) for name in ("box", "pane") if facts[name]}
+        return Viewport(**(facts | boxes))
+
+    def document(self) -> bytes:
+        """Return the file that the embedded document in the viewport shows."""
+        return base64.b64decode(self.fact("document"))
 
     def fit(self) -> None:
         """Fit the image to the viewport; until then or a scroll OHIF may leave out the edge letters."""
@@ -384,16 +389,31 @@ class Ohif:
         """Return the points of the patient, LPS [mm], that the viewport draws at places of the page."""
         return np.array(self.fact("to_world", np.asarray(places, dtype=float).tolist()))
 
-    def picture(self, path: Path | None = None, *, viewport: bool = False) -> Picture:
-        """Return the page, or its viewport alone, as (rows, columns, red green blue), and save it as PNG if asked."""
+    def picture(self, path: Path | None = None, *, viewport: bool = False, pane: bool = False) -> Picture:
+        """Return the page as (rows, columns, red green blue), and save it as PNG, in 256 colours, if asked.
+
+        Parameters
+        ----------
+        viewport
+            The image in the viewport alone.
+        pane
+            The whole viewport alone, whatever it shows.
+        """
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "page.png"
             self.do("picture", path=str(target))
             with Image.open(target) as image:
-                picture = image.convert("RGB").crop(self.viewport().box if viewport else None)
+                place = self.viewport().pane if pane else self.viewport().box if viewport else None
+                picture = image.convert("RGB").crop(place)
         if path is not None:
-            picture.save(path, optimize=True)
+            picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
         return np.asarray(picture)
+
+
+def _whole(place: Point) -> Box:
+    """Return left, top, right and bottom of the whole pixels within a left, top, width and height."""
+    left, top, width, height = place
+    return math.ceil(left), math.ceil(top), math.floor(left + width), math.floor(top + height)
 
 
 def _colour(words: str) -> tuple[int, int, int]:

@@ -57,12 +57,21 @@ const FACTS = {
       images: viewport?.getImageIds?.().length ?? 0,
       sop_instance_uid: image ? window.cornerstone.metaData.get('instance', image)?.SOPInstanceUID ?? null : null,
       box: box && box.width > 0 ? [box.x, box.y, box.width, box.height] : null,
+      pane: (({ x, y, width: w, height: h }) => [x, y, w, h])(panes[0].getBoundingClientRect()),
       letters,
       text: [...panes].map(each => each.innerText).join('\n'),
       frames: [...document.querySelectorAll('object, embed, iframe')].map(each =>
         ({ tag: each.tagName.toLowerCase(), source: each.data || each.src || '', type: each.type || '' })),
       questions: [...document.querySelectorAll('[data-cy="viewport-notification"]')].map(each => each.innerText),
     };
+  },
+  // The file that an embedded document shows, as base64
+  document: async () => {
+    const shown = document.querySelector('object, embed, iframe');
+    const bytes = new Uint8Array(await (await fetch(shown.data || shown.src)).arrayBuffer());
+    let binary = '';
+    for (let at = 0; at < bytes.length; at += 8192) binary += String.fromCharCode(...bytes.subarray(at, at + 8192));
+    return btoa(binary);
   },
   index_of: uid => (window.__hilum.viewport()?.getImageIds?.() ?? []).findIndex(
     image => window.cornerstone.metaData.get('instance', image)?.SOPInstanceUID === uid),

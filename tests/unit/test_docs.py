@@ -68,6 +68,13 @@ def test_the_conformance_statement_has_the_network_s_numbers() -> None:
         assert f"| {what} | {seconds:g} s |" in CONFORMANCE
 
 
+def test_the_tests_that_the_documents_name_are_there() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", "".join(page.read_text() for page in PAGES))
+    assert len(named) > 10
+    strange = [f"{file}::{name}" for file, name in named if f"def {name}(" not in (REPOSITORY / file).read_text()]
+    assert strange == []
+
+
 def test_the_conformance_statement_has_the_results_numbers() -> None:
     for number in SERIES_NUMBERS.values():
         assert f"{number} + n" in CONFORMANCE

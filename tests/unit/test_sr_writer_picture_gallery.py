@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from sr_writer.picture.gallery import montage, write_captures_as_pictures, write_gallery
+from sr_writer.picture.painting import which_words
 from sr_writer.picture.stack import Stack
 from sr_writer.picture.stored import captures_among, scene_of_files
 from sr_writer.results import write_results
@@ -112,6 +113,7 @@ def test_frames_of_a_multi_frame_image_are_found(tmp_path: Path) -> None:
     files = files_of(result_of(lungs(SHAPE)), sources, tmp_path)
     scene = scene_of_files(files, sources, pixels)
     assert (scene.occupied == lungs(SHAPE).any(axis=(1, 2))).all()
+    assert which_words(sources[4]) == f"image 1, frame {order.index(4) + 1}"
     assert write_gallery(scene, tmp_path / "out", "x")
 
 

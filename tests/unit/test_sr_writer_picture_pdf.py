@@ -180,7 +180,6 @@ def test_names_read_right(tmp_path: Path, character_set: str, name: bytes, read:
         ("ISO_IR 100", "Müller^Jürgen".encode()),  # UTF-8 that is declared as Latin-1
         ("", "Müller^Jürgen".encode("latin_1")),
         ("ISO_IR 192", "Müller^Jürgen".encode("latin_1")),
-        ("ISO_IR 999", "Müller^Jürgen".encode("latin_1")),
         ("ISO_IR 100", b"M\x9fller"),
         ("\\ISO 2022 IR 87", b"\x1b$B\xff\xff"),
         ("\\ISO 2022 IR 87", b"A\x1b%9B"),
@@ -234,6 +233,7 @@ def test_half_a_name_is_not_set() -> None:
     assert NOT_PRINTABLE in typeset("Anna שרון")
     assert NOT_PRINTABLE not in typeset("Anna Müller")
     assert decoded(b"", [""]) == ""
+    assert decoded("Müller".encode("latin_1"), ["ISO_IR 999"]) is None
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path, sources: list[Dataset]) -> None:

@@ -175,9 +175,13 @@ def test_nothing_detected_is_one_picture_that_says_so(sources: list[Dataset]) ->
     assert capture.SourceImageSequence[0].ReferencedSOPInstanceUID == sources[5].SOPInstanceUID
     heads = [statement.head for statement in scene_of(material).statements]
     assert heads == ["Right lung: not detected", "Left lung: not detected", "Both lungs: not detected"]
-    silent = material_of(sources, replace(result, findings=()))
+    # A segment that nothing speaks of is not passed over, and a region without a voxel is not there
+    unsaid = scene_of(material_of(sources, replace(result, findings=())))
+    assert [each.head for each in unsaid.statements] == ["Right lung: not detected", "Left lung: not detected"]
+    with pytest.raises(EncodingError, match="no voxel of it"):
+        list(write_captures(material_of(sources, result), SC))
     with pytest.raises(EncodingError, match="neither a finding"):
-        list(write_captures(silent, SC))
+        list(write_captures(material_of(sources, ResultSet(None, ())), SC))
 
 
 def test_words_change_the_picture(sources: list[Dataset]) -> None:
@@ -230,6 +234,8 @@ def test_radiographs(tmp_path: Path, modality: str) -> None:
     assert [str(side) for side in captures[0].PatientOrientation or ()] == stated
     assert "PixelSpacing" not in captures[0]
     assert [reason.words for reason in sc_reasons(captures[0], images)] == []
+    scene = scene_of(material)
+    assert [len(scene.said_of(index)) for index in range(3)] == [1, 0, 1]  # each image has what is said of it
 
 
 @pytest.mark.parametrize("inverted", [False, True])

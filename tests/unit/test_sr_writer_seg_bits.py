@@ -103,7 +103,7 @@ def test_every_bit_comes_back(shape: tuple[int, int, int], seed: int, layers: in
     for index, frame in enumerate(frames):
         assert frame.segment_number is not None
         segment = part.pieces[frame.segment_number - 1].segment
-        expected = label_map.mask(frame.index, (segment.value,))
+        expected = label_map.mask(frame.slice_index, (segment.value,))
         assert expected.any()
         assert (frame_mask(content, index, *shape[1:]) == expected).all()
         assert int(np.bitwise_count(frame_bits(content, index, pixels)).sum()) == np.count_nonzero(expected)
