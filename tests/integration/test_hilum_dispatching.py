@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -32,7 +31,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
         yield database
 
 
-def job(**parameters: Any) -> Job:
+def job(**parameters: object) -> Job:
     return Job(
         *(1, "1.2", 1, "lung_ct", "m", "1.2.3", "i", parameters, "p", 60.0, JobState.QUEUED, True, 1, 0, 0),
         created_at=datetime.now(UTC),
