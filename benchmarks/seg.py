@@ -2,8 +2,9 @@
 
     python -m benchmarks.seg [--segments 100] [--slices 500] [--matrix 512] [--runs 3] [--json FILE]
 
-Each run is a process of its own, which has made a small object before, in turns: highdicom's `Segmentation(...)` as a person would write it, and ours as
-BINARY, LABELMAP and LABELMAP in RLE. The label map is generated: ellipsoids in columns beside each other, none empty.
+Each run is a process of its own, which has made a small object before, in turns: highdicom's `Segmentation(...)` as a
+person would write it, and ours as BINARY, LABELMAP and LABELMAP in RLE. The label map is generated: ellipsoids in
+columns beside each other, none empty.
 "Made" is until the object is there; "encoded" until its bytes are written; "saved" is the same again, until the file is
 durable and its digest known; "checked" until it was read back and held against the source headers, frame by frame, and
 against the label map, voxel for voxel.

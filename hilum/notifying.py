@@ -25,7 +25,6 @@ from hilum.processes import Child, StopSignal, spawn
 from hilum.wire import Answer, Request, endpoint
 from study.entities import Job, ResultObject
 from study.errors import HilumError, LeaseLost, NonconformantObject, Reason
-from study.states import JobState
 
 log = structlog.get_logger()
 
@@ -64,17 +63,20 @@ class Notifier:
         return True
 
     def _write(self, notice: Notice) -> None:
-        answer = self._ask(notice.job)
-        if answer is None:  # the node stops
-            return
-        if answer.outcome != "done":
-            self._give_back(notice, answer.reason, transient=answer.transient)
-            return
         try:
+            answer = self._ask(notice.job)
+            if answer is None:  # the node stops
+                return
+            if answer.outcome != "done":
+                self._give_back(notice, answer.reason, transient=answer.transient)
+                return
             folder = self._folder(notice.job).name
             results = tuple(verified(self._store, result, folder) for result in answer.results)
-        except HilumError as error:
+        except HilumError as error:  # an image that is gone, a file that is another one
             self._give_back(notice, error.reason, transient=error.transient)
+            return
+        except OSError as error:  # the disk: it is tried again
+            self._give_back(notice, Reason("DiskFailed", f"{error.strerror}."), transient=True)
             return
         by_variant = {result.variant: result for result in results}
         deliveries = [
@@ -117,24 +119,10 @@ class Notifier:
 
     def _request(self, job: Job) -> Request:
         with self._database.reading() as uow:
-            instances = index.instances_of_job(uow, job.id)
-        return Request(
-            job_id=job.id,
-            attempt=job.attempt,
-            model_name=job.model_name,
-            model_digest=job.model_digest,
-            instances=tuple((str(self._store.locate(instance)), instance.header) for instance in instances),
-            instances_digest=job.instances_digest,
-            parameters=job.parameters,
-            parameters_digest=job.parameters_digest,
-            created_at=job.created_at.isoformat(),
-            folder=str(self._folder(job)),
-            device_uid=self._identity.device_uid,
-            serial=self._identity.serial,
-            variants=tuple(dict.fromkeys(notices_of(job, self._settings).values())),
-            reason=job.reason,
-            failed=job.state is JobState.FAILED,
-        )
+            stored = index.instances_of_job(uow, job.id)
+        instances = [(str(self._store.locate(each)), each.header) for each in stored]
+        variants = dict.fromkeys(notices_of(job, self._settings).values())
+        return Request.of_job(job, instances, self._folder(job), self._identity, variants)
 
     def _folder(self, job: Job) -> Path:
         """Return the folder of the job's report; one for other words lies elsewhere, and was perhaps sent."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from hilum.authorship import model_identity, result_context
 from hilum.config import Settings
-from hilum.planning import planned_geometry, planned_slices, read_cards
+from hilum.planning import ordered_slices, read_cards
 from hilum.rejecting import rejected_kept
 from hilum.wire import Request
 from inference.analysis import Analyst
@@ -69,9 +69,8 @@ class Pipeline:
         """
         card = self._card(request)
         clock = Clock()
-        slices = planned_slices(request.instances, request.parameters)
-        geometry = None if card.rule.form == "image" else planned_geometry(slices, request.parameters)
-        ordered = slices if geometry is None else [slices[index] for index in geometry.order]
+        # Jobs of before do not say what form of input they want: the model does
+        ordered, geometry = ordered_slices(request.instances, {"form": card.rule.form} | request.parameters)
         paths, headers = [Path(path) for path, _ in ordered], [header for _, header in ordered]
         analysis = self._analyst.analyse(card, paths, headers, geometry, request.parameters["notes"])
         with clock.measure("encode"), rejected_kept(Path(request.folder), self._settings.data_dir):

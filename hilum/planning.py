@@ -136,6 +136,30 @@ def planned_slices(
     return [(by_frame[index][0], by_frame[index][1][(number or 1) - 1]) for index, number in frames]
 
 
+def ordered_slices(
+    instances: Sequence[tuple[str, InstanceHeader]], parameters: Mapping[str, Any]
+) -> tuple[list[tuple[str, InstanceHeader]], VolumeGeometry | None]:
+    """Return (path, header) of each slice that a job is about, in the order in which it is analysed, and their grid.
+
+    Images that stand alone have no grid, and stay in the order in which they were planned.
+
+    Raises
+    ------
+    StudyRefused
+        If the slices of a job that wants a volume form none.
+    """
+    slices, form = planned_slices(instances, parameters), parameters.get("form")
+    if form == "image":
+        return slices, None
+    try:
+        geometry = planned_geometry(slices, parameters)
+    except StudyRefused:
+        if form is None:  # a job of an earlier version does not say what it wants
+            return slices, None
+        raise
+    return [slices[index] for index in geometry.order], geometry
+
+
 def planned_geometry(slices: Sequence[tuple[str, InstanceHeader]], parameters: Mapping[str, Any]) -> VolumeGeometry:
     """Return the grid of a job's slices, by the settings that it was planned with; StudyRefused if they form none."""
     return assess(
@@ -202,8 +226,8 @@ def _job(
         model_digest=card.digest,
         series_instance_uid=verdict.series_instance_uid,
         instances_digest=digest_of(sorted((uid, digests[uid]) for uid in chosen)),
-        # The notes follow from the instances and the other parameters, so they are no part of the job's key.
-        parameters=parameters | {"notes": verdict.notes},
+        # These follow from the instances, the model and the other parameters, so they are no part of the job's key.
+        parameters=parameters | {"notes": verdict.notes, "form": card.rule.form},
         parameters_digest=digest_of(parameters),
         sop_instance_uids=chosen,
         deadline_seconds=model.deadline_seconds or settings.inference.deadline_seconds,

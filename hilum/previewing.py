@@ -15,13 +15,13 @@ from db.filestore import FileStore
 from db.index import instances_of_job
 from db.queries import study_record
 from hilum.config import Settings
-from hilum.planning import planned_geometry, planned_slices
+from hilum.planning import ordered_slices
 from hilum.wording import reason_words
 from inference.pixels import Pixels, pixels_of_images, pixels_of_slices
 from sr_writer.picture.gallery import write_captures_as_pictures, write_gallery
 from sr_writer.picture.stored import captures_among, scene_of_files
 from study.entities import Job, StudyRecord
-from study.errors import ArchiveError, EncodingError, StudyRefused
+from study.errors import ArchiveError, EncodingError
 from study.frames import flattened
 from study.headers import InstanceHeader
 
@@ -87,12 +87,9 @@ def source_images(settings: Settings, database: Database, job: Job) -> SourceIma
     store = FileStore(settings.data_dir)
     with database.reading() as uow:
         instances = instances_of_job(uow, job.id)
-    slices = planned_slices([(str(store.locate(one)), one.header) for one in instances], job.parameters)
-    try:
-        order = planned_geometry(slices, job.parameters).order
-    except StudyRefused:  # images that stand alone form no grid
-        return _images(slices, pixels_of_images)
-    return _images([slices[index] for index in order], pixels_of_slices)
+    located = [(str(store.locate(one)), one.header) for one in instances]
+    slices, geometry = ordered_slices(located, job.parameters)
+    return _images(slices, pixels_of_images if geometry is None else pixels_of_slices)
 
 
 def _images(slices: Sequence[tuple[str, InstanceHeader]], reader: _Reader) -> SourceImages:
@@ -115,5 +112,5 @@ def _why_none(record: StudyRecord) -> str:
         reasons.append(reason_words(record.summary.reason))
     forms = ", ".join(sorted({result.form for _, result in record.results}))
     if forms:
-        reasons.append(f"its results ({forms}) hold neither regions nor words nor pictures")
+        reasons.append(f"of its results ({forms}) it draws none: open them in a viewer")
     return "; ".join(reasons) or f"it is {record.summary.state.value}"

@@ -16,7 +16,7 @@ from db import index
 from db.engine import Database
 from db.filestore import FileStore
 from db.results import job_of_result
-from hilum.planning import planned_geometry, planned_slices
+from hilum.planning import ordered_slices
 from sr_writer.checking.rules import own_items
 from sr_writer.source.images import SourceKey, keys_of_reference
 from study.entities import Job
@@ -96,16 +96,8 @@ def _of_job(instances: Sequence[Slice], job: Job, form: Form) -> Sequence[Slice]
     """Return the slices as the job's writer had them."""
     if form is Form.REFUSAL:  # of a series that may be no volume
         return instances
-    slices = [(Path(path), header) for path, header in planned_slices(_texts(instances), job.parameters)]
-    try:
-        order = planned_geometry(_texts(slices), job.parameters).order
-    except StudyRefused:  # images that stand alone form no grid
-        order = tuple(range(len(slices)))
-    return [slices[index] for index in order]
-
-
-def _texts(slices: Sequence[Slice]) -> list[tuple[str, InstanceHeader]]:
-    return [(str(path), header) for path, header in slices]
+    slices, _ = ordered_slices([(str(path), header) for path, header in instances], job.parameters)
+    return [(Path(path), header) for path, header in slices]
 
 
 def _chosen(study: Series, result: Dataset, where: str, form: Form) -> list[Slice]:

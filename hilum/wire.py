@@ -1,23 +1,29 @@
-"""What the keeper and its runner say to each other: one JSON message a job, one answer."""
+"""What the keeper says to the processes that write for it, runner and reporter: one JSON message a job, one answer."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from study.entities import ResultObject
-from study.errors import Numbers, Reason
+from study.entities import Job, ResultObject
+from study.errors import HilumError, Numbers, Reason
 from study.forms import Variant
 from study.headers import InstanceHeader
+from study.states import JobState
+
+if TYPE_CHECKING:
+    from db.filestore import NodeIdentity
 
 Outcome = Literal["done", "refused", "failed"]
 
 
 @dataclass(frozen=True)
 class Request:
-    """A job as the runner needs it: files to read, a folder to write into, and what names the results.
+    """A job as its writer needs it: files to read, a folder to write into, and what names the results.
 
     Parameters
     ----------
@@ -51,6 +57,34 @@ class Request:
     reason: Reason | None = None
     failed: bool = False
 
+    @classmethod
+    def of_job(
+        cls,
+        job: Job,
+        instances: Iterable[tuple[str, InstanceHeader]],
+        folder: Path,
+        identity: NodeIdentity,
+        variants: Iterable[Variant],
+    ) -> Request:
+        """Return what is asked of the writer of a job's results, or of its refusal where it ended with one."""
+        return cls(
+            job_id=job.id,
+            attempt=job.attempt,
+            model_name=job.model_name,
+            model_digest=job.model_digest,
+            instances=tuple(instances),
+            instances_digest=job.instances_digest,
+            parameters=job.parameters,
+            parameters_digest=job.parameters_digest,
+            created_at=job.created_at.isoformat(),
+            folder=str(folder),
+            device_uid=identity.device_uid,
+            serial=identity.serial,
+            variants=tuple(variants),
+            reason=job.reason,
+            failed=job.state is JobState.FAILED,
+        )
+
     def to_bytes(self) -> bytes:
         """Return the message."""
         values = asdict(self) | {
@@ -82,6 +116,20 @@ class Answer:
     words: str = ""
     numbers: Numbers = field(default_factory=dict)
     transient: bool = False
+
+    @classmethod
+    def of_error(cls, request: Request, error: HilumError, outcome: Outcome = "failed") -> Answer:
+        """Return the answer to a request that ended with an error."""
+        reason = error.reason
+        return cls(
+            request.job_id,
+            request.attempt,
+            outcome,
+            code=reason.code,
+            words=reason.words,
+            numbers=reason.numbers,
+            transient=error.transient,
+        )
 
     @property
     def reason(self) -> Reason:

@@ -1,4 +1,4 @@
-"""Shared fixtures, and the rule that nothing is skipped where everything must be there."""
+"""Shared settings, the order of the tests, and the rule that nothing is skipped where everything must be there."""
 
 from __future__ import annotations
 
@@ -6,8 +6,33 @@ import os
 from collections.abc import Generator
 
 import pytest
+from hypothesis import is_hypothesis_test, settings
 
 SKIPPING_IS_FORBIDDEN = os.environ.get("TESTS_MUST_NOT_SKIP", "") not in ("", "0")
+
+SLOWEST_FIRST = ("chaos", "conformance", "e2e", "integration", "unit")
+"""Folders in the order in which their modules are begun, so that workers end together on the small ones."""
+
+# How long one example takes says nothing where several workers and real peers share the machine's cores.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the folders with long modules first, and leave tests of drawn examples out of the coverage.
+
+    The order within a folder stays. Drawn examples take the same lines many hundred times, and tracing them doubles
+    what they cost; which of the rarer lines they take is chance, so that coverage without them is the same every time.
+    """
+    for item in items:
+        if isinstance(item, pytest.Function) and is_hypothesis_test(item.function):
+            item.add_marker("no_cover")
+
+    def rank(item: pytest.Item) -> int:
+        folder = item.path.parent.name
+        return SLOWEST_FIRST.index(folder) if folder in SLOWEST_FIRST else 0
+
+    items.sort(key=rank)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -190,22 +190,9 @@ class Keeper:
 
     def _request(self, job: Job, parcels: Sequence[Parcel]) -> Request:
         with self._database.reading() as uow:
-            instances = index.instances_of_job(uow, job.id)
-        return Request(
-            job_id=job.id,
-            attempt=job.attempt,
-            model_name=job.model_name,
-            model_digest=job.model_digest,
-            instances=tuple((str(self._store.locate(instance)), instance.header) for instance in instances),
-            instances_digest=job.instances_digest,
-            parameters=job.parameters,
-            parameters_digest=job.parameters_digest,
-            created_at=job.created_at.isoformat(),
-            folder=str(self._fresh_folder(job)),
-            device_uid=self._identity.device_uid,
-            serial=self._identity.serial,
-            variants=all_variants(parcels),
-        )
+            stored = index.instances_of_job(uow, job.id)
+        instances = [(str(self._store.locate(each)), each.header) for each in stored]
+        return Request.of_job(job, instances, self._fresh_folder(job), self._identity, all_variants(parcels))
 
     def _fresh_folder(self, job: Job) -> Path:
         """Return an empty folder for this attempt; what uncommitted attempts left behind goes."""

@@ -21,8 +21,6 @@ from study.errors import BundleInvalid, HilumError
 
 log = structlog.get_logger()
 
-_MOST_SOURCES = 3
-
 
 def run(station: Station) -> None:
     """Answer one request."""
@@ -37,16 +35,7 @@ def _answer(settings: Settings, request: Request) -> Answer:
         results = report(settings, request)
     except HilumError as error:
         log.warning("notice.failed", code=error.code, exc_info=True)
-        reason = error.reason
-        return Answer(
-            request.job_id,
-            request.attempt,
-            "failed",
-            code=reason.code,
-            words=reason.words,
-            numbers=reason.numbers,
-            transient=error.transient,
-        )
+        return Answer.of_error(request, error)
     except Exception as error:  # the process's edge: a strange header may raise anything, and it must be on record
         log.exception("notice.crashed")
         words = f"Writing it stopped with {type(error).__name__}; the log has the details."
@@ -64,7 +53,7 @@ def report(settings: Settings, request: Request) -> tuple[ResultObject, ...]:
     """
     card = read_cards(settings).get(request.model_name)
     if card is None:
-        raise BundleInvalid(f"There is no model {request.model_name} in the configuration any more.")
+        raise BundleInvalid(f"There is no model {request.model_name} in the configuration; hilum retry plans anew.")
     if request.reason is None:
         raise BundleInvalid("A refusal report was asked for without a reason.")
     with rejected_kept(Path(request.folder), settings.data_dir):
@@ -86,5 +75,5 @@ def report(settings: Settings, request: Request) -> tuple[ResultObject, ...]:
 def _sources(request: Request) -> list[Dataset]:
     """Return the headers of some of the images: the first, the middle and the last one."""
     count = len(request.instances)
-    chosen = sorted({0, count // 2, count - 1})[:_MOST_SOURCES]
+    chosen = sorted({0, count // 2, count - 1})
     return [dcmread(request.instances[index][0], stop_before_pixels=True) for index in chosen]

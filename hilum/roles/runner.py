@@ -36,10 +36,10 @@ def _answer(pipeline: Pipeline, request: Request) -> Answer:
             outcome = pipeline.run(request)
         except StudyRefused as refusal:
             log.info("job.refused", code=refusal.reason.code)
-            return _unhappy("refused", request, refusal)
+            return Answer.of_error(request, refusal, "refused")
         except HilumError as error:
             log.warning("job.failed", code=error.code, exc_info=True)
-            return _unhappy("failed", request, error)
+            return Answer.of_error(request, error)
         except Exception as error:  # the loop's edge: a model may raise anything, and the next study must run
             log.exception("job.crashed")
             words = f"The analysis stopped with {type(error).__name__}; the log has the details."
@@ -47,16 +47,3 @@ def _answer(pipeline: Pipeline, request: Request) -> Answer:
                 request.job_id, request.attempt, "failed", code="UnexpectedError", words=words, transient=True
             )
     return Answer(request.job_id, request.attempt, "done", outcome.results, outcome.details)
-
-
-def _unhappy(outcome: str, request: Request, error: HilumError) -> Answer:
-    reason = error.reason
-    return Answer(
-        request.job_id,
-        request.attempt,
-        "refused" if outcome == "refused" else "failed",
-        code=reason.code,
-        words=reason.words,
-        numbers=reason.numbers,
-        transient=error.transient,
-    )

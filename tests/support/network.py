@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,12 +34,24 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10.0, what: str =
         turn.wait(0.005)
 
 
+_PORTS_EACH = 1500
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_ports = itertools.cycle(
+    20000 + _WORKER % 8 * _PORTS_EACH + (os.getpid() + offset) % _PORTS_EACH for offset in range(_PORTS_EACH)
+)
+
+
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port of 127.0.0.1 that nobody has just now.
+
+    It is below those that the system gives to whoever asks for any, and of this worker's own range, so that it stays
+    free until somebody listens on it, however much goes on beside this test.
+    """
+    for port in itertools.islice(_ports, _PORTS_EACH):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port")
 
 
 def accepts_connections(port: int) -> bool:

@@ -35,6 +35,8 @@ from tests.support.peers import program
 WIDTH, HEIGHT = 1000, 640
 SOON, LATER = 20.0, 90.0
 """How long [s] an answer may take, and a whole study to be opened."""
+LARGEST = 110_000
+"""From how many bytes on a saved picture keeps 256 colours only, which is enough for one of words."""
 
 NEXT = '[data-cy="viewport-pane"] .shrink-0.cursor-pointer >> nth=1 >> svg'
 """The right one of the two arrows in the corner of a viewport."""
@@ -291,6 +293,7 @@ class Ohif:
     def load_text(self, description: str) -> str:
         """Open a report that OHIF shows as text, and return its words."""
         self.load(description)
+        self.do("redraw")  # what another report left may stand there for a moment
         wait_until(lambda: bool(self.viewport().text.strip()), SOON, "the words of the report")
         return self.viewport().text
 
@@ -390,7 +393,7 @@ class Ohif:
         return np.array(self.fact("to_world", np.asarray(places, dtype=float).tolist()))
 
     def picture(self, path: Path | None = None, *, viewport: bool = False, pane: bool = False) -> Picture:
-        """Return the page as (rows, columns, red green blue), and save it as PNG, in 256 colours, if asked.
+        """Return the page as (rows, columns, red green blue), and save it as PNG if asked.
 
         Parameters
         ----------
@@ -406,7 +409,9 @@ class Ohif:
                 place = self.viewport().pane if pane else self.viewport().box if viewport else None
                 picture = image.convert("RGB").crop(place)
         if path is not None:
-            picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+            picture.save(path, optimize=True)
+            if path.stat().st_size > LARGEST:
+                picture.quantize(256).save(path, optimize=True)
         return np.asarray(picture)
 
 

@@ -126,7 +126,7 @@ class Scene:
         """
         variants = [replace(each, description_prefix=f"{each.form} ") for each in variants_of(*TOGETHER)]
         objects: dict[str, list[Dataset]] = {form: [] for form in TOGETHER}
-        for form, each in self.written(result_of(self.truth, self.affine), "Everything", variants):
+        for form, each in self.written(result_of(self.truth, self.affine), "Abdomen", variants):
             objects[form].append(each)
         classified = ResultSet(None, (), assessments=assessments())
         objects[CLASSES] = [each for _, each in self.written(classified, "Classes", variants_of("sr"))]

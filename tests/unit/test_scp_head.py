@@ -158,9 +158,10 @@ def test_damaged_heads_give_uids_or_c000(position: int, damage: bytes, length: i
     assert status_of(damaged, ExplicitVRLittleEndian) in (0, 0xC000)
 
 
+@pytest.mark.no_cover  # what is timed is the reading, not the tracing
 def test_hostile_nesting_ends_quickly() -> None:
     nested = struct.pack("<HHL", 8, 6, 0xFFFFFFFF) + struct.pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF) * 8191
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(ReceiveError):
         read_head(BytesIO(nested).getvalue(), ImplicitVRLittleEndian)
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0

@@ -328,12 +328,13 @@ def test_real_field_map_is_four_stacks_magnitude_first() -> None:
     assert Counter(assess(stack.headers).spacing[1:] for stack in found) == {(3.0, 3.0): 4}
 
 
+@pytest.mark.no_cover  # what is timed is the reading, not the tracing
 def test_reading_many_frames_is_quick() -> None:
     dataset = dcmread(shared(*ENHANCED, PCASL_SOURCE), stop_before_pixels=True)
-    started = time.perf_counter()
+    started = time.process_time()
     assert len(InstanceHeader.of(dataset).slices()) == 240
     assert len([flattened(dataset, number) for number in range(1, 241)]) == 240
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 # Flattened headers
