@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from db.events import EventKind
 from hilum.config import ModelSettings, load
 from inference.catalog import find_bundle, read_card
 from inference.description import (
@@ -23,6 +24,7 @@ from sr_writer.context import SERIES_NUMBERS
 from sr_writer.region.areas import MOST_SLICES
 from study import implementation
 from study.codes import ATTENUATION, LAA_950, PERCENTILE_15, PRIVATE_SCHEME, VOLUME
+from study.forms import SOP_CLASSES, Form
 from tests.support.peers import REPOSITORY
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -66,6 +68,17 @@ def test_the_conformance_statement_has_the_network_s_numbers() -> None:
         ("network inactivity", limits.network),
     ):
         assert f"| {what} | {seconds:g} s |" in CONFORMANCE
+
+
+def test_every_event_is_documented() -> None:
+    page = (REPOSITORY / "docs" / "json.md").read_text()
+    assert [kind.value for kind in EventKind if f"`{kind.value}`" not in page] == []
+
+
+def test_every_form_is_documented() -> None:
+    pages = [(REPOSITORY / "docs" / name).read_text() for name in ("configuration.md", "viewers.md")]
+    assert [form.value for form in Form for page in pages if f"`{form.value}`" not in page] == []
+    assert [uid for uid in SOP_CLASSES.values() if uid not in CONFORMANCE] == []
 
 
 def test_the_tests_that_the_documents_name_are_there() -> None:
