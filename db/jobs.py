@@ -131,11 +131,11 @@ def finish_job(
         If a delivery names an object that is not among the results.
     """
     held, now = _held(uow, job_id, attempt), uow.now()
-    if not held.current:  # overtaken while it ran: its results are kept, and owed to nobody
-        deliveries = ()
     _move(uow, held, JobState.DONE, ended_at=now, reason=None, details=dict(details))
     outbox.add_deliveries(uow, held.study, job_id, deliveries, add_results(uow, job_id, results))
-    owed = sum(not each.stand_by for each in deliveries)
+    if not held.current:  # overtaken while it ran: its results are kept, and owed only if it becomes the current one
+        outbox.owe_no_more(uow, [job_id])
+    owed = sum(not each.stand_by for each in deliveries) if held.current else 0
     words = f"Done: {len(results)} result object(s), {owed} to deliver."
     numbers = {"results": len(results), "deliveries": owed}
     record(uow, now, [NewEvent(held.study, EventKind.JOB_DONE, words, numbers, job_id)])

@@ -17,11 +17,12 @@ from db import outbox, records
 from db.engine import AnyQuery, AnyRow, UnitOfWork
 from db.events import EventKind, NewEvent, record
 from db.results import add_results, keys_of
-from db.tables import JobRow, NoticeRow
+from db.tables import DeliveryRow, JobRow, NoticeRow
 from study.entities import Job, ResultObject
-from study.errors import LeaseLost, Reason
+from study.errors import LeaseLost, Reason, TargetNotInFieldOfView
 from study.forms import Wish, owes_notice
 from study.identity import CONFLICTING
+from study.states import DeliveryState
 
 _LONGEST_BACK_OFF_SECONDS = 600.0
 _MOST_ATTEMPTS = 3
@@ -38,9 +39,10 @@ class Notice:
 def is_owed(parameters: Mapping[str, Any], reason: Reason | None) -> bool:
     """Tell whether a job with these parameters that ended for this reason owes anybody a report.
 
-    Of a study that may mix two patients none is written: it would stand in the name of one of them.
+    Of a study that may mix two patients none is written: it would stand in the name of one of them. Nor of images that
+    do not show what the model looks for: there nobody would expect a result.
     """
-    if reason is None or reason.code == CONFLICTING:
+    if reason is None or reason.code in (CONFLICTING, TargetNotInFieldOfView.code):
         return False
     return owes_notice(Wish.from_json(wish) for wish in parameters.get("wishes", ()))
 
@@ -48,6 +50,7 @@ def is_owed(parameters: Mapping[str, Any], reason: Reason | None) -> bool:
 def owe(uow: UnitOfWork, study: int, job: int, parameters: Mapping[str, Any], reason: Reason | None) -> None:
     """Enter a notice for a job that ended without results, where a destination wants it; part of the transaction."""
     forget(uow, [job])
+    outbox.owe_no_more(uow, [job])  # a report that told another reason
     if not is_owed(parameters, reason):
         return
     values = {"study": study, "job": job, "attempts": 0, "not_before": uow.now(), "given_up": False}
@@ -118,6 +121,7 @@ def written(
     there = keys_of(uow, job_id)
     keys = there | add_results(uow, job_id, [each for each in results if each.sop_instance_uid not in there])
     outbox.add_deliveries(uow, held.study, job_id, deliveries, keys)
+    _owe_again(uow, job_id, [keys[each.sop_instance_uid] for each in results])
     uow.execute(delete(NoticeRow).where(NoticeRow.id == held.id))
     words = f"Refusal written: {len(results)} report(s), {len(deliveries)} to deliver."
     record(uow, now, [NewEvent(held.study, EventKind.NOTICE_WRITTEN, words, {"results": len(results)}, job_id)])
@@ -145,7 +149,25 @@ def not_written(uow: UnitOfWork, job_id: int, owner: str, reason: Reason, transi
 def release_orphans(uow: UnitOfWork, owner_prefix: str) -> None:
     """Free what is leased to owners whose names begin with `owner_prefix`: at the start of a node all are dead."""
     orphans = update(NoticeRow).where(NoticeRow.lease_owner.startswith(owner_prefix, autoescape=True))
-    uow.execute(orphans.values(lease_owner=None, not_before=uow.now()))
+    uow.execute(orphans.values(lease_owner=None, not_before=uow.now(), attempts=NoticeRow.attempts - 1))
+
+
+def try_again(uow: UnitOfWork, study: int) -> None:
+    """Have every notice of the study that waits or was given up tried at once, as if it had never failed."""
+    waiting = update(NoticeRow).where(NoticeRow.study == study, NoticeRow.lease_owner.is_(None))
+    again = uow.now() - timedelta(days=1)  # a person asked: the delay of new ones is over
+    uow.execute(waiting.values(given_up=False, attempts=0, not_before=again))
+
+
+def _owe_again(uow: UnitOfWork, job: int, results: Collection[int]) -> None:
+    """Owe a report again that was written before, and not delivered when the job ran once more."""
+    outdated = update(DeliveryRow).where(
+        DeliveryRow.job == job,
+        DeliveryRow.result.in_(list(results)),
+        DeliveryRow.state == DeliveryState.KEPT_ASIDE.value,
+        ~DeliveryRow.problem,
+    )
+    uow.execute(outdated.values(state=DeliveryState.PENDING.value, reason=None, next_attempt_at=uow.now()))
 
 
 def _held(uow: UnitOfWork, job_id: int, owner: str) -> AnyRow:

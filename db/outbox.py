@@ -19,9 +19,10 @@ from sqlalchemy.orm import aliased
 from db import records
 from db.engine import AnyQuery, AnyRow, UnitOfWork
 from db.events import EventKind, NewEvent, record
-from db.tables import DeliveryRow
+from db.tables import DeliveryRow, JobRow, ResultRow
 from study.entities import Delivery, ResultObject
 from study.errors import ArchiveError, LeaseLost, Reason
+from study.forms import Form
 from study.states import DeliveryState, delivery_sources
 
 _PENDING = DeliveryState.PENDING.value
@@ -50,7 +51,7 @@ class Outgoing:
 
 
 def add_deliveries(uow: UnitOfWork, study: int, job: int, owed: Sequence[Outgoing], keys: Mapping[str, int]) -> None:
-    """Put what is owed into the outbox, due at once; what is there already stays as it is, or is owed again.
+    """Put what is owed into the outbox, due at once; what is there already stays as it is.
 
     Parameters
     ----------
@@ -86,8 +87,6 @@ def add_deliveries(uow: UnitOfWork, study: int, job: int, owed: Sequence[Outgoin
     ]
     if rows:
         uow.execute(insert(DeliveryRow), rows)
-    if there:
-        owe_again(uow, job)
 
 
 def is_delivery_waiting(uow: UnitOfWork, peer: str) -> bool:
@@ -145,8 +144,9 @@ def delivered(uow: UnitOfWork, delivery_id: int, owner: str, status: int | None)
     """
     held, now = _held(uow, delivery_id, owner), uow.now()
     _move(uow, held, DeliveryState.DELIVERED, delivered_at=now, status=status, problem=False, reason=None)
-    numbers = {"peer": held.peer, "status": status}
-    words = f"Delivered to {held.peer}."
+    form = uow.execute(select(ResultRow.form).where(ResultRow.id == held.result)).scalar_one()
+    numbers = {"peer": held.peer, "form": form, "status": status}
+    words = f"{form} delivered to {held.peer}."
     record(uow, now, [NewEvent(held.study, EventKind.DELIVERED, words, numbers, held.job)])
 
 
@@ -196,6 +196,7 @@ def postpone(
         words = f"Not taken by {held.peer}, tried again: {reason.words}"
         numbers = {"peer": held.peer, "code": reason.code, "problem": problem, "status": status}
         record(uow, now, [NewEvent(held.study, EventKind.DELIVERY_POSTPONED, words, numbers, held.job)])
+    _keep_outdated(uow)
 
 
 def fall_back(uow: UnitOfWork, delivery_id: int, owner: str, reason: Reason, status: int | None = None) -> int:
@@ -222,6 +223,7 @@ def fall_back(uow: UnitOfWork, delivery_id: int, owner: str, reason: Reason, sta
     words = f"{held.peer} is sent another form instead: {reason.words}"
     numbers = {"peer": held.peer, "code": reason.code, "status": status}
     record(uow, now, [NewEvent(held.study, EventKind.DELIVERY_REPLACED, words, numbers, held.job)])
+    _keep_outdated(uow)
     return len(keys)
 
 
@@ -255,12 +257,33 @@ def owe_no_more(uow: UnitOfWork, jobs: Collection[int]) -> None:
     uow.execute(pending.values(state=DeliveryState.KEPT_ASIDE.value, problem=False, reason=reason))
 
 
-def owe_again(uow: UnitOfWork, job: int) -> None:
-    """Undo `owe_no_more` for a job that has become the current one again."""
+def owe_again(uow: UnitOfWork, job: int, *, refusals: bool) -> None:
+    """Undo `owe_no_more` for a job that has become the current one again.
+
+    Parameters
+    ----------
+    refusals
+        Whether it is its refusal report that is owed, or else its results: no job owes both.
+    """
+    form = ResultRow.form == Form.REFUSAL.value if refusals else ResultRow.form != Form.REFUSAL.value
     outdated = update(DeliveryRow).where(
-        DeliveryRow.job == job, DeliveryRow.state == DeliveryState.KEPT_ASIDE.value, ~DeliveryRow.problem
+        DeliveryRow.job == job,
+        DeliveryRow.state == DeliveryState.KEPT_ASIDE.value,
+        ~DeliveryRow.problem,
+        DeliveryRow.result.in_(select(ResultRow.id).where(ResultRow.job == job, form)),
     )
     uow.execute(outdated.values(state=_PENDING, reason=None, next_attempt_at=uow.now()))
+
+
+def _keep_outdated(uow: UnitOfWork) -> None:
+    """Keep aside what was let go of just now and belongs to a job that was overtaken while a sender held it."""
+    outdated = update(DeliveryRow).where(
+        DeliveryRow.state == _PENDING,
+        DeliveryRow.lease_owner.is_(None),
+        DeliveryRow.job.in_(select(JobRow.id).where(~JobRow.current)),
+    )
+    reason = records.reason_to_json(_OUTDATED)
+    uow.execute(outdated.values(state=DeliveryState.KEPT_ASIDE.value, problem=False, reason=reason))
 
 
 def hold_back(uow: UnitOfWork, peer: str, seconds: float) -> None:
@@ -279,6 +302,7 @@ def give_back(uow: UnitOfWork, delivery_ids: Collection[int], owner: str) -> Non
     """Free what was leased to `owner` and not tried; due at once. What is not theirs any more is left alone."""
     theirs = update(DeliveryRow).where(DeliveryRow.state == _PENDING, DeliveryRow.id.in_(list(delivery_ids)))
     uow.execute(_untried(theirs, owner).values(next_attempt_at=uow.now()))
+    _keep_outdated(uow)
 
 
 def release_orphans(uow: UnitOfWork, owner_prefix: str) -> int:
@@ -357,6 +381,7 @@ def _held(uow: UnitOfWork, delivery_id: int, owner: str) -> AnyRow:
             DeliveryRow.id,
             DeliveryRow.study,
             DeliveryRow.job,
+            DeliveryRow.result,
             DeliveryRow.peer,
             DeliveryRow.position,
             DeliveryRow.state,
@@ -387,5 +412,6 @@ def _untried(deliveries: Update, owner: str) -> Update:
 
 def _free(uow: UnitOfWork, *conditions: ColumnElement[bool]) -> int:
     freed = update(DeliveryRow).where(DeliveryRow.state == _PENDING, *conditions)
-    rows = uow.execute(freed.values(lease_owner=None, next_attempt_at=uow.now()).returning(DeliveryRow.id))
-    return len(rows.all())
+    rows = uow.execute(freed.values(lease_owner=None, next_attempt_at=uow.now()).returning(DeliveryRow.id)).all()
+    _keep_outdated(uow)
+    return len(rows)

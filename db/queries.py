@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, func, or_, select, update
 
 from db import notices, outbox, places, records
 from db.engine import AnyQuery, AnyRow, UnitOfWork
@@ -148,6 +148,7 @@ def retry_study(uow: UnitOfWork, study_instance_uid: str) -> tuple[int, int]:
             DeliveryRow.study == study.id,
             DeliveryRow.job.in_(select(JobRow.id).where(JobRow.study == study.id, JobRow.current)),
             DeliveryRow.job.not_in(jobs),
+            ~_outdated_refusals(),
             or_(
                 DeliveryRow.state == DeliveryState.KEPT_ASIDE.value,
                 (DeliveryRow.state == DeliveryState.PENDING.value) & DeliveryRow.lease_owner.is_(None),
@@ -156,11 +157,19 @@ def retry_study(uow: UnitOfWork, study_instance_uid: str) -> tuple[int, int]:
         .values(state=DeliveryState.PENDING.value, problem=False, next_attempt_at=now)
         .returning(DeliveryRow.id)
     ).all()
+    notices.try_again(uow, study.id)
     uow.execute(update(StudyRow).where(StudyRow.id == study.id).values(evaluation_due=True))
     numbers = {"jobs": len(jobs), "deliveries": len(deliveries)}
     words = f"On request: {len(jobs)} job(s) and {len(deliveries)} undelivered result(s) are tried again."
     record(uow, now, [NewEvent(study.id, EventKind.RETRY, words, numbers)])
     return len(jobs), len(deliveries)
+
+
+def _outdated_refusals() -> ColumnElement[bool]:
+    """Tell whether a delivery is of a refusal that was kept aside because its job ran again."""
+    refusals = select(ResultRow.id).where(ResultRow.form == Form.REFUSAL.value)
+    kept = DeliveryRow.state == DeliveryState.KEPT_ASIDE.value
+    return and_(kept, ~DeliveryRow.problem, DeliveryRow.result.in_(refusals))
 
 
 def _studies() -> AnyQuery:

@@ -177,6 +177,9 @@ def _reinstate(
         if row is None:
             continue
         values: dict[str, Any] = {"current": True}
+        if row.state not in (JobState.DONE, JobState.RUNNING):
+            # To whom its results go, and how long it may take, are no part of its key
+            values |= {"parameters": job.parameters, "deadline_seconds": job.deadline_seconds}
         never_ran = row.attempt == 0
         if job.refusal is not None and row.state in _REFUSABLE:
             # Also one that runs: it is no longer its worker's, who then can commit nothing.
@@ -188,7 +191,9 @@ def _reinstate(
             if records.reason_from_json(row.reason) != job.refusal or not row.current:
                 notices.owe(uow, study, row.id, job.parameters, job.refusal)
         elif row.state == JobState.DONE and not row.current:
-            outbox.owe_again(uow, row.id)
+            outbox.owe_again(uow, row.id, refusals=False)
+        elif row.state in (JobState.REFUSED, JobState.FAILED) and not never_ran and not row.current:
+            notices.owe(uow, study, row.id, job.parameters, records.reason_from_json(row.reason))
         elif row.state == JobState.SUPERSEDED or (row.state == JobState.REFUSED and never_ran):
             values |= {"state": JobState.QUEUED.value, "reason": None, "not_before": at, "ended_at": None}
             events.append(NewEvent(study, EventKind.JOB_QUEUED, f"{job.model_name} is queued again.", job=row.id))

@@ -35,6 +35,7 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 TransferSyntax = Literal["explicit", "implicit", "rle"]
+_LONGEST_PREFIX: Final = 16
 _TRANSFER_SYNTAXES: Final = {
     "explicit": "1.2.840.10008.1.2.1",
     "implicit": "1.2.840.10008.1.2",
@@ -105,6 +106,12 @@ class DeliverySettings(Section):
     problem_retry_seconds: float = Field(default=900, gt=0)
 
 
+def _prefix(text: str) -> str:
+    if len(text) > _LONGEST_PREFIX or not re.fullmatch(r"[ -\[\]-~]*", text):
+        raise ValueError(f"is at most {_LONGEST_PREFIX} ASCII characters, none of them a backslash")
+    return text
+
+
 class PeerSettings(Section):
     """Another DICOM node: one that may send to us, and, with host and port, one that takes results."""
 
@@ -113,12 +120,12 @@ class PeerSettings(Section):
     host: str = ""
     port: Port = 0
     results: tuple[Form, ...] = ()
-    only_models: tuple[Name, ...] | None = None
-    only_from: tuple[str, ...] | None = None
+    only_models: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
+    only_from: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     seg_max_frames: int | None = Field(default=None, ge=1)
     sc_max_images: int | None = Field(default=None, ge=1, le=1000)
     transfer_syntaxes: tuple[TransferSyntax, ...] = ("explicit", "implicit")
-    series_description_prefix: str = Field(default="", max_length=16, pattern=r"^[ -\[\]-~]*$")
+    series_description_prefix: Annotated[str, AfterValidator(_prefix)] = ""
 
     @model_validator(mode="after")
     def _reachable(self) -> PeerSettings:

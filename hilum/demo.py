@@ -18,7 +18,7 @@ from rich.progress import Progress
 
 from db.engine import Database
 from db.queries import list_studies, study_record
-from hilum.config import ModelSettings, NodeSettings, PeerSettings, Settings, StudySettings
+from hilum.config import ModelSettings, NodeSettings, PeerSettings, ResultSettings, Settings, StudySettings
 from hilum.network import dicom_files
 from hilum.phantom import write_phantom_study
 from hilum.planning import read_cards
@@ -30,6 +30,7 @@ from scp.archive import Archive
 from scp.requesting import Peer
 from scp.sender import send_files
 from sr_writer.reading.report import Report, read_report
+from sr_writer.sr.rounding import unit_words
 from study.entities import Job, ResultObject, StudyRecord
 from study.errors import ArchiveError, HilumError
 from study.forms import Form
@@ -40,7 +41,6 @@ _ARCHIVE = "DEMO_PACS"
 _START_SECONDS = 120.0
 _LOOK_SECONDS = 0.1
 _ENDED = {StudyState.DELIVERED, StudyState.REFUSED, StudyState.FAILED, StudyState.NOT_SELECTED}
-_UNITS = {"[hnsf'U]": "HU"}  # UCUM's word is for machines
 _WRITTEN = "written-by-demo.json"
 
 
@@ -119,8 +119,9 @@ def _demo_settings(settings: Settings, home: Path, archive_port: int) -> Setting
     }
     node = NodeSettings(bind="127.0.0.1", port=0, data_dir=home / "node", receivers=1, disk_reserve_mb=0)
     study = StudySettings(**(settings.study.model_dump() | quick))
+    results = ResultSettings(**(settings.results.model_dump() | {"refusal_delay_seconds": 0}))
     return _with_models(settings).model_copy(
-        update={"node": node, "peers": peers, "study": study, "database": type(settings.database)()}
+        update={"results": results, "node": node, "peers": peers, "study": study, "database": type(settings.database)()}
     )
 
 
@@ -220,25 +221,25 @@ def _report(
 ) -> int:
     """Say what became of each study, and put results and pictures into `out`; return the exit status."""
     written: list[Path] = []
-    complete = True
+    analysed, missing = True, 0
     for record in records:
         say(f"study {record.summary.study_instance_uid}: {record.summary.state.value}")
-        complete &= record.summary.state is StudyState.DELIVERED
+        analysed &= record.summary.state is StudyState.DELIVERED
         _say_why_not(record)
         for job in _current(record):
             results = [result for job_id, result in record.results if job_id == job.id]
             arrived = [
                 (result, archive[result.sop_instance_uid]) for result in results if result.sop_instance_uid in archive
             ]
-            complete &= len(arrived) == len(results)
+            missing += len(results) - len(arrived)
             written += _show_results(arrived, out)
             if arrived:
                 written += _draw(written[-len(arrived) :], sources(job), out, job.model_name)
     # Kept for the next demo in this folder, which removes these files and no others.
     (out / _WRITTEN).write_text(json.dumps([path.name for path in written]))
-    if not complete:
-        complain("hilum: not every result that was due reached the archive")
-    return 0 if complete and written else 1
+    if missing:
+        complain(f"hilum: {missing} of the results that were due did not reach the archive")
+    return 0 if analysed and written and not missing else 1
 
 
 def _current(record: StudyRecord) -> list[Job]:
@@ -275,7 +276,7 @@ def _show_report(report: Report) -> None:
             finding.label,
             f"{row.name} ({row.derivation})" if row.derivation else row.name,
             f"{row.value:g}",
-            _UNITS.get(row.unit, row.unit),
+            unit_words(row.unit),
         )
         for finding in report.findings
         for row in finding.measurements

@@ -17,11 +17,14 @@ from study.forms import Parcel, Variant, Wish, notice, settle
 def wishes_of(job: Job, settings: Settings) -> tuple[Wish, ...]:
     """Return what each peer was to be sent of the job's results when it was planned.
 
-    Jobs that an earlier version planned, and that wait still, say nothing of it: then it is what peers are sent by now.
+    Jobs that an earlier version planned, and that wait still, say nothing of it: then it is what peers are sent by now
+    that ask for no senders. Peers that are in the configuration no more are sent nothing.
     """
     if "wishes" not in job.parameters:
-        return tuple(peer.wish() for peer in settings.destinations) or (KEPT_HERE,)
-    return tuple(Wish.from_json(wish) for wish in job.parameters["wishes"])
+        return settings.wishes(job.model_name, ()) or (KEPT_HERE,)
+    wishes = tuple(Wish.from_json(wish) for wish in job.parameters["wishes"])
+    there = tuple(wish for wish in wishes if not wish.peer or wish.peer in settings.peers)
+    return there or (KEPT_HERE,)
 
 
 def settled(database: Database, settings: Settings, job: Job) -> list[Parcel]:
@@ -58,11 +61,22 @@ def notices_of(job: Job, settings: Settings) -> dict[str, Variant]:
     return {peer: variant for peer, variant in found.items() if peer and variant is not None}
 
 
-def replacements(parcels: Iterable[Parcel]) -> dict[str, Any]:
-    """Return for a job's details which wished-for forms were replaced for which peer; nothing where none was."""
+def deviations(parcels: Iterable[Parcel], results: Sequence[ResultObject]) -> dict[str, Any]:
+    """Return for a job's details where a peer is not sent what it wished for; nothing where there is none.
+
+    That is a form in whose place another was made, since the peer refuses it, and one in which this result has nothing
+    to show, as an RT Structure Set of a classification.
+    """
+    made = {result.variant for result in results}
     replaced = [
         {"peer": parcel.peer, "form": form.value, "by": other.value}
         for parcel in parcels
         for form, other in parcel.replaced
     ]
-    return {"replaced": replaced} if replaced else {}
+    empty = [
+        {"peer": parcel.peer, "form": variant.form.value}
+        for parcel in parcels
+        for variant in parcel.variants
+        if variant.key not in made
+    ]
+    return {name: found for name, found in {"replaced": replaced, "nothing_to_show": empty}.items() if found}

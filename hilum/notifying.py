@@ -22,7 +22,7 @@ from db.outbox import Outgoing
 from hilum.config import Settings
 from hilum.dispatching import notices_of
 from hilum.processes import Child, StopSignal, spawn
-from hilum.wire import Answer, Request, endpoint
+from hilum.wire import Answer, Request, endpoint, send_aside
 from study.entities import Job, ResultObject
 from study.errors import HilumError, LeaseLost, NonconformantObject, Reason
 
@@ -96,13 +96,14 @@ class Notifier:
 
     def _ask(self, job: Job) -> Answer | None:
         """Return what a process of its own made of the notice; None where the node stops meanwhile."""
+        request = self._request(job).to_bytes()
         ours, theirs = socket.socketpair()
         child = spawn("reporter", self._settings, descriptors={"line": theirs.fileno()})
         child.expect_nothing()
         theirs.close()
         line = endpoint(ours.detach())
         try:
-            line.send_bytes(self._request(job).to_bytes())
+            send_aside(line, request)
             deadline = time.monotonic() + _DEADLINE_SECONDS
             while not line.poll(_PAUSE_SECONDS):
                 if self._stop.is_set():
@@ -126,8 +127,8 @@ class Notifier:
 
     def _folder(self, job: Job) -> Path:
         """Return the folder of the job's report; one for other words lies elsewhere, and was perhaps sent."""
-        words = job.reason.words if job.reason else ""
-        name = f"{job.id}-refusal-{hashlib.sha256(words.encode()).hexdigest()[:12]}"
+        told = repr((job.reason, job.state))
+        name = f"{job.id}-refusal-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
         folder = self._store.results_folder(job.study_instance_uid) / name
         make_folders([folder])
         return folder

@@ -173,22 +173,23 @@ KEPT_HERE = Wish("", (Form.SEG, Form.SR))
 """What is made, and sent to nobody, where no peer takes the results."""
 
 
-def result_parameters(settings: Settings, model: str, calling_ae_titles: Collection[str]) -> dict[str, Any]:
-    """Return every setting that changes what is made of the same images by the same model.
+def wishes_for(settings: Settings, model: str, calling_ae_titles: Collection[str]) -> tuple[Wish, ...]:
+    """Return what each peer is to be sent of a model's results on images that came from these AE titles.
 
-    Parameters
-    ----------
-    calling_ae_titles
-        Who sent the images.
+    They are no part of a job's key: another form for one peer must not make the others be sent everything anew.
     """
     wishes = settings.wishes(model, calling_ae_titles)
-    if not any(set(wish.forms) - {Form.REFUSAL} for wish in wishes):
-        wishes = (*wishes, KEPT_HERE)
+    if any(set(wish.forms) - {Form.REFUSAL} for wish in wishes):
+        return wishes
+    return (*wishes, KEPT_HERE)
+
+
+def result_parameters(settings: Settings) -> dict[str, Any]:
+    """Return every setting that changes what the same model finds in the same images, or what is said of it."""
     return {
         "frame_of_reference": settings.geometry.frame_of_reference.value,
         "disclaimer": settings.results.disclaimer,
         "allow_empty_patient_id": settings.results.allow_empty_patient_id,
-        "wishes": [wish.to_json() for wish in wishes],
         "writer_version": WRITER_VERSION,
     }
 
@@ -213,7 +214,8 @@ def _job(
     chosen = tuple(dict.fromkeys(header.sop_instance_uid for header in verdict.headers))
     reasons = (card.objection,) if card.objection else conflicts or selection.refusal
     senders = {instance.calling_ae_title for instance in series[verdict.series_instance_uid]}
-    parameters = result_parameters(settings, model.name, senders) | {
+    wishes = wishes_for(settings, model.name, senders)
+    parameters = result_parameters(settings) | {
         "series_position": list(settings.models).index(model.name),
         "description": card.description_digest,
         "uneven_spacing": card.rule.uneven_spacing.value,
@@ -226,8 +228,9 @@ def _job(
         model_digest=card.digest,
         series_instance_uid=verdict.series_instance_uid,
         instances_digest=digest_of(sorted((uid, digests[uid]) for uid in chosen)),
-        # These follow from the instances, the model and the other parameters, so they are no part of the job's key.
-        parameters=parameters | {"notes": verdict.notes, "form": card.rule.form},
+        # No part of the job's key: what follows from the rest of it, and to whom results go.
+        parameters=parameters
+        | {"notes": verdict.notes, "form": card.rule.form, "wishes": [wish.to_json() for wish in wishes]},
         parameters_digest=digest_of(parameters),
         sop_instance_uids=chosen,
         deadline_seconds=model.deadline_seconds or settings.inference.deadline_seconds,

@@ -180,6 +180,8 @@ def show_record(record: StudyRecord) -> None:
     for job in record.jobs:
         for replaced in job.details.get("replaced", ()) if job.current else ():
             say(f"  {replaced['peer']} refuses {replaced['form']}: {replaced['by']} is made for it instead")
+        for empty in job.details.get("nothing_to_show", ()) if job.current else ():
+            say(f"  the result has nothing to show as {empty['form']}, so {empty['peer'] or 'nobody'} is sent none")
     show_table(
         "Results",
         ("Job", "Form", "SOP Instance UID", "File", "Peer", "State", "Attempts", "Next try", "Reason"),

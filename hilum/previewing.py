@@ -37,7 +37,10 @@ class SourceImages:
 
 
 def preview_study(settings: Settings, database: Database, study_instance_uid: str, out: Path) -> list[Path]:
-    """Draw the current results of a study into `out`, and return the paths of the pictures.
+    """Draw the current results of a study, and return the paths of the pictures.
+
+    They are in a folder of the study's own within `out`, so that no two patients' pictures mix; those of an earlier
+    preview of it are gone.
 
     Raises
     ------
@@ -48,11 +51,13 @@ def preview_study(settings: Settings, database: Database, study_instance_uid: st
         record = study_record(uow, study_instance_uid)
     if record is None:
         raise ArchiveError(f"No study {study_instance_uid}; hilum studies lists them.")
-    pictures: list[Path] = []
+    folder, pictures = out / study_instance_uid, list[Path]()
+    for old in folder.glob("*.png"):
+        old.unlink()
     for job in (job for job in record.jobs if job.current):
         results = [settings.data_dir / result.path for job_id, result in record.results if job_id == job.id]
         if results:
-            pictures += draw_results(results, source_images(settings, database, job), out, job.model_name)
+            pictures += draw_results(results, source_images(settings, database, job), folder, job.model_name)
     if not pictures:
         raise ArchiveError(f"There is nothing to draw of study {study_instance_uid}: {_why_none(record)}")
     return pictures

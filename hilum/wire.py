@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
@@ -146,6 +147,18 @@ class Answer:
         values = json.loads(message)
         values["results"] = tuple(ResultObject(**result) for result in values["results"])
         return cls(**values)
+
+
+def send_aside(line: Connection, message: bytes) -> None:
+    """Send without waiting: a process that never reads must not keep its keeper from the deadline."""
+
+    def send() -> None:
+        try:
+            line.send_bytes(message)
+        except OSError:
+            return  # it is gone; whoever waits for its answer sees that
+
+    threading.Thread(target=send, name="to-writer", daemon=True).start()
 
 
 def endpoint(descriptor: int) -> Connection[bytes, bytes]:

@@ -1,8 +1,7 @@
-"""The codes that result objects use, and how they are written: coded concepts, private scheme, plain text.
+"""The codes that result objects use, and how they are written: coded concepts, private schemes.
 
 `study.codes` names what models measure; this module adds what only the objects themselves need, among them concepts
-that pydicom's dictionary lacks. Every text that Hilum writes is ASCII, so that it reads the same in whatever character
-set the source declares, or fails to declare (PS3.3 C.12.1.1.2).
+that pydicom's dictionary lacks.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code as PydicomCode
 
-from sr_writer.source.carrying import element_bytes, tag_of
+from sr_writer.source.carrying import plain_text
+from sr_writer.texts import long_string
 from study import codes
 from study.codes import LABEL_SCHEME, LABEL_SCHEME_NAME, PRIVATE_SCHEME, PRIVATE_SCHEME_NAME, Code
-from study.errors import EncodingError
 
 RESPONSIBLE_ORGANIZATION = "The Hilum project"
 OWN_SCHEMES = {PRIVATE_SCHEME: PRIVATE_SCHEME_NAME, LABEL_SCHEME: LABEL_SCHEME_NAME}
@@ -74,59 +73,6 @@ INCOMPLETE = Code("130576", "DCM", "Anatomy coverage incomplete")
 _NOT_OURS_TO_CODE = frozenset({"CodingSchemeIdentificationSequence", "PerFrameFunctionalGroupsSequence"})
 """Where no code of ours can stand; the second is long."""
 
-_TYPOGRAPHY = str.maketrans(
-    {"≤": "<=", "≥": ">=", "±": "+/-", "µ": "u", "μ": "u", "×": "x", "°": " degrees", "–": "-", "—": "-", "−": "-"}
-    | {"’": "'", "‘": "'", "“": '"', "”": '"', "²": "2", "³": "3", "…": "...", "\u00a0": " ", "\\": "/", "~": "about "}
-)
-
-
-def ascii_text(text: str) -> str:
-    """Return `text` in printable ASCII, typographic signs spelled out.
-
-    Backslash and tilde are spelled out too: the first separates values, and both have other shapes in the Japanese
-    single-byte set (ISO IR 13).
-
-    Raises
-    ------
-    EncodingError
-        If a character is left that no rule spells out.
-    """
-    plain = text.translate(_TYPOGRAPHY)
-    strange = sorted({character for character in plain if not " " <= character <= "}" and character != "\n"})
-    if strange:
-        listed = ", ".join(f"U+{ord(character):04X}" for character in strange)
-        raise EncodingError(f"A text of the result has characters outside ASCII ({listed}).")
-    return plain
-
-
-def spelled_out(text: str) -> str:
-    """Return `text` in printable ASCII, with a question mark for what no rule spells out, and a word that says so.
-
-    For what must be told and may quote a header, as reasons do.
-    """
-    plain = "".join(sign if sign in "\n" or " " <= sign <= "}" else "?" for sign in text.translate(_TYPOGRAPHY))
-    return (
-        plain if plain.count("?") == text.count("?") else f"{plain} (? stands for a sign that can not be shown here.)"
-    )
-
-
-LONGEST = 64
-"""Characters of VR LO (PS3.5 6.2)."""
-
-
-def long_string(text: str, longest: int = LONGEST) -> str:
-    """Return `text` fit for VR LO, or SH with `longest` = 16 (PS3.5 6.2).
-
-    Raises
-    ------
-    EncodingError
-        If it is empty, longer, or not ASCII.
-    """
-    plain = ascii_text(text).strip()
-    if not 1 <= len(plain) <= longest or "\n" in plain:
-        raise EncodingError(f"A name of {len(plain)} characters does not fit where 1 to {longest} are allowed.")
-    return plain
-
 
 def concept(code: Code) -> CodedConcept:
     """Return `code` as highdicom's coded concept.
@@ -179,7 +125,7 @@ def is_private(designator: str) -> bool:
 
 def scheme_of(item: Dataset) -> str:
     """Return the Coding Scheme Designator of a coded item; "" where it has none."""
-    return element_bytes(item, tag_of("CodingSchemeDesignator")).decode("ascii", "replace").strip(" \0")
+    return plain_text(item, "CodingSchemeDesignator")
 
 
 def coded_items(dataset: Dataset) -> Iterator[Dataset]:

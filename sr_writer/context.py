@@ -10,8 +10,8 @@ from typing import Final
 
 from pydicom.dataset import Dataset
 
-from sr_writer.codes import LONGEST, long_string
-from sr_writer.source.carrying import element_bytes, tag_of
+from sr_writer.source.carrying import plain_text
+from sr_writer.texts import LONGEST, long_string, with_end
 from sr_writer.version import WRITER_VERSION
 from study.codes import ARTIFICIAL_INTELLIGENCE, Code
 from study.forms import Form, Variant
@@ -29,7 +29,14 @@ SERIES_NUMBERS: Final[Mapping[Form, int]] = {
     Form.SR_COMPREHENSIVE: 9700,
     Form.REFUSAL: 9800,
 }
-"""Series Number of the first model's results: high, so that they stand after the images, and always the same."""
+"""Series Number of the first model's results: high, so that they stand after the images, and always the same.
+
+The next models' follow, one each, half-way to the next form's: the other half is for reports of words.
+"""
+_WORDS_AFTER: Final = 50
+"""What is added for a report of words beside another report, and so how many models one block of numbers has."""
+_NEXT_BLOCK: Final = 1000
+"""What is added for each further block of models."""
 
 _CUT = "..."
 _OFFSET = re.compile(r"([+-])(\d{2})(\d{2})")
@@ -52,7 +59,7 @@ class ResultContext:
     disclaimer
         Ends every Series Description.
     position
-        The model's place among the site's models, 0 and up: added to the Series Number of each form.
+        The model's place among the site's models, 0 and up: it is part of each Series Number.
     algorithm_family
         CID 7162.
     allow_empty_patient_id
@@ -86,9 +93,16 @@ class ResultContext:
             self.instances_digest, model.digest, model.device_uid, self.parameters_digest, WRITER_VERSION, role, key
         )
 
-    def series_number(self, form: Form) -> int:
-        """Return the Series Number of a form of the result."""
-        return SERIES_NUMBERS[form] + self.position
+    def series_number(self, form: Form, *, of_words: bool = False) -> int:
+        """Return the Series Number of a form of the result, that of no other form of any model of the site.
+
+        Parameters
+        ----------
+        of_words
+            Whether it is the report of words beside another report of that form.
+        """
+        block, place = divmod(self.position, _WORDS_AFTER)
+        return SERIES_NUMBERS[form] + block * _NEXT_BLOCK + place + (_WORDS_AFTER if of_words else 0)
 
     def series_description(self, model: ModelIdentity, what: str, variant: Variant) -> str:
         """Return a Series Description: the destination's prefix, what it is, and what it is not for.
@@ -97,10 +111,8 @@ class ResultContext:
         """
         rest = f" {what}{self.disclaimer}"
         description = variant.description_prefix + (self.description or model.name)
-        room = LONGEST - len(rest)
-        if len(description) > room:
-            description = description[: room - len(_CUT)].rstrip() + _CUT
-        return long_string(description + rest)
+        whole = description + rest
+        return long_string(whole if len(whole) <= LONGEST else with_end(description, _CUT + rest))
 
     def local_time(self, source: Dataset) -> datetime:
         """Return when the result was made, in the zone that the dates and times of the source are in.
@@ -111,7 +123,7 @@ class ResultContext:
 
 
 def _declared_zone(source: Dataset) -> tzinfo | None:
-    declared = element_bytes(source, tag_of("TimezoneOffsetFromUTC")).decode("ascii", "replace").strip(" \0")
+    declared = plain_text(source, "TimezoneOffsetFromUTC")
     found = _OFFSET.fullmatch(declared)
     if found is None:
         return None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from highdicom import AlgorithmIdentificationSequence
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as ItemSequence
 
-from sr_writer.codes import PROCESSING_EQUIPMENT, ascii_text, code_item, long_string
+from sr_writer.codes import PROCESSING_EQUIPMENT, code_item, concept
 from sr_writer.context import ResultContext
+from sr_writer.texts import LONGEST, ascii_text, long_string
 from study.imaging import ModelIdentity
 
 DIGEST = "bundle_sha256"
@@ -44,6 +46,22 @@ def _describe(dataset: Dataset, model: ModelIdentity) -> None:
 def digest_parameter(model: ModelIdentity) -> str:
     """Return which bundle it was that made a result, as an algorithm's parameter: name=value."""
     return f"{DIGEST}={model.digest}"
+
+
+def algorithm_identification(model: ModelIdentity, context: ResultContext) -> AlgorithmIdentificationSequence:
+    """Return which algorithm made a region (Algorithm Identification Macro, PS3.3 10.16)."""
+    return AlgorithmIdentificationSequence(
+        name=long_string(model.name),
+        family=concept(context.algorithm_family),
+        version=long_string(model.version),
+        source=long_string(model.manufacturer),
+        parameters={DIGEST: model.digest},
+    )
+
+
+def name_and_version(model: ModelIdentity) -> str:
+    """Return what made a result in a name of VR LO, cut where it is too long."""
+    return long_string(f"{model.name} {model.version}"[:LONGEST])
 
 
 def software_versions(model: ModelIdentity) -> list[str]:

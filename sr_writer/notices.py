@@ -13,7 +13,7 @@ from sr_writer.saving import saved
 from sr_writer.sr.refusal import write_refusal
 from study.entities import ResultObject
 from study.errors import Reason
-from study.forms import Variant
+from study.forms import Variant, in_order
 from study.imaging import ModelIdentity
 
 
@@ -50,7 +50,7 @@ def write_notices(
         One of MissingIdentity, NonconformantObject, or itself for what can not be written.
     """
     results = []
-    for number, variant in enumerate(sorted(set(variants), key=lambda variant: variant.key), 1):
+    for number, variant in enumerate(in_order(variants), 1):
         dataset = write_refusal(reasons, sources, model, context, variant, failed=failed)
         result = saved(variant, number, dataset, folder)
         checked(variant.form, folder / result.path, sources)

@@ -21,7 +21,7 @@ from sr_writer.seg.writing import write_seg
 from sr_writer.sr.document import write_reports
 from study.entities import ResultObject
 from study.errors import EncodingError
-from study.forms import REPORTS, SEGMENTATIONS, Form, Variant, segmentation_of
+from study.forms import REPORTS, SEGMENTATIONS, Form, Variant, in_order, segmentation_of
 from study.imaging import ModelIdentity, ResultSet
 
 STANDARD: Final = (Variant(Form.SEG), Variant(Form.SR, segmentation=Form.SEG))
@@ -60,11 +60,10 @@ def write_results(
         One of MissingIdentity, GeometryMismatch, NonconformantObject, or itself for what can not be written.
     """
     material = Material(result_set, sources, model, context, pixels)
-    order = list(Form)
     written: dict[Variant, list[Dataset]] = {}
     results: list[ResultObject] = []
     names: Counter[Form] = Counter()
-    for variant in sorted(set(variants), key=lambda variant: (order.index(variant.form), variant.key)):
+    for variant in in_order(variants):
         beside = _beside(variant, written)
         written[variant] = []
         for dataset in _WRITERS[variant.form](material, variant, beside):

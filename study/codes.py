@@ -48,3 +48,11 @@ BOTH_LUNGS = Code("74101002", "SCT", "Both lungs")
 
 # For what nobody gave a code of its own
 TISSUE = Code("85756007", "SCT", "Tissue")
+
+ANATOMY = frozenset({ANATOMICAL_STRUCTURE, TISSUE})
+"""Categories of what has a place in the body by itself, and a side if it is one of two (CID 7150)."""
+
+
+def is_anatomy(category: Code) -> bool:
+    """Tell whether what is of this category is a part of the body, and no abnormality; whatever its meaning says."""
+    return any(category.value == each.value for each in ANATOMY)

@@ -211,9 +211,13 @@ def owes_notice(wishes: Iterable[Wish]) -> bool:
 
 def all_variants(parcels: Iterable[Parcel]) -> tuple[Variant, ...]:
     """Return each variant that any of the parcels needs, once, Segmentations before what refers to them."""
-    needed = {variant for parcel in parcels for variant in (*parcel.variants, *parcel.stand_by)}
+    return in_order(variant for parcel in parcels for variant in (*parcel.variants, *parcel.stand_by))
+
+
+def in_order(variants: Iterable[Variant]) -> tuple[Variant, ...]:
+    """Return each variant once, in the order in which they are made: Segmentations before what refers to them."""
     order = list(Form)
-    return tuple(sorted(needed, key=lambda variant: (order.index(variant.form), variant.key)))
+    return tuple(sorted(set(variants), key=lambda variant: (order.index(variant.form), variant.key)))
 
 
 def _replaced(forms: Sequence[Form], refused: set[Form]) -> tuple[tuple[Form, ...], tuple[tuple[Form, Form], ...]]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from study import codes
 from study.codes import Code
 
 Affine = NDArray[np.float64]
@@ -79,6 +80,20 @@ class Segment:
     laterality: Code | None = None
     region: Code | None = None
     rgb: tuple[int, int, int] = (230, 159, 0)
+
+    @property
+    def is_anatomy(self) -> bool:
+        """Tell whether it is a part of the body, and no abnormality."""
+        return codes.is_anatomy(self.category)
+
+    @property
+    def side_is_of_region(self) -> bool:
+        """Tell whether its laterality is the region's that it lies in, and not its own.
+
+        A kidney has a side. A tumour has none, but the lung that it is in has: where a region is given, the side of
+        what is no anatomy itself is the region's.
+        """
+        return self.region is not None and not self.is_anatomy
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,6 +195,11 @@ class Finding:
     incomplete: str = ""
     notes: tuple[str, ...] = ()
     laterality: Code | None = None
+
+    @property
+    def incomplete_words(self) -> str:
+        """Return in a sentence that the region is not whole, and why; "" where it is whole."""
+        return f"Incomplete: {self.incomplete.removeprefix('incomplete: ')}" if self.incomplete else ""
 
 
 @dataclass(frozen=True)

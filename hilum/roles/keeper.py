@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import socket
-import threading
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
@@ -17,11 +16,11 @@ from db.durable import make_folders
 from db.engine import Database
 from db.filestore import FileStore
 from hilum.config import Settings
-from hilum.dispatching import outgoing, replacements, settled
+from hilum.dispatching import deviations, outgoing, settled
 from hilum.notifying import Notifier, verified
 from hilum.processes import Child, Station, StopSignal, spawn
 from hilum.recovery import owner, release_what_died
-from hilum.wire import Answer, Request, endpoint
+from hilum.wire import Answer, Request, endpoint, send_aside
 from study.entities import Job
 from study.errors import DeadlineExceeded, HilumError, LeaseLost, RunnerDied
 from study.forms import Parcel, all_variants
@@ -167,7 +166,7 @@ class Keeper:
         deadline = time.monotonic() + job.deadline_seconds
         heartbeat = time.monotonic() + _HEARTBEAT_SECONDS
         try:
-            _send_aside(line, self._request(job, parcels).to_bytes())
+            send_aside(line, self._request(job, parcels).to_bytes())
             while not line.poll(_PAUSE_SECONDS):
                 if self._stop.is_set():
                     raise Interrupted
@@ -247,7 +246,9 @@ class Keeper:
             },
         )
         with self._database.writing() as uow:
-            jobs.finish_job(uow, job.id, job.attempt, results, deliveries, answer.details | replacements(parcels))
+            jobs.finish_job(
+                uow, job.id, job.attempt, results, deliveries, answer.details | deviations(parcels, results)
+            )
             uow.commit()
         log.info("job.done", results=len(results), deliveries=len(deliveries))
 
@@ -260,15 +261,3 @@ class Keeper:
             log.warning("job.lease_lost")
             return
         log.warning("job.attempt_failed", code=error.code, state=state, final=state is JobState.FAILED)
-
-
-def _send_aside(line: Connection, message: bytes) -> None:
-    """Send without waiting: a runner that never reads must not keep its keeper from the deadline."""
-
-    def send() -> None:
-        try:
-            line.send_bytes(message)
-        except OSError:
-            return  # the runner is gone; whoever waits for its answer sees that
-
-    threading.Thread(target=send, name="to-runner", daemon=True).start()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
 
 from hilum.authorship import model_identity, result_context
 from hilum.config import Settings
@@ -17,7 +19,7 @@ from hilum.rejecting import rejected_kept
 from hilum.wire import Answer, Request, endpoint
 from sr_writer.notices import write_notices
 from study.entities import ResultObject
-from study.errors import BundleInvalid, HilumError
+from study.errors import BundleInvalid, HilumError, SourceUnreadable
 
 log = structlog.get_logger()
 
@@ -39,7 +41,7 @@ def _answer(settings: Settings, request: Request) -> Answer:
     except Exception as error:  # the process's edge: a strange header may raise anything, and it must be on record
         log.exception("notice.crashed")
         words = f"Writing it stopped with {type(error).__name__}; the log has the details."
-        return Answer(request.job_id, request.attempt, "failed", code="UnexpectedError", words=words)
+        return Answer(request.job_id, request.attempt, "failed", code="UnexpectedError", words=words, transient=True)
     return Answer(request.job_id, request.attempt, "done", results)
 
 
@@ -73,7 +75,25 @@ def report(settings: Settings, request: Request) -> tuple[ResultObject, ...]:
 
 
 def _sources(request: Request) -> list[Dataset]:
-    """Return the headers of some of the images: the first, the middle and the last one."""
-    count = len(request.instances)
-    chosen = sorted({0, count // 2, count - 1})
-    return [dcmread(request.instances[index][0], stop_before_pixels=True) for index in chosen]
+    """Return the headers of some of the images: the first, the middle and the last one that can be read.
+
+    Raises
+    ------
+    SourceUnreadable
+        If none can.
+    """
+    paths = [path for path, _ in request.instances]
+    found = [header for start in (0, len(paths) // 2) if (header := _first_readable(paths[start:]))]
+    found += [header for header in [_first_readable(paths[::-1])] if header]
+    if not found:
+        raise SourceUnreadable("None of the images can be read, so that nobody knows in whose name to report.")
+    return list({str(header.SOPInstanceUID): header for header in found}.values())
+
+
+def _first_readable(paths: Sequence[str]) -> Dataset | None:
+    for path in paths:
+        try:
+            return dcmread(path, stop_before_pixels=True)
+        except (InvalidDicomError, OSError):
+            log.warning("notice.unreadable", file=Path(path).name)
+    return None

@@ -38,6 +38,7 @@ log = structlog.get_logger()
 _PAUSE_SECONDS = 0.05
 _LEASE_SECONDS = 120.0
 _DUPLICATE = 0x0111
+_CLASS_NOT_SUPPORTED = 0x0122
 _AT_ONCE = 32  # deliveries per association
 _ASK_AGAIN_SECONDS = 3600.0
 
@@ -105,6 +106,7 @@ class Courier:
             log.info("peer.not_asked", code=error.code)
             return
         self._asks_at = time.monotonic() + _ASK_AGAIN_SECONDS
+        self._stored &= accepted
         self._learn({uid: Acceptance.ACCEPTED if uid in accepted else Acceptance.REFUSED for uid in classes})
 
     def _learn(self, found: Mapping[str, Acceptance]) -> None:
@@ -201,11 +203,11 @@ class Courier:
         return self._store.root / delivery.result.path
 
     def _not_taken(self, delivery: Delivery, error: DeliveryError) -> None:
-        if isinstance(error, NoAcceptedContext):
-            self._stored.discard(delivery.result.sop_class_uid)
-            self._learn({delivery.result.sop_class_uid: Acceptance.REFUSED})
-            if self._falls_back(delivery, error):
-                return
+        if isinstance(error, NoAcceptedContext) and error.status in (None, _CLASS_NOT_SUPPORTED):
+            self._refused(delivery)
+        if error.permanent and self._falls_back(delivery, error):
+            self._refused(delivery)
+            return
         never = isinstance(error, StoreFailed) and error.permanent
         with self._database.writing() as uow:
             if never:
@@ -224,7 +226,12 @@ class Courier:
             kept_aside=never,
         )
 
-    def _falls_back(self, delivery: Delivery, error: NoAcceptedContext) -> bool:
+    def _refused(self, delivery: Delivery) -> None:
+        """Remember that the peer does not take objects of the delivery's class."""
+        self._stored.discard(delivery.result.sop_class_uid)
+        self._learn({delivery.result.sop_class_uid: Acceptance.REFUSED})
+
+    def _falls_back(self, delivery: Delivery, error: DeliveryError) -> bool:
         """Send the forms on stand-by instead, where there are any; tell whether there were."""
         with self._database.writing() as uow:
             called = outbox.fall_back(uow, delivery.id, self._owner, error.reason, error.status)

@@ -13,7 +13,7 @@ from pydicom.uid import RTStructureSetStorage
 
 from sr_writer.checking.rules import GEOMETRY, common_reasons, demand_none, read_back
 from sr_writer.reading.content_tree import items_named
-from sr_writer.rtstruct.reading import ContourInFile, area_within, contours_of, filled, on_image
+from sr_writer.reading.structure_set import ContourInFile, area_within, contours_of, filled, on_image
 from sr_writer.source.images import SourceKey, by_key
 from study.errors import Reason
 

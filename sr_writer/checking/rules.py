@@ -1,4 +1,7 @@
-"""Hold a result, read back from its file, against the headers of its source images; nothing of the encoder is used.
+"""Hold a result, read back from its file, against the headers of its source images.
+
+Of the writers nothing is used but lists: of what is taken over from the source, of the codes with their names, and of
+the transfer syntaxes.
 
 Each rule yields a `Reason` for everything that breaks it, and a failure tells them all at once. The words name
 attributes and numbers, never their values: they end in logs.

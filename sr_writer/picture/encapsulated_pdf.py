@@ -8,7 +8,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as ItemSequence
 from pydicom.uid import EncapsulatedPDFStorage
 
-from sr_writer.codes import code_item, identify_private_schemes, long_string
+from sr_writer.codes import code_item, identify_private_schemes
 from sr_writer.context import ResultContext
 from sr_writer.equipment import add_contributing_equipment, digest_parameter, set_equipment, set_times
 from sr_writer.material import Material
@@ -16,6 +16,7 @@ from sr_writer.picture.page import Imprint, page_of
 from sr_writer.picture.scene import scene_of
 from sr_writer.source.identity import demand_identity, set_identity, set_request_attributes
 from sr_writer.source.images import instance_items
+from sr_writer.texts import long_string
 from study.codes import Code
 from study.forms import Variant
 from study.imaging import ModelIdentity

@@ -65,7 +65,7 @@ def _write_column(scene: Scene, draw: ImageDraw.ImageDraw, left: int, height: in
     top = write_rows(draw, _head(scene), left, _MARGIN, width) + _MARGIN
     foot = list(_foot(scene, width, height))
     floor = height - _MARGIN - height_of(foot, width)
-    write_rows(draw, rows_of(scene.statements, 16, width, floor - top - _MARGIN), left, top, width)
+    write_rows(draw, rows_of(scene.captions, 16, width, floor - top - _MARGIN), left, top, width)
     write_rows(draw, foot, left, floor, width)
 
 
@@ -96,7 +96,7 @@ def _captioned(view: View, height: int | None = None) -> Image.Image:
         image = image.resize((width, height), Image.Resampling.LANCZOS)
     whole = Image.new("RGB", (image.width, image.height + _CAPTION), BACKGROUND)
     whole.paste(image, (0, 0))
-    words = Row(f"{view.plane}, {view.caption}", 14, QUIET)
+    words = Row(f"{view.plane}, {view.which}", 14, QUIET)
     write_rows(ImageDraw.Draw(whole), [words], 2, image.height + 4, image.width - 2)
     return whole
 

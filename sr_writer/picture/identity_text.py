@@ -58,7 +58,7 @@ _FRAGMENT: Final = re.compile(rb"(\x1b(?:\$[()].|..)?)?([^\x1b]*)", re.DOTALL)
 _STRANGE: Final = frozenset({"Cc", "Co", "Cn", "Cs"})
 
 
-def text_of(source: Dataset, keyword: str) -> str | None:
+def certain_text(source: Dataset, keyword: str) -> str | None:
     """Return the text of an element; "" where it is absent or empty, None where it can not be read for certain."""
     return decoded(element_bytes(source, tag_of(keyword)), _declared(source))
 

@@ -1,4 +1,4 @@
-"""Text in pictures: rows of words that wrap, and as many statements as fit into a place."""
+"""Text in pictures: rows of words that wrap, and as many captions as fit into a place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final
 
 from PIL import ImageDraw, ImageFont
 
-from sr_writer.picture.statements import Colour, Statement
+from sr_writer.picture.captions import Caption, Colour
 
 BACKGROUND: Final[Colour] = (16, 18, 22)
 TEXT: Final[Colour] = (232, 234, 238)
@@ -19,7 +19,7 @@ QUIET: Final[Colour] = (166, 172, 182)
 WARNING: Final[Colour] = (255, 196, 84)
 
 _LEADING: Final = 1.3
-_SWATCHES: Final = 3  # of the colours of one statement; a region of many segments has many
+_SWATCHES: Final = 3  # of the colours of one caption; a region of many segments has many
 _MOST_LINES: Final = 3  # of one row; the rest is cut
 _CUT: Final = "..."
 
@@ -123,10 +123,10 @@ def write_rows(draw: ImageDraw.ImageDraw, rows: Iterable[Row], left: int, top: i
     return top
 
 
-def rows_of(statements: Sequence[Statement], size: int, width: int, room: int, here: int | None = None) -> list[Row]:
-    """Return what statements say, as much as fits into a place.
+def rows_of(captions: Sequence[Caption], size: int, width: int, room: int, here: int | None = None) -> list[Row]:
+    """Return what captions say, as much as fits into a place.
 
-    Where not all fits, remarks are left out first, then all numbers of each but one, and then statements: those that
+    Where not all fits, remarks are left out first, then all numbers of each but one, and then captions: those that
     are about another image before those about this one. What is left out is said.
 
     Parameters
@@ -138,32 +138,32 @@ def rows_of(statements: Sequence[Statement], size: int, width: int, room: int, h
     here
         Index of the image beside which they stand; None for none.
     """
-    full = [row for statement in statements for row in _full(statement, size)]
+    full = [row for caption in captions for row in _full(caption, size)]
     if height_of(full, width) <= room:
         return full
-    left_out = [_note("Remarks are left out here.", size)] if any(each.remarks for each in statements) else []
-    plain = [row for statement in statements for row in _full(statement, size, remarks=False)] + left_out
+    left_out = [_note("Remarks are left out here.", size)] if any(each.remarks for each in captions) else []
+    plain = [row for caption in captions for row in _full(caption, size, remarks=False)] + left_out
     if height_of(plain, width) <= room:
         return plain
     small = max(12, round(size * 0.85))
-    lines = [_line(statement, small, width) for statement in _nearest_first(statements, here)]
+    lines = [_line(caption, small, width) for caption in _nearest_first(captions, here)]
     if height_of(lines + left_out, width) <= room:
         return lines + left_out
     fitting = max(0, room // lines[0].height - 1)
     return [*lines[:fitting], _note(f"and {len(lines) - fitting} more", small)]
 
 
-def _full(statement: Statement, size: int, *, remarks: bool = True) -> list[Row]:
+def _full(caption: Caption, size: int, *, remarks: bool = True) -> list[Row]:
     small, indent = max(12, round(size * 0.85)), round(size * 0.8)
     return [
-        Row(statement.head, size, swatches=statement.colours[:_SWATCHES], gap=size // 4),
-        *(Row(words, small, indent=indent) for words in statement.numbers),
-        *(_note(words, small, indent) for words in (statement.remarks if remarks else ())),
+        Row(caption.head, size, swatches=caption.colours[:_SWATCHES], gap=size // 4),
+        *(Row(words, small, indent=indent) for words in caption.numbers),
+        *(_note(words, small, indent) for words in (caption.remarks if remarks else ())),
     ]
 
 
-def _line(statement: Statement, size: int, width: int) -> Row:
-    row = Row(statement.line, size, swatches=statement.colours[:1])
+def _line(caption: Caption, size: int, width: int) -> Row:
+    row = Row(caption.line, size, swatches=caption.colours[:1])
     return Row(shortened(row.words, size, width - row.left), size, swatches=row.swatches)
 
 
@@ -171,5 +171,5 @@ def _note(words: str, size: int, indent: int = 0) -> Row:
     return Row(words, max(12, round(size * 0.8)), QUIET, indent=indent)
 
 
-def _nearest_first(statements: Sequence[Statement], here: int | None) -> list[Statement]:
-    return sorted(statements, key=lambda each: bool(each.slices) and here not in each.slices)
+def _nearest_first(captions: Sequence[Caption], here: int | None) -> list[Caption]:
+    return sorted(captions, key=lambda each: bool(each.slices) and here not in each.slices)

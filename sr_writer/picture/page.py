@@ -23,9 +23,10 @@ from reportlab.platypus import (
     TableStyle,
 )
 
-from sr_writer.picture.identity_text import names_of, text_of
+from sr_writer.picture.captions import NOT_DETECTED, Caption, Colour
+from sr_writer.picture.identity_text import certain_text, names_of
+from sr_writer.picture.painting import series_words
 from sr_writer.picture.scene import Scene
-from sr_writer.picture.statements import NOT_DETECTED, Colour, Statement
 from sr_writer.picture.typefaces import BOLD, REGULAR, characters, typeset, typeset_all
 from sr_writer.picture.views import View, overview
 
@@ -118,7 +119,7 @@ def _story(scene: Scene, imprint: Imprint, views: Sequence[View], setting: _Sett
     yield Spacer(0, 8)
     yield _pictures(views)
     yield Spacer(0, 8)
-    yield _findings(scene.statements, setting)
+    yield _findings(scene.captions, setting)
     limits = [
         Paragraph(typeset(words), _style(setting.size, bulletFontName=REGULAR, leftIndent=9), bulletText="-")
         for words in scene.limits
@@ -133,7 +134,7 @@ def _heading(scene: Scene, imprint: Imprint) -> Table:
     title = [
         Paragraph(typeset(scene.title, BOLD), _style(15, BOLD)),
         Paragraph(typeset(f"Result of {scene.author}, made {imprint.made}"), _style(8.5, color=_GREY)),
-        Paragraph(typeset(summary_of(scene.statements), BOLD), _style(10, BOLD, spaceBefore=4)),
+        Paragraph(typeset(summary_of(scene.captions), BOLD), _style(10, BOLD, spaceBefore=4)),
     ]
     if not scene.disclaimer:
         return Table([[title]], colWidths=[_WIDTH], style=_bare())
@@ -142,12 +143,12 @@ def _heading(scene: Scene, imprint: Imprint) -> Table:
     return Table([[title, warning]], colWidths=[_WIDTH - 190, 190], style=TableStyle(style))
 
 
-def summary_of(statements: Sequence[Statement]) -> str:
+def summary_of(captions: Sequence[Caption]) -> str:
     """Return in a sentence what came out of it."""
-    missing = sum(statement.said == NOT_DETECTED for statement in statements)
-    if statements and missing == len(statements):
+    missing = sum(caption.said == NOT_DETECTED for caption in captions)
+    if captions and missing == len(captions):
         return "Nothing was detected of what the model looks for."
-    found = len(statements) - missing
+    found = len(captions) - missing
     words = f"{found} finding{'s' if found != 1 else ''}"
     return f"{words}; {missing} not detected." if missing else f"{words}."
 
@@ -159,17 +160,8 @@ def _bare() -> TableStyle:
 def _identity(scene: Scene) -> Table:
     """Return whose study it is, as the source's header says it."""
     source = scene.sources[0]
-    text = partial(text_of, source)
-    series = ", ".join(
-        filter(
-            None,
-            [
-                str(source.get("Modality", "")),
-                f"series {source.get('SeriesNumber', '')}".strip(),
-                text("SeriesDescription"),
-            ],
-        )
-    )
+    text = partial(certain_text, source)
+    series = [str(source.get("Modality", "")), series_words(source), text("SeriesDescription")]
     cells = [
         ("Patient", typeset_all(names_of(source, "PatientName"))),
         ("Study date", typeset(_date(text("StudyDate")))),
@@ -178,7 +170,7 @@ def _identity(scene: Scene) -> Table:
         ("Birth date", typeset(_date(text("PatientBirthDate")))),
         ("Study", typeset(text("StudyDescription"))),
         ("Sex", typeset(text("PatientSex"))),
-        ("Images", typeset(series)),
+        ("Images", typeset(", ".join(filter(None, series)))),
     ]
     label, value = _style(8, color=_GREY), _style(9)
     marked = [
@@ -203,16 +195,14 @@ def _pictures(views: Sequence[View]) -> Table:
     height = min(_MOST_HIGH, room / sum(shares))
     widths = [height * share for share in shares]
     images = [Image(_jpeg(view), width, height) for view, width in zip(views, widths, strict=True)]
-    captions = [Paragraph(typeset(f"{view.plane}, {view.caption}"), _style(7.5, color=_GREY)) for view in views]
+    below = [Paragraph(typeset(f"{view.plane}, {view.which}"), _style(7.5, color=_GREY)) for view in views]
     style: list[tuple[Any, ...]] = [
         ("LEFTPADDING", (0, 0), (-1, -1), 0),
         ("RIGHTPADDING", (0, 0), (-1, -1), 0),
         ("TOPPADDING", (0, 0), (-1, -1), 1),
     ]
     style += [("BOTTOMPADDING", (0, 0), (-1, -1), 1), ("VALIGN", (0, 0), (-1, -1), "TOP")]
-    return Table(
-        [images, captions], colWidths=[width + gap for width in widths], style=TableStyle(style), hAlign="LEFT"
-    )
+    return Table([images, below], colWidths=[width + gap for width in widths], style=TableStyle(style), hAlign="LEFT")
 
 
 def _jpeg(view: View) -> BytesIO:
@@ -222,19 +212,19 @@ def _jpeg(view: View) -> BytesIO:
     return buffer
 
 
-def _findings(statements: Sequence[Statement], setting: _Setting) -> Table:
+def _findings(captions: Sequence[Caption], setting: _Setting) -> Table:
     """Return the table of findings; it breaks between rows, and repeats its head."""
     size = setting.size
     plain, quiet = _style(size), _style(size * 0.9, color=_GREY)
     head = [Paragraph(typeset(words, BOLD), _style(size, BOLD)) for words in ("Finding", "Result")]
     rows: list[list[Any]] = [["", *head]]
-    for statement in statements:
-        said = [statement.said.capitalize()] if statement.said else []
-        words = [*said, *statement.numbers] or ["shown in the pictures"]
+    for caption in captions:
+        said = [caption.said.capitalize()] if caption.said else []
+        words = [*said, *caption.numbers] or ["shown in the pictures"]
         lines = words if setting.apart else ["; ".join(words)]
         cell = [Paragraph(typeset(line), plain) for line in lines]
-        cell += [Paragraph(typeset(remark), quiet) for remark in statement.remarks]
-        rows.append([_Swatch(statement.colours, size), Paragraph(typeset(statement.label), plain), cell])
+        cell += [Paragraph(typeset(remark), quiet) for remark in caption.remarks]
+        rows.append([_Swatch(caption.colours, size), Paragraph(typeset(caption.label), plain), cell])
     style: list[tuple[Any, ...]] = [
         ("LINEBELOW", (0, 0), (-1, -1), 0.5, _LINE),
         ("VALIGN", (0, 0), (-1, -1), "TOP"),
@@ -281,4 +271,4 @@ def _furnish(canvas: Any, document: Any, *, scene: Scene, imprint: Imprint, page
 
 
 def _patient_id(scene: Scene) -> str | None:
-    return text_of(scene.sources[0], "PatientID")
+    return certain_text(scene.sources[0], "PatientID")

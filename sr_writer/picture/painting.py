@@ -11,11 +11,11 @@ from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
 from scipy import ndimage
 
+from sr_writer.picture.captions import Colour
 from sr_writer.picture.directions import edge_letters, letters_of
 from sr_writer.picture.lettering import WARNING, font
 from sr_writer.picture.scene import Scene
 from sr_writer.picture.stack import Cut, Mask, Plane
-from sr_writer.picture.statements import Colour
 from sr_writer.source.grid import has_place, plane_origin
 from sr_writer.source.grid import plane_axes as axes_of
 from study.frames import frame_number_of
@@ -144,6 +144,12 @@ def lettered(painted: NDArray[np.uint8], letters: Mapping[str, str], share: int 
         place, anchor = places[edge]
         draw.text(place, letter, fill=WARNING, font=font(size), anchor=anchor, stroke_width=2, stroke_fill=(0, 0, 0))
     return image
+
+
+def series_words(source: Dataset) -> str:
+    """Return which series of its study a header is of, "series 3"; "" if unsaid."""
+    number = source.get("SeriesNumber")
+    return f"series {number}" if number is not None else ""
 
 
 def which_words(source: Dataset) -> str:

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from sr_writer.codes import ascii_text
 from sr_writer.material import Material, Pixels
+from sr_writer.picture.captions import Caption, Colour, captions_of
 from sr_writer.picture.stack import Mask, Stack
-from sr_writer.picture.statements import Colour, Statement, statements_of
 from sr_writer.picture.windows import Window, choose_window
 from sr_writer.region.areas import Areas, areas_of_region, evenly, present_segments
 from sr_writer.source.grid import demand_grid
-from study.codes import ANATOMICAL_STRUCTURE, TISSUE, Code
+from sr_writer.texts import ascii_text
+from study.codes import Code
 from study.imaging import ResultSet, Segment
 
 _SAMPLED = 9
@@ -64,7 +64,7 @@ class Scene:
     pixels: Pixels
     window: Window
     regions: tuple[Region, ...]
-    statements: tuple[Statement, ...]
+    captions: tuple[Caption, ...]
     title: str
     author: str
     limits: tuple[str, ...] = ()
@@ -90,11 +90,11 @@ class Scene:
         """Return the regions of a slice, the largest first."""
         return [(region.mask(index), region.colour) for region in self.regions if region.areas[index]]
 
-    def said_of(self, index: int) -> list[Statement]:
+    def said_of(self, index: int) -> list[Caption]:
         """Return what stands beside an image: all that is said, but of one that stands alone only what is about it."""
         if self.stack is not None:
-            return list(self.statements)
-        return [statement for statement in self.statements if not statement.slices or index in statement.slices]
+            return list(self.captions)
+        return [caption for caption in self.captions if not caption.slices or index in caption.slices]
 
     def union(self, index: int) -> Mask:
         """Return bool (rows, columns), where a slice has any region."""
@@ -112,7 +112,7 @@ class Scene:
             How many at most: evenly spaced, the largest section among them. None for all of them. Where no slice has a
             finding it is the middle one, or every image that stands alone.
         """
-        said = {index for statement in self.statements for index in statement.slices}
+        said = {index for caption in self.captions for index in caption.slices}
         found = sorted(said | set(np.flatnonzero(self.occupied).tolist()))
         if not found:
             return [len(self.sources) // 2] if self.stack else evenly(range(len(self.sources)), most or 1)
@@ -146,7 +146,7 @@ def scene_of(material: Material) -> Scene:
             material.sources[0], *_structures(result), sample=sample_of(pixels, len(material.sources))
         ),
         regions=_regions(result, material.areas),
-        statements=statements_of(result, material.areas, len(material.sources)),
+        captions=captions_of(result, material.areas, len(material.sources)),
         title=ascii_text(context.description or material.model.name),
         author=ascii_text(f"{material.model.name} {material.model.version}"),
         limits=tuple(map(ascii_text, result.limits)),
@@ -184,16 +184,11 @@ def largest_first(regions: Sequence[Region]) -> list[Region]:
 def _structures(result: ResultSet) -> tuple[list[tuple[Code, ...]], list[Code]]:
     """Return the codes of the anatomy that a result is about, and where the other things are that it speaks of."""
     segments = result.label_map.segments if result.label_map else ()
-    anatomy = [codes_of(segment) for segment in segments if is_anatomy(segment)]
-    places = [segment.region for segment in segments if not is_anatomy(segment) and segment.region]
+    anatomy = [codes_of(segment) for segment in segments if segment.is_anatomy]
+    places = [segment.region for segment in segments if not segment.is_anatomy and segment.region]
     if not segments:
         anatomy = [(finding.site,) for finding in result.findings]
     return anatomy, places + [each.site for each in result.assessments if each.site]
-
-
-def is_anatomy(segment: Segment) -> bool:
-    """Tell whether a segment is a part of the body, and no abnormality."""
-    return segment.category.value in (ANATOMICAL_STRUCTURE.value, TISSUE.value)
 
 
 def codes_of(segment: Segment) -> tuple[Code, ...]:

@@ -12,7 +12,7 @@ from pydicom.sequence import Sequence as ItemSequence
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless, SecondaryCaptureImageStorage
 from pydicom.valuerep import DSfloat
 
-from sr_writer.codes import ascii_text, code_item, identify_private_schemes
+from sr_writer.codes import code_item, identify_private_schemes
 from sr_writer.equipment import add_contributing_equipment, set_equipment, set_times
 from sr_writer.material import Material
 from sr_writer.picture.directions import patient_orientation
@@ -23,6 +23,7 @@ from sr_writer.source.carrying import carry
 from sr_writer.source.grid import has_place
 from sr_writer.source.identity import demand_identity, set_identity, set_request_attributes
 from sr_writer.source.images import frame_numbers, instance_items
+from sr_writer.texts import ascii_text
 from study.codes import Code
 from study.forms import Variant
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from sr_writer.picture.lettering import BACKGROUND, QUIET, WARNING, Row, height_of, rows_of, write_rows
-from sr_writer.picture.painting import SHORTEST, picture_of_slice, place_words, which_words
+from sr_writer.picture.painting import SHORTEST, picture_of_slice, place_words, series_words, which_words
 from sr_writer.picture.scene import Scene
 
 _COLUMN: Final = 340  # pixels of the text beside a picture of the least size
@@ -41,8 +41,7 @@ def sheet(scene: Scene, index: int) -> NDArray[np.uint8]:
 def _head(scene: Scene, index: int, scale: float) -> list[Row]:
     small = round(13 * scale)
     source = scene.sources[index]
-    series = source.get("SeriesNumber")
-    which = [str(source.get("Modality", "")), f"series {series}" if series is not None else "", which_words(source)]
+    which = [str(source.get("Modality", "")), series_words(source), which_words(source)]
     where = [f"slice {index + 1} of {len(scene.sources)}", place_words(source)]
     return [
         Row(scene.title, round(18 * scale)),

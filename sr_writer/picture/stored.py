@@ -11,20 +11,20 @@ from typing import Final
 import numpy as np
 from highdicom.color import CIELabColor
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from sr_writer.material import Pixels
+from sr_writer.picture.captions import Caption, Colour, captions_of_report
 from sr_writer.picture.scene import Region, Scene, largest_first, sample_of
 from sr_writer.picture.stack import Mask
-from sr_writer.picture.statements import Colour, Statement, statements_of_report
 from sr_writer.picture.windows import choose_window
 from sr_writer.reading.content_tree import code_of, model_of
-from sr_writer.reading.report import Points, Report, ReportedFinding, read_report
+from sr_writer.reading.report import Report, ReportedFinding, read_report
 from sr_writer.reading.segmentation import SegmentationInFile, SegmentInFile, read_segmentation, segments_of
+from sr_writer.reading.structure_set import filled
 from sr_writer.source.images import SourceKey, key_of
-from study.codes import ANATOMICAL_STRUCTURE, TISSUE, Code
+from study.codes import Code, is_anatomy
 from study.colours import colour_of
 from study.errors import EncodingError
 from study.forms import REPORTS, SEGMENTATIONS, SOP_CLASSES, Form
@@ -71,7 +71,7 @@ def scene_of_files(paths: Sequence[Path], sources: Sequence[Dataset], pixels: Pi
         pixels=pixels,
         window=choose_window(sources[0], anatomy, places, sample_of(pixels, len(sources))),
         regions=tuple(largest_first([region for _, region in regions])),
-        statements=_statements(read, reports, colours, keys),
+        captions=_captions(read, reports, colours, keys),
         title=str(made[0].get("SeriesDescription", "")),
         author=f"{name} {version}",
         limits=tuple(dict.fromkeys(limit for report in reports for limit in report.limits)),
@@ -119,19 +119,12 @@ def _outlined(
         masks: dict[int, Mask] = {}
         for contour in finding.contours:
             index = keys[contour.image]
-            masks[index] = masks.get(index, np.zeros(shape, dtype=np.bool_)) | _filled(contour.points, shape)
+            # In a report the first pixel's centre is at (0.5, 0.5)
+            masks[index] = masks.get(index, np.zeros(shape, dtype=np.bool_)) | filled(contour.points - 0.5, shape)
         areas = np.zeros(len(keys), dtype=np.int64)
         for index, mask in masks.items():
             areas[index] = np.count_nonzero(mask)
         yield finding.tracking_uid, Region(finding.label, colour_of(place), areas, masks.__getitem__)
-
-
-def _filled(points: Points, shape: tuple[int, int]) -> Mask:
-    """Return bool (rows, columns), what an outline in (column, row) encloses: pixels whose centre is inside."""
-    fine = 4  # so that an outline between centres is on the right side of them
-    image = Image.new("1", (shape[1] * fine, shape[0] * fine))
-    ImageDraw.Draw(image).polygon([(float(x) * fine, float(y) * fine) for x, y in points], fill=1)
-    return np.asarray(image)[fine // 2 :: fine, fine // 2 :: fine]
 
 
 def _structures(
@@ -149,34 +142,35 @@ def _structures(
                 "AnatomicRegionSequence",
             )
         )
-        if category is not None and category.value in (ANATOMICAL_STRUCTURE.value, TISSUE.value):
+        if category is not None and is_anatomy(category):
             anatomy.append(tuple(code for code in (region, kind) if code is not None))
         elif region is not None:
             places.append(region)
-    if not segmentations:
-        places += [finding.site for report in reports for finding in report.findings if finding.site is not None]
-    return anatomy, places
+    said = [] if segmentations else [finding for report in reports for finding in report.findings]
+    sites = [(finding.site, finding.certainty is None) for finding in said if finding.site is not None]
+    anatomy += [(site,) for site, is_finding in sites if is_finding]
+    return anatomy, places + [site for site, is_finding in sites if not is_finding]
 
 
-def _statements(
+def _captions(
     read: Sequence[SegmentationInFile],
     reports: Sequence[Report],
     colours: dict[str, Colour],
     keys: Mapping[SourceKey, int],
-) -> tuple[Statement, ...]:
+) -> tuple[Caption, ...]:
     """Return what the reports say, each finding once, and the segments that they say nothing of."""
-    said: dict[str, Statement] = {}
+    said: dict[str, Caption] = {}
     for report in reports:
-        for finding, statement in zip(report.findings, statements_of_report(report, colours), strict=True):
-            said.setdefault(finding.tracking_uid, _on_images(statement, finding, keys))
+        for finding, caption in zip(report.findings, captions_of_report(report, colours), strict=True):
+            said.setdefault(finding.tracking_uid, _on_images(caption, finding, keys))
     segments = {segment.tracking_uid: segment for each in read for segment in each.segments}
-    silent = [Statement(each.label, colours=(colours[uid],)) for uid, each in segments.items() if uid not in said]
+    silent = [Caption(each.label, colours=(colours[uid],)) for uid, each in segments.items() if uid not in said]
     return (*said.values(), *silent)
 
 
-def _on_images(statement: Statement, finding: ReportedFinding, keys: Mapping[SourceKey, int]) -> Statement:
-    """Return a statement with the images that its finding is about."""
-    return replace(statement, slices=frozenset(keys[image] for image in finding.images if image in keys))
+def _on_images(caption: Caption, finding: ReportedFinding, keys: Mapping[SourceKey, int]) -> Caption:
+    """Return a caption with the images that its finding is about."""
+    return replace(caption, slices=frozenset(keys[image] for image in finding.images if image in keys))
 
 
 def _rgb(cielab: tuple[int, int, int]) -> Colour:

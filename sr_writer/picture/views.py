@@ -34,19 +34,19 @@ class View:
     ----------
     plane
         "axial", "coronal", "sagittal"; "image" of one that has no place in the patient.
-    caption
+    which
         Which image it is, or where the plane lies.
     """
 
     image: Image.Image
     plane: str
-    caption: str
+    which: str
 
 
 def views_of_slices(scene: Scene, indices: Sequence[int], letters: int = LETTERS) -> list[View]:
     """Return source slices with what is drawn on them."""
     plane = scene.stack.plane if scene.stack else "image"
-    return [View(picture_of_slice(scene, index, letters=letters), plane, _caption(scene, index)) for index in indices]
+    return [View(picture_of_slice(scene, index, letters=letters), plane, _which(scene, index)) for index in indices]
 
 
 def views_across(scene: Scene, letters: int = LETTERS) -> list[View]:
@@ -88,7 +88,7 @@ def _place(scene: Scene, stack: Stack, axis: int) -> float:
     return float(low[axis] + high[axis]) / 2 if found is None else found
 
 
-def _caption(scene: Scene, index: int) -> str:
+def _which(scene: Scene, index: int) -> str:
     source = scene.sources[index]
     which = which_words(source) or f"image {index + 1} of {len(scene.sources)}"
     return ", ".join(filter(None, [which, place_words(source)]))

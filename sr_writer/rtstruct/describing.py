@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from highdicom import AlgorithmIdentificationSequence
 from highdicom.color import CIELabColor
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as ItemSequence
 
-from sr_writer.codes import LONGEST, code_item, concept, long_string
+from sr_writer.codes import code_item
 from sr_writer.context import ResultContext
-from sr_writer.equipment import DIGEST
-from study.codes import ANATOMICAL_STRUCTURE, TISSUE
+from sr_writer.equipment import algorithm_identification, name_and_version
+from study.codes import ANATOMICAL_STRUCTURE
 from study.imaging import ModelIdentity, Segment
 
 _ORGAN = "ORGAN"
-_ANATOMY = frozenset({ANATOMICAL_STRUCTURE.value, TISSUE.value})
-"""Categories of what has a side itself, if it is one of two (CID 7150)."""
 
 
 def roi_item(
@@ -37,14 +34,8 @@ def roi_item(
     if remarks:
         item.ROIDescription = remarks
     item.ROIGenerationAlgorithm = "AUTOMATIC"
-    item.ROIGenerationDescription = long_string(f"{model.name} {model.version}"[:LONGEST])
-    item.ROIDerivationAlgorithmIdentificationSequence = AlgorithmIdentificationSequence(
-        name=long_string(model.name),
-        family=concept(context.algorithm_family),
-        version=long_string(model.version),
-        source=long_string(model.manufacturer),
-        parameters={DIGEST: model.digest},
-    )
+    item.ROIGenerationDescription = name_and_version(model)
+    item.ROIDerivationAlgorithmIdentificationSequence = algorithm_identification(model, context)
     return item
 
 
@@ -75,11 +66,10 @@ def observation_item(number: int, segment: Segment) -> Dataset:
         item.AnatomicRegionSequence = ItemSequence([region])
     if segment.laterality is not None:
         side = ItemSequence([code_item(segment.laterality)])
-        # The side of what is no anatomy itself is that of the region that it lies in, as in the Segmentation
-        if region is None or segment.category.value in _ANATOMY:
-            property_type.SegmentedPropertyTypeModifierCodeSequence = side
-        else:
+        if region is not None and segment.side_is_of_region:
             region.AnatomicRegionModifierSequence = side
+        else:
+            property_type.SegmentedPropertyTypeModifierCodeSequence = side
     item.RTROIInterpretedType = _ORGAN if segment.category.value == ANATOMICAL_STRUCTURE.value else ""
     item.ROIInterpreter = ""  # Type 2: nobody
     return item

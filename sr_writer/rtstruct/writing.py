@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -11,21 +11,19 @@ from pydicom.sequence import Sequence as ItemSequence
 from pydicom.uid import RTStructureSetStorage
 from scipy import ndimage
 
-from sr_writer.codes import ascii_text, identify_private_schemes, long_string
+from sr_writer.codes import identify_private_schemes
 from sr_writer.context import ResultContext
 from sr_writer.equipment import add_contributing_equipment, set_equipment, set_times
 from sr_writer.material import Material
-from sr_writer.region.areas import Areas, areas_by_slice, present_segments
+from sr_writer.region.areas import Areas, present_segments
 from sr_writer.rtstruct.contours import contour_items, plane_of
 from sr_writer.rtstruct.describing import contoured_item, observation_item, roi_item
 from sr_writer.source.grid import demand_grid
 from sr_writer.source.identity import demand_identity, set_identity, set_request_attributes
 from sr_writer.source.images import instance_items
-from study.errors import EncodingError
-from study.forms import Form, Variant
+from sr_writer.texts import ascii_text, long_string, with_end
+from study.forms import Variant
 from study.imaging import LabelMap, ModelIdentity, ResultSet, Segment
-
-WHOLE = Variant(Form.RTSTRUCT)
 
 _STUDY = "1.2.840.10008.3.1.2.3.1"
 """Detached Study Management, retired, and still what a reference to a study says that it is."""
@@ -37,48 +35,10 @@ Contours = Mapping[int, Sequence[Dataset]]
 
 
 def write_structure_sets(material: Material, variant: Variant) -> list[Dataset]:
-    """Return the RT Structure Set of a result; none where no segment has a voxel.
-
-    Raises
-    ------
-    EncodingError
-        See `write_rtstruct`.
-    """
-    if not material.has_voxels:
-        return []
-    return [
-        write_rtstruct(
-            material.result_set,
-            material.sources,
-            material.model,
-            material.context,
-            areas=material.areas,
-            variant=variant,
-        )
-    ]
-
-
-def write_rtstruct(
-    result_set: ResultSet,
-    sources: Sequence[Dataset],
-    model: ModelIdentity,
-    context: ResultContext,
-    *,
-    areas: Areas | None = None,
-    variant: Variant = WHOLE,
-) -> Dataset:
-    """Return the label map as an RT Structure Set, unapproved, ready to be saved.
+    """Return a label map as an RT Structure Set, unapproved, ready to be saved; none where no segment has a voxel.
 
     Regions of interest have the numbers, names and colours of the Segmentation's segments; segments without a voxel are
     left out. Each contour lies in the plane of the source image that it refers to.
-
-    Parameters
-    ----------
-    sources
-        Headers of the source images in slice order: `label_map.values[k]` lies on `sources[k]`. For a multi-frame image
-        one for each frame (`study.frames.flattened`).
-    areas
-        What `areas_by_slice` gives for the label map, where it was asked before.
 
     Raises
     ------
@@ -87,32 +47,29 @@ def write_rtstruct(
     GeometryMismatch
         If the label map does not lie on the grid of the source images.
     EncodingError
-        If there is no label map, no voxel in it, a value that no segment declares, or the source images have no place
-        in the patient.
+        If the label map has a value that no segment declares, or the source images have no place in the patient.
     """
-    label_map = result_set.label_map
-    if label_map is None:
-        raise EncodingError("There is no label map to write a Structure Set of.")
+    label_map, areas = material.result_set.label_map, material.areas
+    if label_map is None or areas is None or not material.has_voxels:
+        return []
+    sources, model, context = material.sources, material.model, material.context
     demand_identity(sources[0], allow_empty_patient_id=context.allow_empty_patient_id)
     demand_grid(label_map, sources)
-    areas = areas_by_slice(label_map) if areas is None else areas
     segments = present_segments(label_map, areas)
-    if not segments:
-        raise EncodingError("The label map has no voxel, so there is no Structure Set to write.")
     structure_set = Dataset()
     structure_set.SOPClassUID = RTStructureSetStorage
     structure_set.SOPInstanceUID = context.uid(model, "instance", variant)
     _set_series(structure_set, model, context, variant)
     _set_references(structure_set, sources)
-    _set_regions(structure_set, segments, contours(label_map, segments, areas, sources), result_set, model, context)
-    _set_names(structure_set, result_set, model, context, variant)
+    _set_regions(structure_set, segments, contours(label_map, segments, areas, sources), material)
+    _set_names(structure_set, material, variant)
     set_equipment(structure_set, model)
     add_contributing_equipment(structure_set, model)
     _set_times(structure_set, context, sources[0])
     identify_private_schemes(structure_set)
     set_identity(structure_set, sources[0], allow_empty_patient_id=context.allow_empty_patient_id)
     set_request_attributes(structure_set, sources[0])
-    return structure_set
+    return [structure_set]
 
 
 def contours(label_map: LabelMap, segments: Sequence[Segment], areas: Areas, sources: Sequence[Dataset]) -> Contours:
@@ -169,20 +126,13 @@ def _set_references(structure_set: Dataset, sources: Sequence[Dataset]) -> None:
     structure_set.ReferencedFrameOfReferenceSequence = ItemSequence([frame_of_reference])
 
 
-def _set_regions(
-    structure_set: Dataset,
-    segments: Sequence[Segment],
-    drawn: Contours,
-    result_set: ResultSet,
-    model: ModelIdentity,
-    context: ResultContext,
-) -> None:
+def _set_regions(structure_set: Dataset, segments: Sequence[Segment], drawn: Contours, material: Material) -> None:
     """Describe each region where the standard has it: definition, contours, what it is (PS3.3 C.8.8.5, .6 and .8)."""
     numbered = list(zip(range(1, len(segments) + 1), segments, names(segments), strict=True))
-    frame_of_reference = structure_set.FrameOfReferenceUID
+    frame_of_reference, result = structure_set.FrameOfReferenceUID, material.result_set
     structure_set.StructureSetROISequence = ItemSequence(
         [
-            roi_item(number, name, frame_of_reference, _remarks(segment, result_set), model, context)
+            roi_item(number, name, frame_of_reference, _remarks(segment, result), material.model, material.context)
             for number, segment, name in numbered
         ]
     )
@@ -202,7 +152,7 @@ def names(segments: Sequence[Segment]) -> list[str]:
     labels = [long_string(segment.label) for segment in segments]
     times = Counter(label.casefold() for label in labels)
     return [
-        label if times[label.casefold()] == 1 else _with_end(label, f" [{number}]", 64)
+        label if times[label.casefold()] == 1 else with_end(label, f" [{number}]")
         for number, label in enumerate(labels, 1)
     ]
 
@@ -212,37 +162,25 @@ def _remarks(segment: Segment, result_set: ResultSet) -> str:
     words: list[str] = []
     for finding in result_set.findings:
         if finding.segment_values == (segment.value,):
-            words += _incompleteness(finding.incomplete)
-            words += finding.notes
+            words += filter(None, (finding.incomplete_words, *finding.notes))
     return _text(words)
 
 
-def _incompleteness(why: str) -> Iterator[str]:
-    if why:
-        yield f"Incomplete: {why.removeprefix('incomplete: ')}"
-
-
-def _set_names(
-    structure_set: Dataset, result_set: ResultSet, model: ModelIdentity, context: ResultContext, variant: Variant
-) -> None:
+def _set_names(structure_set: Dataset, material: Material, variant: Variant) -> None:
     """Say what the set is, at the three lengths that there are, and that nobody approved it (PS3.3 C.8.8.16)."""
+    model, context = material.model, material.context
     label = ascii_text(variant.description_prefix + (context.description or model.name))
     structure_set.StructureSetLabel = long_string(label[:16], 16)
     structure_set.StructureSetName = structure_set.SeriesDescription
     made_by = f"Made by {model.name} {model.version}, not reviewed by anybody."
-    structure_set.StructureSetDescription = _text([made_by, *result_set.limits])
+    structure_set.StructureSetDescription = _text([made_by, *material.result_set.limits])
     structure_set.ApprovalStatus = "UNAPPROVED"
 
 
 def _text(sentences: Sequence[str]) -> str:
     """Return sentences as one text of VR ST, visibly cut where it is too long."""
     text = ascii_text(" ".join(sentences))
-    return text if len(text) <= _LONGEST_TEXT else _with_end(text, _CUT, _LONGEST_TEXT)
-
-
-def _with_end(text: str, end: str, longest: int) -> str:
-    """Return both, the text cut where it must be so that the end stands there whole."""
-    return text[: longest - len(end)].rstrip() + end
+    return text if len(text) <= _LONGEST_TEXT else with_end(text, _CUT, _LONGEST_TEXT)
 
 
 def _set_times(structure_set: Dataset, context: ResultContext, source: Dataset) -> None:

@@ -19,7 +19,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence as ItemSequence
 
-from sr_writer.seg.parts import Part, extent
+from sr_writer.seg.objects import ObjectContent, extent
 from sr_writer.source.carrying import set_element, tag_of
 from sr_writer.source.images import frame_numbers
 from sr_writer.source.stand_ins import decimal
@@ -34,21 +34,21 @@ class Frame(NamedTuple):
     segment_number: int | None
 
 
-def binary_frames(part: Part) -> list[Frame]:
+def binary_frames(content: ObjectContent) -> list[Frame]:
     """Return a frame for each segment on each slice that has it, segment after segment.
 
     The slices of each come as highdicom orders them, against their normal: from the head down in axial images.
     """
-    pieces = enumerate(part.pieces, 1)
+    pieces = enumerate(content.pieces, 1)
     return [Frame(int(index), number) for number, piece in pieces for index in piece.slices[::-1]]
 
 
-def label_map_frames(part: Part) -> list[Frame]:
+def label_map_frames(content: ObjectContent) -> list[Frame]:
     """Return a frame for every slice from the last with a voxel to the first.
 
     Slices in between without a voxel have one too: then the frames are a volume without gaps, which every reader takes.
     """
-    return [Frame(index, None) for index in reversed(extent(part.pieces))]
+    return [Frame(index, None) for index in reversed(extent(content.pieces))]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Qualifiers:
         return cls(_encoded(derivation), _encoded(image))
 
 
-class Slices:
+class SourceReferences:
     """What objects and frames say of their source images: encoded once, for all frames of all objects of a result."""
 
     def __init__(self, sources: Sequence[Dataset]) -> None:
@@ -78,7 +78,7 @@ class Slices:
         self._positions: dict[int, bytes] = {}
 
     @cached_property
-    def references(self) -> tuple[RawDataElement, RawDataElement]:
+    def of_object(self) -> tuple[RawDataElement, RawDataElement]:
         """Return Source Image Sequence and Referenced Series Sequence of all images (PS3.3 C.12.4, C.12.2)."""
         instances = _items(
             _reference(source) for source in {str(source.SOPInstanceUID): source for source in self._sources}.values()
@@ -105,7 +105,7 @@ class Slices:
         return self._positions[index]
 
 
-def set_frames(segmentation: Dataset, frames: Sequence[Frame], slices: Slices) -> None:
+def set_frames(segmentation: Dataset, frames: Sequence[Frame], references: SourceReferences) -> None:
     """Make a Segmentation say of each frame what it shows and where: the plane of its source, and the reference to it.
 
     The index of a frame along the slices counts those that have a frame, from 1, in the order of the frames (PS3.3
@@ -126,9 +126,9 @@ def set_frames(segmentation: Dataset, frames: Sequence[Frame], slices: Slices) -
     identifications = {number: _identification(number) if identified else b"" for number in numbers}
     items = (
         # In the order of their tags
-        slices.derivation(frame.slice_index, qualifiers)
+        references.derivation(frame.slice_index, qualifiers)
         + _frame_content(frame, ranks[frame.slice_index])
-        + slices.position(frame.slice_index)
+        + references.position(frame.slice_index)
         + identifications[frame.segment_number]
         for frame in frames
     )

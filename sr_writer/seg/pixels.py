@@ -13,21 +13,21 @@ from pydicom.pixels.encoders.base import get_encoder
 from pydicom.uid import RLELossless
 
 from sr_writer.seg.frames import Frame
-from sr_writer.seg.parts import Part
+from sr_writer.seg.objects import ObjectContent
 from study.imaging import LabelMap, Labels
 
 _MOST_IN_8_BITS = 255
 
 
-def bit_frames(label_map: LabelMap, part: Part, frames: Sequence[Frame]) -> bytearray:
+def bit_frames(label_map: LabelMap, content: ObjectContent, frames: Sequence[Frame]) -> bytearray:
     """Return the frames of a BINARY object in single bits, of even length.
 
     Frames follow each other without padding, so one may begin within a byte.
     """
     pixels = label_map.values[0].size
     size = -(-len(frames) * pixels // 8)
-    content = bytearray(size + size % 2)
-    packed = np.frombuffer(content, dtype=np.uint8)
+    encoded = bytearray(size + size % 2)
+    packed = np.frombuffer(encoded, dtype=np.uint8)
     by_slice: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
     for place, frame in enumerate(frames):
         assert frame.segment_number is not None
@@ -36,9 +36,9 @@ def bit_frames(label_map: LabelMap, part: Part, frames: Sequence[Frame]) -> byte
     for index, shown in by_slice.items():
         planes = [layer[index].ravel() for layer in label_map.layers]
         for first, number in shown:
-            piece = part.pieces[number - 1]
+            piece = content.pieces[number - 1]
             _put_bits(packed, first, planes[piece.layer] == piece.segment.value)
-    return content
+    return encoded
 
 
 def _put_bits(packed: NDArray[np.uint8], first: int, mask: NDArray[np.bool_]) -> None:
@@ -50,42 +50,42 @@ def _put_bits(packed: NDArray[np.uint8], first: int, mask: NDArray[np.bool_]) ->
     packed[byte : byte + len(bits)] |= bits
 
 
-def segments_overlap(label_map: LabelMap, part: Part) -> bool:
+def segments_overlap(label_map: LabelMap, content: ObjectContent) -> bool:
     """Tell whether two segments of one object share a voxel."""
-    if len({piece.layer for piece in part.pieces}) < 2:
+    if len({piece.layer for piece in content.pieces}) < 2:
         return False
-    return any(_overlap_on(label_map, part, index) for index in range(len(label_map.values)))
+    return any(_overlap_on(label_map, content, index) for index in range(len(label_map.values)))
 
 
-def _overlap_on(label_map: LabelMap, part: Part, index: int) -> bool:
+def _overlap_on(label_map: LabelMap, content: ObjectContent, index: int) -> bool:
     covered = np.zeros(label_map.values.shape[1:], dtype=np.bool_)
-    for numbers in _layers_on(label_map, part, index):
+    for numbers in _layers_on(label_map, content, index):
         if (covered & (numbers > 0)).any():
             return True
         covered |= numbers > 0
     return False
 
 
-def bits_needed(part: Part) -> int:
+def bits_needed(content: ObjectContent) -> int:
     """Return how many bits a pixel of a LABELMAP object needs: 8 or 16."""
-    return 8 if len(part.pieces) <= _MOST_IN_8_BITS else 16
+    return 8 if len(content.pieces) <= _MOST_IN_8_BITS else 16
 
 
-def label_frames(label_map: LabelMap, part: Part, frames: Sequence[Frame]) -> Iterator[Labels]:
+def label_frames(label_map: LabelMap, content: ObjectContent, frames: Sequence[Frame]) -> Iterator[Labels]:
     """Yield each frame of a LABELMAP object: (rows, columns) of segment numbers, 0 is background."""
     for frame in frames:
-        layers = list(_layers_on(label_map, part, frame.slice_index))
+        layers = list(_layers_on(label_map, content, frame.slice_index))
         # Layers of one object share no voxel
         yield functools.reduce(np.maximum, layers)
 
 
-def _layers_on(label_map: LabelMap, part: Part, index: int) -> Iterator[Labels]:
+def _layers_on(label_map: LabelMap, content: ObjectContent, index: int) -> Iterator[Labels]:
     """Yield a slice of each layer that an object shows something of, in segment numbers of the object."""
-    dtype = np.dtype("u1") if bits_needed(part) == 8 else np.dtype("<u2")
-    for layer in sorted({piece.layer for piece in part.pieces}):
+    dtype = np.dtype("u1") if bits_needed(content) == 8 else np.dtype("<u2")
+    for layer in sorted({piece.layer for piece in content.pieces}):
         values = label_map.layers[layer]
         table = np.zeros(int(np.iinfo(values.dtype).max) + 1, dtype=dtype)
-        for number, piece in enumerate(part.pieces, 1):
+        for number, piece in enumerate(content.pieces, 1):
             # What is cut belongs to another object beyond the cut
             if piece.layer == layer and piece.slices[0] <= index <= piece.slices[-1]:
                 table[piece.segment.value] = number

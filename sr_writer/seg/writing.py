@@ -14,24 +14,24 @@ from typing import cast
 
 import numpy as np
 from highdicom.seg import Segmentation, SegmentationTypeValues
-from pydicom.charset import convert_encodings, default_encoding
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence as ItemSequence
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
-from sr_writer.codes import identify_private_schemes, long_string
+from sr_writer.codes import identify_private_schemes
 from sr_writer.context import ResultContext
 from sr_writer.equipment import add_contributing_equipment, set_equipment, set_times
 from sr_writer.region.areas import Areas, areas_by_slice, overlap, present_segments
 from sr_writer.seg.describing import content_description, segment_descriptions
-from sr_writer.seg.frames import Frame, Slices, binary_frames, label_map_frames, set_frames
-from sr_writer.seg.parts import Part, binary_parts, label_map_parts
+from sr_writer.seg.frames import Frame, SourceReferences, binary_frames, label_map_frames, set_frames
+from sr_writer.seg.objects import ObjectContent, binary_objects, label_map_objects
 from sr_writer.seg.pixels import bit_frames, label_frames, native, run_length_encoded, segments_overlap
 from sr_writer.source.carrying import set_element, tag_of
 from sr_writer.source.grid import demand_grid, slice_step
 from sr_writer.source.identity import demand_identity, set_identity, set_request_attributes
 from sr_writer.source.stand_ins import plane
+from sr_writer.texts import long_string
 from study.errors import EncodingError
 from study.forms import Form, Variant
 from study.imaging import LabelMap, ModelIdentity, ResultSet
@@ -59,9 +59,9 @@ class _Making:
         return self.variant.form is Form.SEG_LABELMAP
 
     @cached_property
-    def slices(self) -> Slices:
+    def references(self) -> SourceReferences:
         """Return what is said of the source images."""
-        return Slices(self.sources)
+        return SourceReferences(self.sources)
 
 
 def write_seg(
@@ -106,61 +106,60 @@ def write_seg(
     demand_grid(label_map, sources)
     areas = areas_by_slice(label_map) if areas is None else areas
     making = _Making(result_set, label_map, sources, model, context, variant)
-    return [_object(making, part) for part in _parts(making, areas)]
+    return [_object(making, content) for content in _contents(making, areas)]
 
 
-def _parts(making: _Making, areas: Areas) -> list[Part]:
+def _contents(making: _Making, areas: Areas) -> list[ObjectContent]:
     segments = present_segments(making.label_map, areas)
     if not segments:
         raise EncodingError("The label map has no voxel, so there is no Segmentation to write.")
     most = making.variant.most_frames
     if not making.is_label_map:
-        return binary_parts(making.label_map, segments, areas, most)
+        return binary_objects(making.label_map, segments, areas, most)
     overlapping = overlap(making.label_map)
-    return label_map_parts(making.label_map, segments, areas, most, overlapping=overlapping)
+    return label_map_objects(making.label_map, segments, areas, most, overlapping=overlapping)
 
 
-def _object(making: _Making, part: Part) -> Dataset:
+def _object(making: _Making, content: ObjectContent) -> Dataset:
     """Return one Segmentation object."""
     model, context, source = making.model, making.context, making.sources[0]
-    segmentation = _without_frames(making, part)
-    frames = label_map_frames(part) if making.is_label_map else binary_frames(part)
+    segmentation = _without_frames(making, content)
+    frames = label_map_frames(content) if making.is_label_map else binary_frames(content)
     identify_private_schemes(segmentation)
-    set_frames(segmentation, frames, making.slices)
+    set_frames(segmentation, frames, making.references)
     segmentation.Rows, segmentation.Columns = making.label_map.values.shape[1:]
-    for element in making.slices.references:
+    for element in making.references.of_object:
         set_element(segmentation, element)
     _set_spacing(segmentation, making.label_map, frames)
-    _set_dimension_uid(segmentation, _uid(making, "dimensions", part))
+    _set_dimension_uid(segmentation, _uid(making, "dimensions", content))
     set_equipment(segmentation, model)
     add_contributing_equipment(segmentation, model)
     set_times(segmentation, context, source)
-    _set_pixels(segmentation, making, part, frames)
+    _set_pixels(segmentation, making, content, frames)
     set_identity(segmentation, source, allow_empty_patient_id=context.allow_empty_patient_id)
     set_request_attributes(segmentation, source)
-    _keep_what_is_encoded(segmentation)
     return segmentation
 
 
-def _without_frames(making: _Making, part: Part) -> Dataset:
+def _without_frames(making: _Making, content: ObjectContent) -> Dataset:
     """Return what highdicom makes of one row of pixels with each segment of an object once."""
     model, context, variant = making.model, making.context, making.variant
-    numbers = np.arange(1, len(part.pieces) + 1, dtype=np.uint16)
+    numbers = np.arange(1, len(content.pieces) + 1, dtype=np.uint16)
     made = Segmentation(
         source_images=[plane(making.sources[0], len(numbers), slice_step(making.label_map))],
         pixel_array=numbers.reshape(1, 1, -1),
         segmentation_type=SegmentationTypeValues.LABELMAP if making.is_label_map else SegmentationTypeValues.BINARY,
-        segment_descriptions=segment_descriptions(part, making.result_set, model, context),
+        segment_descriptions=segment_descriptions(content, making.result_set, model, context),
         series_instance_uid=context.uid(model, "series", variant),
         series_number=context.series_number(variant.form),
-        sop_instance_uid=_uid(making, "instance", part),
-        instance_number=part.number,
+        sop_instance_uid=_uid(making, "instance", content),
+        instance_number=content.number,
         manufacturer=long_string(model.manufacturer),
         manufacturer_model_name=long_string(model.name),
         software_versions=long_string(model.version),
         device_serial_number=long_string(model.serial),
         content_label="SEGMENTATION",
-        content_description=content_description(part, model),
+        content_description=content_description(content, model),
         transfer_syntax_uid=ExplicitVRLittleEndian,
         omit_empty_frames=True,
         series_description=context.series_description(model, "segmentation", variant),
@@ -172,27 +171,20 @@ def _without_frames(making: _Making, part: Part) -> Dataset:
     return segmentation
 
 
-def _keep_what_is_encoded(segmentation: Dataset) -> None:
-    """Let pydicom write raw elements as they stand: it decodes them where it does not know how they are encoded."""
-    declares = "SpecificCharacterSet" in segmentation
-    character_set = convert_encodings(segmentation.SpecificCharacterSet) if declares else default_encoding
-    segmentation.set_original_encoding(False, True, character_set)
-
-
-def _uid(making: _Making, role: str, part: Part) -> str:
+def _uid(making: _Making, role: str, content: ObjectContent) -> str:
     """Return a UID of one object of the series."""
-    numbered = role if part.number == 1 else f"{role}:{part.number}"
+    numbered = role if content.number == 1 else f"{role}:{content.number}"
     return making.context.uid(making.model, numbered, making.variant)
 
 
-def _set_pixels(segmentation: Dataset, making: _Making, part: Part, frames: Sequence[Frame]) -> None:
+def _set_pixels(segmentation: Dataset, making: _Making, content: ObjectContent, frames: Sequence[Frame]) -> None:
     if not making.is_label_map:
-        segmentation.SegmentsOverlap = "YES" if segments_overlap(making.label_map, part) else "NO"
-        _set_pixel_data(segmentation, "OB", bit_frames(making.label_map, part, frames))
+        segmentation.SegmentsOverlap = "YES" if segments_overlap(making.label_map, content) else "NO"
+        _set_pixel_data(segmentation, "OB", bit_frames(making.label_map, content, frames))
         return
     _put_background_last(segmentation)
     set_element(segmentation, DataElement(tag_of("PixelPaddingValue"), "US", _BACKGROUND))
-    planes = label_frames(making.label_map, part, frames)
+    planes = label_frames(making.label_map, content, frames)
     if making.variant.compressed:
         _set_pixel_data(segmentation, "OB", run_length_encoded(planes), encapsulated=True)
         segmentation.file_meta = FileMetaDataset()

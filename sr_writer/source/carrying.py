@@ -114,6 +114,11 @@ def element_bytes(source: Dataset, tag: BaseTag, character_set: CharacterSet = d
     return buffer.getvalue()[_IMPLICIT_HEADER:]
 
 
+def plain_text(source: Dataset, keyword: str) -> str:
+    """Return the text of an element that is ASCII by its VR, without padding; "" where it is absent or empty."""
+    return element_bytes(source, tag_of(keyword)).decode("ascii", "replace").strip(" \0")
+
+
 def tag_of(keyword: str) -> BaseTag:
     """Return the tag of a keyword of the data dictionary."""
     tag = tag_for_keyword(keyword)

@@ -179,11 +179,14 @@ def demand_identity(source: Dataset, *, allow_empty_patient_id: bool = False) ->
     """
     study_uid = element_bytes(source, tag_of("StudyInstanceUID")).decode("ascii", "replace").rstrip(" \0")
     if not is_storable_uid(study_uid):
-        raise MissingIdentity("The source images have no usable Study Instance UID.")
+        raise MissingIdentity(
+            "The source images have no usable Study Instance UID; mend it at the modality and send the series again."
+        )
     if not allow_empty_patient_id and not _has_value(source, "PatientID"):
         raise MissingIdentity(
             "The source images have no Patient ID, so a result could end up with the wrong patient; "
-            "mend it at the modality, or allow empty Patient IDs for this site."
+            "mend it at the modality and send the series again, or, where the site has such images, set "
+            "results.allow_empty_patient_id = true."
         )
 
 

@@ -18,8 +18,11 @@ from pydicom.valuerep import DSfloat
 
 from sr_writer.source.carrying import carry
 from sr_writer.source.grid import slice_thickness
+from sr_writer.source.identity import TYPE_2
 
-_REFERENCE = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+REFERENCE = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+"""What an image must have to be referred to from a report."""
+
 _OF_A_PLANE = (
     "StudyInstanceUID",
     "SeriesInstanceUID",
@@ -27,17 +30,6 @@ _OF_A_PLANE = (
     "LossyImageCompression",
     "LossyImageCompressionRatio",
     "LossyImageCompressionMethod",
-)
-_EMPTY = (
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyDate",
-    "StudyTime",
-    "ReferringPhysicianName",
-    "StudyID",
-    "AccessionNumber",
 )
 _MADE_UP_UID = "2.25.1"
 
@@ -47,7 +39,7 @@ def images(sources: Sequence[Dataset], which: Sequence[int]) -> dict[int, Datase
     found = {}
     for index in which:
         found[index] = _neutral()
-        carry(sources[index], _REFERENCE, found[index])
+        carry(sources[index], REFERENCE, found[index])
     return found
 
 
@@ -92,6 +84,6 @@ def _neutral() -> Dataset:
 def _nobody() -> Dataset:
     """Return the identity that every stand-in has: none."""
     empty = Dataset()
-    for keyword in _EMPTY:
+    for keyword in TYPE_2:
         setattr(empty, keyword, "")
     return empty

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from highdicom.sr import Comprehensive3DSR, ComprehensiveSR, ContentSequence, EnhancedSR
 from pydicom.dataset import Dataset
 
-from sr_writer.codes import identify_private_schemes, long_string
+from sr_writer.codes import identify_private_schemes
 from sr_writer.context import ResultContext
 from sr_writer.equipment import add_contributing_equipment, set_equipment, set_times
 from sr_writer.region.areas import Areas, areas_by_slice
@@ -30,15 +30,13 @@ from sr_writer.source.identity import demand_identity, set_identity, set_referen
 from sr_writer.source.stand_ins import images
 from sr_writer.sr.content import ReportContent, content_of
 from sr_writer.sr.measurement_report import measurement_tree
-from sr_writer.sr.parts import Tree, set_procedure_reported
+from sr_writer.sr.tree import Tree, set_procedure_reported
 from sr_writer.sr.words import tree_of_words
+from sr_writer.texts import long_string
 from study.forms import Form, Variant
 from study.imaging import ModelIdentity, ResultSet
 
 WITH_CONTOURS = Variant(Form.SR)
-
-_WORDS_AFTER = 50
-"""What is added to the Series Number for a report of words beside another report."""
 
 _CLASSES = {Form.SR: Comprehensive3DSR, Form.SR_SEGMENTS: Comprehensive3DSR, Form.SR_COMPREHENSIVE: ComprehensiveSR}
 
@@ -133,7 +131,7 @@ def _place_of_words(content: ReportContent, model: ModelIdentity, context: Resul
     return Place(
         context.uid(model, "instance:words", variant),
         context.uid(model, "series:words", variant),
-        context.series_number(variant.form) + _WORDS_AFTER,
+        context.series_number(variant.form, of_words=True),
         context.series_description(model, "values in words" if what == "measurements" else what, variant),
     )
 

@@ -18,7 +18,7 @@ from highdicom.sr import (
 from pydicom.dataset import Dataset
 
 from sr_writer import codes
-from sr_writer.codes import ascii_text, concept, long_string
+from sr_writer.codes import concept
 from sr_writer.context import ResultContext
 from sr_writer.equipment import digest_parameter
 from sr_writer.seg.describing import tracking_of
@@ -26,6 +26,7 @@ from sr_writer.sr.regions import Outlined, image_regions
 from sr_writer.sr.segment_reference import SegmentReference
 from sr_writer.sr.statements import for_reading, remarks_on
 from sr_writer.sr.stating import comment
+from sr_writer.texts import ascii_text, long_string
 from study.imaging import Finding, LabelMap, ModelIdentity, ResultSet
 from study.imaging import Measurement as Measured
 

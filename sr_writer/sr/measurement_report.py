@@ -13,10 +13,11 @@ from sr_writer.context import ResultContext
 from sr_writer.sr.content import ReportContent
 from sr_writer.sr.image_library import library_group
 from sr_writer.sr.measurement_group import measurement_group, on_contours
-from sr_writer.sr.parts import Tree, algorithm, container, device, language, procedure
+from sr_writer.sr.regions import Outlined
 from sr_writer.sr.segment_reference import SegmentReference, reference_to, why_no_reference
 from sr_writer.sr.stating import CERTAINTY_EXPLAINED, coded, comment
-from study.imaging import ModelIdentity, ResultSet
+from sr_writer.sr.tree import Tree, algorithm, container, device, language, procedure
+from study.imaging import Finding, ModelIdentity, ResultSet
 
 
 def measurement_tree(
@@ -42,13 +43,8 @@ def measurement_tree(
         reference_to(finding, segmentations, model, context) if on_segments else None for finding, _ in content.groups
     ]
     groups: list[ContentItem] = []
-    shown: set[int] = set()
     for (finding, outlined), reference in zip(content.groups, references, strict=True):
-        # Of a region that is a segment the key image alone is in the library
-        shown.update(outlined.slices if reference is None else outlined.slices[:1])
-        remarks = list(on_contours(finding, outlined, result_set, is_segmented=bool(segmentations)))
-        if on_segments and outlined.slices:
-            remarks.insert(0, why_no_reference(finding, segmentations))
+        limits = _remarks(finding, outlined, result_set, segmentations, on_segments=on_segments)
         group = measurement_group(
             finding,
             reference or outlined,
@@ -56,21 +52,15 @@ def measurement_tree(
             sources,
             model,
             context,
-            remarks=() if reference else remarks,
+            remarks=() if reference else tuple(limits),
         )
         groups += cast(Sequence[ContentItem], group)
-    shown.update(index for statement in content.statements for index in statement.images)
-    # A report that draws nothing still says which series it is about, by the middle image
-    library = sorted(shown) or [len(sources) // 2]
+    library = _shown(content, references, len(sources))
     items = [
         *language(),
         *device(model),
         procedure(sources[0]),
-        # All images in one group: viewers read the first group only
-        container(
-            codes.IMAGE_LIBRARY,
-            [container(codes.IMAGE_LIBRARY_GROUP, library_group([sources[index] for index in library]))],
-        ),
+        _image_library([sources[index] for index in library]),
     ]
     if groups:
         items.append(container(codes.IMAGING_MEASUREMENTS, groups))
@@ -80,6 +70,37 @@ def measurement_tree(
     return Tree(
         codes.IMAGING_MEASUREMENT_REPORT, items, library, _referenced(segmentations, references), template="1500"
     )
+
+
+def _remarks(
+    finding: Finding,
+    outlined: Outlined,
+    result_set: ResultSet,
+    segmentations: Sequence[Dataset],
+    *,
+    on_segments: bool,
+) -> Iterator[str]:
+    """Yield what a group says of its contours, and first why it has them where it should refer to a segment."""
+    if on_segments and outlined.slices:
+        yield why_no_reference(finding, segmentations)
+    yield from on_contours(finding, outlined, result_set, is_segmented=bool(segmentations))
+
+
+def _image_library(shown: Sequence[Dataset]) -> ContentItem:
+    """Return the Image Library, all images in one group: viewers read the first group only."""
+    return container(codes.IMAGE_LIBRARY, [container(codes.IMAGE_LIBRARY_GROUP, library_group(shown))])
+
+
+def _shown(content: ReportContent, references: Sequence[SegmentReference | None], images: int) -> list[int]:
+    """Return the indices of the images of the Image Library: those that are drawn on or referred to.
+
+    Of a region that is a segment it is the key image alone. A report that draws nothing still says which series it is
+    about, by the middle image.
+    """
+    shown = {index for statement in content.statements for index in statement.images}
+    for (_, outlined), reference in zip(content.groups, references, strict=True):
+        shown.update(outlined.slices if reference is None else outlined.slices[:1])
+    return sorted(shown) or [images // 2]
 
 
 def _referenced(segmentations: Sequence[Dataset], references: Sequence[SegmentReference | None]) -> list[Dataset]:

@@ -17,17 +17,17 @@ from pydicom.dataset import Dataset
 from pydicom.uid import BasicTextSRStorage
 
 from sr_writer import codes
-from sr_writer.codes import spelled_out
 from sr_writer.context import ResultContext
 from sr_writer.source.identity import demand_identity
+from sr_writer.source.stand_ins import REFERENCE
 from sr_writer.sr.document import Place, document
-from sr_writer.sr.parts import Tree, algorithm, device, language, procedure, text
+from sr_writer.sr.tree import Tree, algorithm, device, language, procedure, text
 from sr_writer.sr.words import about_series, disclaimed
+from sr_writer.texts import spelled_out
 from study.errors import EncodingError, Reason
 from study.forms import Variant
 from study.imaging import ModelIdentity
 
-_REFERABLE = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 _NOTHING_SAID = (
@@ -101,7 +101,7 @@ def _referable(sources: Sequence[Dataset]) -> list[Dataset]:
     found = [
         source
         for source in sources
-        if all(source.get(keyword) for keyword in _REFERABLE) and source.SeriesInstanceUID == first
+        if all(source.get(keyword) for keyword in REFERENCE) and source.SeriesInstanceUID == first
     ]
     if not found:
         raise EncodingError("No image of the series can be referred to.")

@@ -23,6 +23,9 @@ _DECIMALS: Final[Mapping[str, int]] = {
 }
 """Decimals that a number in a unit of UCUM gets: what scanners resolve and models repeat, and no more."""
 
+_UNITS: Final[Mapping[str, str]] = {"[hnsf'U]": "HU", "1": "", "[arb'U]": "a.u.", "deg": "degrees"}
+"""Units that readers write otherwise than UCUM."""
+
 _DECIMALS_OF_OTHERS: Final = 2
 _FEWEST_FIGURES: Final = 3
 _ALL_OF_IT: Final = Decimal(100)
@@ -55,6 +58,19 @@ def rounded(value: float, unit: str) -> float:
     if unit == "%" and exact < _ALL_OF_IT == short:
         short = exact.quantize(_JUST_SHORT_OF_IT, ROUND_DOWN)
     return float(short)
+
+
+def unit_words(code_value: str) -> str:
+    """Return a unit as readers write it: "HU", "degrees"; an annotation of UCUM without its braces, "" for none.
+
+    Parameters
+    ----------
+    code_value
+        Code Value in UCUM.
+    """
+    if code_value.startswith("{") and code_value.endswith("}"):
+        return code_value.strip("{}")
+    return _UNITS.get(code_value, code_value)
 
 
 def readable(value: float) -> str:

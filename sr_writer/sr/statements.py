@@ -103,7 +103,7 @@ def _about(finding: Finding) -> Statement:
 def remarks_on(finding: Finding) -> Iterator[str]:
     """Yield what limits a finding, in words."""
     if finding.incomplete:
-        yield f"Incomplete: {finding.incomplete.removeprefix('incomplete: ')}"
+        yield finding.incomplete_words
     for omission in finding.omissions:
         yield f"{omission.name.meaning} left out: {omission.reason}"
     yield from finding.notes

@@ -21,12 +21,13 @@ from highdicom.sr import (
 from pydicom.dataset import Dataset
 
 from sr_writer import codes
-from sr_writer.codes import ascii_text, concept
+from sr_writer.codes import concept
 from sr_writer.context import ResultContext
-from sr_writer.source.carrying import element_bytes, tag_of
+from sr_writer.source.carrying import plain_text
 from sr_writer.source.images import frame_numbers
-from sr_writer.sr.rounding import readable
+from sr_writer.sr.rounding import readable, unit_words
 from sr_writer.sr.statements import Statement
+from sr_writer.texts import ascii_text
 from study.imaging import Measurement, ModelIdentity
 
 CERTAINTY_EXPLAINED = (
@@ -38,8 +39,6 @@ _DECISIONS = {
     codes.NOT_DETECTED: "not detected",
     codes.ASSESSED: "not decided by the algorithm",
 }
-_UNITS = {"[hnsf'U]": "HU", "1": ""}
-"""Units that readers write otherwise than UCUM."""
 
 
 def coded(
@@ -113,14 +112,14 @@ def _image_number(source: Dataset) -> str:
     frames = frame_numbers(source)
     if frames is not None:
         return str(frames[0])
-    number = element_bytes(source, tag_of("InstanceNumber")).decode("ascii", "replace").strip(" \0")
+    number = plain_text(source, "InstanceNumber")
     return number if number.isdigit() else "without a number"
 
 
 def in_words(measured: Measurement) -> str:
     """Return a number with its name and unit: "Volume 2890.1 mL", "Attenuation Coefficient (mean) -790.7 HU"."""
     derived = "" if measured.derivation is None else f" ({measured.derivation.meaning.lower()})"
-    unit = _UNITS.get(measured.unit.value, measured.unit.value)
+    unit = unit_words(measured.unit.value)
     return f"{measured.name.meaning}{derived} {readable(measured.value)} {unit}".rstrip()
 
 

@@ -19,9 +19,9 @@ from sr_writer import codes
 from sr_writer.context import ResultContext
 from sr_writer.source.carrying import element_bytes, tag_of
 from sr_writer.sr.content import ReportContent
-from sr_writer.sr.parts import Tree, algorithm, device, language, procedure, text
 from sr_writer.sr.statements import Statement
 from sr_writer.sr.stating import CERTAINTY_EXPLAINED, coded, comment, inferred_from, sentence
+from sr_writer.sr.tree import Tree, algorithm, device, language, procedure, text
 from study.imaging import ModelIdentity
 
 

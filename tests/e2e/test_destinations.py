@@ -101,7 +101,7 @@ def test_one_result_goes_to_each_destination_in_the_forms_that_it_takes(
         peer("pacs", orthanc.dicom_port, EVERY_FORM, transfer_syntaxes=["rle", "explicit"], sc_max_images=3),
         peer("old", old_port, ["seg_labelmap", "sr_segments"], series_description_prefix="AI: "),
         peer("faces", faces_port, ["seg_labelmap", "sr"]),
-        peer("other", free_port(), ["seg"], only_from=["MODALITY"], only_models=[]),
+        peer("other", free_port(), ["seg"], only_from=["pacs"]),
     ]
     refused = SOP_CLASSES[Form.SEG_LABELMAP]
     with (

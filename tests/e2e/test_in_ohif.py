@@ -41,6 +41,7 @@ from tests.support.ohif_scene import (
     Scene,
     result_of,
     running_scene,
+    study_of_blocks,
 )
 from tests.support.results import variants_of
 
@@ -280,6 +281,18 @@ def test_a_report_that_leaves_the_viewport_blank_is_seen_to_be_wrong(scene: Scen
         scene.ohif.load(report.SeriesDescription)
         wait_until(lambda: bool(scene.ohif.said()), 20, "an error")
         assert not scene.ohif.viewport().alive
+
+
+def test_pixels_that_are_not_square_put_the_contours_of_reports_in_a_wrong_place(scene: Scene) -> None:
+    oblong = study_of_blocks(scene.ohif, scene.orthanc, scene.folder / "oblong", (3.0, 1.2, 1.0))
+    objects = oblong.send(result_of(oblong.truth, oblong.affine), "Oblong", "seg", "rtstruct", "sr")
+    _, structure_set, report, _ = objects
+    oblong.ohif.load_report(report.SeriesDescription)
+    with pytest.raises(AssertionError, match=r"the contour encloses 4\d% of Liver"):
+        demand_contour(oblong, LIVER)
+    demand_segments(oblong, structure_set.SeriesDescription)
+    oblong.ohif.show_image(oblong.uid(oblong.slices_of(LIVER)[2]))
+    demand_contour(oblong, LIVER, (COLOURS[LIVER],))
 
 
 def test_mirrored_pictures_are_seen_to_be_wrong(scene: Scene) -> None:

@@ -18,7 +18,7 @@ from db.outbox import Outgoing
 from db.queries import retry_study, study_record
 from db.revisions import close_study
 from db.tables import NoticeRow
-from study.entities import PlannedJob, ResultObject, StudyRecord
+from study.entities import Job, PlannedJob, ResultObject, StudyRecord
 from study.errors import LeaseLost, Reason
 from study.forms import Form, Wish
 from study.identity import CONFLICTING
@@ -95,7 +95,12 @@ def test_a_planned_refusal_is_told_to_whoever_wants_it(database: Database) -> No
 
 
 @pytest.mark.parametrize(
-    ("refusal", "told"), [(GAP, False), (Reason(CONFLICTING, "The study may mix two patients."), True)]
+    ("refusal", "told"),
+    [
+        (GAP, False),
+        (Reason(CONFLICTING, "The study may mix two patients."), True),
+        (Reason("TargetNotInFieldOfView", "The lungs are not in the field of view."), True),
+    ],
 )
 def test_nobody_is_told_who_did_not_ask_nor_in_a_doubtful_name(database: Database, refusal: Reason, told: bool) -> None:
     close(database, plan(refusal=refusal, told=told))
@@ -229,3 +234,94 @@ def test_a_refusal_that_late_images_may_lift_is_not_told_at_once(database: Datab
         notices.not_written(uow, 1, "keeper-1", CRASH, transient=True)
         uow.execute(update(NoticeRow).values(not_before=uow.now()))
         assert notices.is_notice_waiting(uow, 300)  # the next attempt waits for its back-off alone
+
+
+def the_job(database: Database) -> Job:
+    (job,) = record(database).jobs
+    return job
+
+
+def refused_and_written(database: Database, reason: Reason = GAP, name: str = "a") -> None:
+    """Have the model refuse the study, and the report of it written."""
+    with database.writing() as uow:
+        job = jobs.lease_job(uow, "keeper", 30)
+        assert job is not None
+        jobs.refuse_job(uow, job.id, job.attempt, reason)
+        uow.commit()
+    found = lease(database)
+    assert found is not None
+    write(database, found, refusal_object(name))
+
+
+def owed(database: Database) -> list[str]:
+    return [each.result.form for each in record(database).deliveries if each.state is DeliveryState.PENDING]
+
+
+def test_a_study_that_is_analysed_after_all_is_not_told_to_be_refused(database: Database) -> None:
+    close(database, plan())
+    refused_and_written(database)
+    with database.writing() as uow:
+        retry_study(uow, STUDY)
+        job = jobs.lease_job(uow, "keeper", 30)
+        assert job is not None
+        made = results(forms=("seg",))
+        jobs.finish_job(uow, job.id, job.attempt, made, [Outgoing("pacs", 0, made[0])], {})
+        uow.commit()
+    assert owed(database) == ["seg"]
+    with database.writing() as uow:
+        retry_study(uow, STUDY)
+        uow.commit()
+    assert owed(database) == ["seg"]
+
+
+def test_a_refusal_for_another_reason_takes_the_place_of_the_first(database: Database) -> None:
+    close(database, plan())
+    refused_and_written(database)
+    with database.writing() as uow:
+        retry_study(uow, STUDY)
+        uow.commit()
+    refused_and_written(database, OTHER, "b")
+    pending = [each.result for each in record(database).deliveries if each.state is DeliveryState.PENDING]
+    assert pending == [refusal_object("b")]
+
+
+def test_a_refusal_that_was_overtaken_is_told_when_its_plan_returns(database: Database) -> None:
+    close(database, plan())
+    refused_and_written(database)
+    close(database, plan(1, 2), 1, 2)
+    assert owed(database) == []
+    close(database, plan(), 1, 2)
+    found = lease(database)
+    assert found is not None
+    write(database, found, refusal_object())
+    assert owed(database) == ["refusal"]
+
+
+def test_deaths_of_workers_give_no_notice_up_and_a_person_can_ask_again(database: Database) -> None:
+    close(database, plan(refusal=GAP))
+    for number in range(5):
+        assert lease(database, f"node/keeper/{number}") is not None
+        with database.writing() as uow:
+            notices.release_orphans(uow, "node/")
+            uow.commit()
+    found = lease(database)
+    assert found is not None
+    assert found.attempt == 1
+    with database.writing() as uow:
+        notices.not_written(uow, found.job.id, "keeper-1", CRASH, transient=False)
+        assert not notices.is_notice_waiting(uow)
+        retry_study(uow, STUDY)
+        assert notices.is_notice_waiting(uow, 300)
+        uow.commit()
+
+
+def test_another_deadline_holds_for_a_job_that_is_tried_again(database: Database) -> None:
+    close(database, plan())
+    with database.writing() as uow:
+        job = jobs.lease_job(uow, "keeper", 30)
+        assert job is not None
+        jobs.fail_attempt(uow, job.id, job.attempt, CRASH, transient=False)
+        retry_study(uow, STUDY)
+        uow.commit()
+    close(database, replace(plan(), deadline_seconds=3600.0))
+    assert the_job(database).deadline_seconds == 3600.0

@@ -366,3 +366,44 @@ def test_the_list_of_studies_asks_as_often_for_many_as_for_few(
         assert len(asked) == 2 * few
     assert [summary.state for summary in listed] == [StudyState.REPORTED] * 5
     assert {(summary.series, summary.instances) for summary in listed} == {(1, 1)}
+
+
+def test_results_of_a_job_that_was_overtaken_are_owed_once_its_plan_returns(database: Database) -> None:
+    close(database, [1])
+    with database.writing() as uow:
+        running = jobs.lease_job(uow, "keeper", 30)
+        uow.commit()
+    assert running is not None
+    close(database, [1, 2])
+    with database.writing() as uow:
+        made = results(STUDY)
+        owed = [Outgoing("pacs", position, result) for position, result in enumerate(made)]
+        jobs.finish_job(uow, running.id, running.attempt, made, owed, {})
+        uow.commit()
+    assert lease(database) == []
+    close(database, [1])
+    assert forms(lease(database)) == ["seg", "sr"]
+
+
+@pytest.mark.parametrize("how", ["postponed", "given back", "its sender died"])
+def test_what_a_sender_held_while_it_was_overtaken_goes_nowhere(database: Database, how: str) -> None:
+    close(database, [1])
+    with database.writing() as uow:
+        job = jobs.lease_job(uow, "keeper", 30)
+        assert job is not None
+        made = results(STUDY)
+        owed = [Outgoing("pacs", position, result) for position, result in enumerate(made)]
+        jobs.finish_job(uow, job.id, job.attempt, made, owed, {})
+        uow.commit()
+    held = lease(database)
+    close(database, [1, 2])
+    with database.writing() as uow:
+        if how == "postponed":
+            outbox.postpone(uow, held[0].id, "sender-1", AWAY, False, 0)
+        elif how == "given back":
+            outbox.give_back(uow, [delivery.id for delivery in held], "sender-1")
+        else:
+            outbox.release_orphans(uow, "sender-1")
+        uow.commit()
+    let_time_pass(database)
+    assert lease(database) == []

@@ -24,7 +24,7 @@ from study.codes import Code
 from study.errors import Reason
 from study.forms import Form, Variant
 from study.imaging import Finding, LabelMap, Measurement, ResultSet, Segment
-from tests.support.blocks import LIVER, SPLEEN, blocks, grid
+from tests.support.blocks import LIVER, SPLEEN, Point, blocks, grid
 from tests.support.ohif import Ohif, running_ohif, store
 from tests.support.orthanc import Orthanc, running_orthanc
 from tests.support.results import CONTEXT, MODEL, assessments, variants_of
@@ -116,7 +116,11 @@ class Scene:
     def at_hand(self, *objects: Dataset) -> None:
         """Have the study open in a page that knows these objects and has complained of nothing yet."""
         wanted = {str(each.SeriesDescription) for each in objects}
-        if not self.ohif.study or self.ohif.said() or not wanted <= {each.description for each in self.ohif.series()}:
+        if (
+            self.ohif.study != self.study
+            or self.ohif.said()
+            or not wanted <= {each.description for each in self.ohif.series()}
+        ):
             self.ohif.open(self.study)
 
     def stored_objects(self) -> dict[str, list[Dataset]]:
@@ -171,14 +175,18 @@ def running_scene(folder: Path, tell: Callable[[str], None]) -> Iterator[Scene]:
     tell
         Takes a line for the record of the run.
     """
-    affine, shape = grid("axial, head first, supine", (3.0, 1.0, 1.0))
+    with running_orthanc(folder / "orthanc", dicomweb=True) as orthanc, running_ohif(orthanc, tell) as ohif:
+        yield study_of_blocks(ohif, orthanc, folder / "blocks", (3.0, 1.0, 1.0))
+
+
+def study_of_blocks(ohif: Ohif, orthanc: Orthanc, folder: Path, spacing: Point) -> Scene:
+    """Store a study of the blocks in Orthanc, with a distance of slices, rows and columns [mm], and return it."""
+    affine, shape = grid("axial, head first, supine", spacing)
     voxels, truth = blocks(affine, shape)
     images = save_series(ct_series(voxels, affine, attributes={"SeriesDescription": IMAGES}), folder / "images")
+    store(orthanc, images)
     sources: list[Dataset] = [dcmread(path, stop_before_pixels=True) for path in images]
-    with running_orthanc(folder / "orthanc", dicomweb=True) as orthanc:
-        store(orthanc, images)
-        with running_ohif(orthanc, tell) as ohif:
-            yield Scene(ohif, orthanc, folder, sources, affine, voxels, truth)
+    return Scene(ohif, orthanc, folder, sources, affine, voxels, truth)
 
 
 def result_of(values: NDArray[np.uint8], affine: NDArray[np.float64]) -> ResultSet:

@@ -111,7 +111,13 @@ colour = "#009e73"
         (f'{PEER}only_from = ["CT9"]\n', [], {}, "{file}: peers.p: only_from: no peer has the name or AE title CT9"),
         (f"{PEER}transfer_syntaxes = []\n", [], {}, "{file}: peers.p: transfer_syntaxes is empty; write"),
         (f"{PEER}seg_max_frames = 0\n", [], {}, "{file}: peers.p.seg_max_frames: input should be greater"),
-        (f'{PEER}series_description_prefix = "ü"\n', [], {}, "{file}: peers.p.series_description_prefix: "),
+        (
+            f'{PEER}series_description_prefix = "ü"\n',
+            [],
+            {},
+            "{file}: peers.p.series_description_prefix: is at most",
+        ),
+        (f"{PEER}only_from = []\n", [], {}, "{file}: peers.p.only_from: "),
         (
             '[[peers]]\nname = "p"\nae_title = "X"\n[[peers]]\nname = "p"\n',
             [],

@@ -79,8 +79,8 @@ def test_a_setting_that_changes_results_makes_another_key() -> None:
     images = chest()
     lenient = SETTINGS.geometry.model_copy(update={"frame_of_reference": FrameOfReferencePolicy.BY_POSITION})
     assert key(plan(images, settings=SETTINGS.model_copy(update={"geometry": lenient}))) != key(plan(images))
-    peer = PeerSettings(name="p", ae_title="P", host="h", port=1, results=(Form.SR,))
-    assert key(plan(images, settings=SETTINGS.model_copy(update={"peers": {"p": peer}}))) != key(plan(images))
+    version = SETTINGS.results.model_copy(update={"disclaimer": "for research only"})
+    assert key(plan(images, settings=SETTINGS.model_copy(update={"results": version}))) != key(plan(images))
     quiet = SETTINGS.study.model_copy(update={"quiet_seconds": 5.0})
     assert key(plan(images, settings=SETTINGS.model_copy(update={"study": quiet}))) == key(plan(images))
 
@@ -111,6 +111,13 @@ def test_what_no_model_wants_has_no_job_and_says_why() -> None:
     assert made.jobs == ()
     assert made.words.startswith("lung_ct: none of 1 series is wanted.")
     assert "MR" in made.words
+
+
+def test_to_whom_results_go_makes_no_other_key() -> None:
+    """Another form for one peer, or an image from another sender, must not send everything anew to everybody."""
+    images = chest()
+    peer = PeerSettings(name="p", ae_title="P", host="h", port=1, results=(Form.SR,))
+    assert key(plan(images, settings=SETTINGS.model_copy(update={"peers": {"p": peer}}))) == key(plan(images))
 
 
 def test_who_is_sent_what_is_settled_with_the_plan() -> None:

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from sr_writer.reading import structure_set
+from sr_writer.reading.structure_set import area_within
 from sr_writer.region.outlines import MOST_OUTLINES, MOST_POINTS, outlines
 from sr_writer.rtstruct import polygons as tracing
-from sr_writer.rtstruct import reading
 from sr_writer.rtstruct.polygons import polygons
-from sr_writer.rtstruct.reading import area_within
 
 Mask = NDArray[np.bool_]
 Points = NDArray[np.float64]
@@ -129,7 +129,7 @@ def test_polygons_hold_the_pixels_of_the_region_by_every_rule(mask: Mask, cut_fr
     assert len(found) == ndimage.label(mask)[1]
     # Once around each pixel of the region and never around another: joined or cancelling, even-odd or not, the same
     assert (np.sum([winding(points, mask.shape) for points in found], axis=0) == mask).all()
-    assert (np.sum([reading.filled(points, mask.shape) for points in found], axis=0) == mask).all()
+    assert (np.sum([structure_set.filled(points, mask.shape) for points in found], axis=0) == mask).all()
 
 
 @settings(max_examples=40)

@@ -9,15 +9,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from scipy import ndimage
 
+from sr_writer.material import Material
 from sr_writer.picture.gallery import montage, write_captures_as_pictures, write_gallery
 from sr_writer.picture.painting import which_words
+from sr_writer.picture.scene import scene_of
 from sr_writer.picture.stack import Stack
 from sr_writer.picture.stored import captures_among, scene_of_files
 from sr_writer.results import write_results
+from study.codes import RIGHT_LUNG, Code
 from study.errors import EncodingError
 from study.forms import Form, Variant
-from study.imaging import LabelMap, ResultSet
+from study.imaging import Finding, LabelMap, ResultSet
 from tests.support.blocks import LIVER, ORIENTATIONS, SPLEEN, blocks, grid
 from tests.support.enhanced import enhanced_image, frame_headers
 from tests.support.pictures import ORANGE, opened
@@ -30,6 +34,7 @@ from tests.support.results import (
     headers_on_disk,
     lungs,
     nested,
+    numbers,
     radiograph,
     result_of,
     variants_of,
@@ -37,6 +42,7 @@ from tests.support.results import (
 from tests.support.series import axial_affine
 
 SHAPE = (10, 40, 60)
+KIDNEY = Code("64033007", "SCT", "Kidney")
 SEG_ORANGE, SEG_BLUE = (230, 159, 0), (0, 114, 178)
 
 
@@ -74,9 +80,9 @@ def test_the_gallery_of_a_segmentation(tmp_path: Path, sources: list[Dataset], f
 
 def test_files_say_what_the_result_says(tmp_path: Path, sources: list[Dataset]) -> None:
     scene = scene_of_files(files_of(result_of(lungs(SHAPE)), sources, tmp_path), sources, pixels)
-    assert [statement.head for statement in scene.statements] == ["Right lung", "Left lung: incomplete", "Both lungs"]
-    assert scene.statements[0].numbers[0] == "Volume: 1700.3 mL"
-    assert [len(statement.colours) for statement in scene.statements] == [1, 1, 0]
+    assert [caption.head for caption in scene.captions] == ["Right lung", "Left lung: incomplete", "Both lungs"]
+    assert scene.captions[0].numbers[0] == "Volume: 1700.3 mL"
+    assert [len(caption.colours) for caption in scene.captions] == [1, 1, 0]
     assert scene.window.name == "lung"
     assert "not for diagnostic use" in scene.title
     assert scene.limits == ("The images came from a phantom.",)
@@ -96,6 +102,21 @@ def test_a_report_alone_is_drawn_by_its_contours(tmp_path: Path, sources: list[D
         for index in np.flatnonzero(region.areas):
             assert (region.mask(int(index)) ^ (values[index] == value)).sum() <= 4  # corners are cut
     assert len(write_gallery(scene, tmp_path / "out", "lung")) >= 2
+
+
+def test_a_ragged_region_is_filled_to_its_last_pixel(tmp_path: Path) -> None:
+    shape = (10, 60, 80)
+    random = np.random.default_rng(1)
+    values = np.zeros(shape, dtype=np.uint8)
+    for plane in values:
+        labels, _ = ndimage.label(ndimage.gaussian_filter(random.normal(size=shape[1:]), 3) > 0.05)
+        plane[ndimage.binary_fill_holes(labels == 1 + np.bincount(labels.ravel())[1:].argmax())] = 1
+    images = headers_on_disk(tmp_path / "in", shape)
+    result = result_of(values, segments=SEGMENTS[:1])
+    files = files_of(replace(result, findings=result.findings[:1]), images, tmp_path, "sr")
+    (region,) = scene_of_files(files, images, pixels).regions
+    assert region.areas.all()
+    assert all((region.mask(index) == values[index]).all() for index in range(len(values)))
 
 
 def test_segments_that_overlap_are_all_seen(tmp_path: Path, sources: list[Dataset]) -> None:
@@ -121,8 +142,27 @@ def test_what_is_said_of_radiographs(tmp_path: Path) -> None:
     images = radiograph(tmp_path / "in", "DX")
     files = files_of(ResultSet(None, (), assessments=assessments()), images, tmp_path, "sr")
     scene = scene_of_files(files, images, lambda _: np.zeros((20, 30), dtype=np.float32))
-    assert "Pneumothorax: not detected" in [statement.head for statement in scene.statements]
+    assert "Pneumothorax: not detected" in [caption.head for caption in scene.captions]
     assert [path.name for path in write_gallery(scene, tmp_path / "out", "x")] == ["x-montage.png", "x-image-1.png"]
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        ResultSet(None, (Finding("kidney", "Kidney", KIDNEY, KIDNEY, (), numbers(150.0)),)),
+        ResultSet(None, (Finding("right_lung", "Right lung", RIGHT_LUNG, RIGHT_LUNG, (), numbers(150.0)),)),
+        ResultSet(None, (), assessments=assessments()),
+        result_of(lungs(SHAPE)),
+    ],
+)
+@pytest.mark.parametrize("form", ["sr", "sr_segments"])
+def test_a_report_alone_is_seen_through_the_window_of_its_result(result: ResultSet, form: str, tmp_path: Path) -> None:
+    images = headers_on_disk(tmp_path / "in", SHAPE, attributes={"WindowCenter": "50", "WindowWidth": "350"})
+    forms = ("seg", form) if form == "sr_segments" and result.label_map else (form,)
+    files = files_of(result, images, tmp_path, *forms)
+    files = [path for path in files if path.name.startswith("sr")]
+    live = scene_of(Material(result, images, MODEL, CONTEXT, pixels))
+    assert scene_of_files(files, images, pixels).window == live.window
 
 
 def test_captures_are_pictures_already(tmp_path: Path, sources: list[Dataset]) -> None:

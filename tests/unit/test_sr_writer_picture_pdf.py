@@ -14,7 +14,7 @@ from pypdf import PdfReader
 from sr_writer.checking.pdf import pdf_reasons
 from sr_writer.material import Material
 from sr_writer.picture.encapsulated_pdf import write_pdf
-from sr_writer.picture.identity_text import decoded, names_of, text_of
+from sr_writer.picture.identity_text import certain_text, decoded, names_of
 from sr_writer.picture.typefaces import NOT_PRINTABLE, typeset
 from sr_writer.results import write_results
 from study import codes
@@ -82,6 +82,14 @@ def test_the_page_says_whose_it_is_what_was_found_and_by_whom(sources: list[Data
         "page 1 of 1",
     ):
         assert words in page, words
+
+
+@pytest.mark.parametrize("number", ["", None])
+def test_a_series_without_a_number_has_none_on_the_page(tmp_path: Path, number: str | None) -> None:
+    images = headers_on_disk(tmp_path, SHAPE, attributes={"SeriesNumber": number, "SeriesDescription": "Thin"})
+    (page,) = words_of(written(images))
+    assert "CT, Thin" in page
+    assert "series" not in page
 
 
 def test_the_page_has_three_pictures(sources: list[Dataset]) -> None:
@@ -219,7 +227,7 @@ def put(source: Dataset, keyword: str, value: bytes) -> None:
 
 def test_absent_and_empty_are_not_stated(tmp_path: Path) -> None:
     sources = headers_on_disk(tmp_path, SHAPE, attributes={"PatientBirthDate": None, "AccessionNumber": ""})
-    assert text_of(sources[0], "PatientBirthDate") == text_of(sources[0], "AccessionNumber") == ""
+    assert certain_text(sources[0], "PatientBirthDate") == certain_text(sources[0], "AccessionNumber") == ""
     (page,) = words_of(written(sources))
     assert page.count("not stated") == 2
 

@@ -173,11 +173,11 @@ def test_nothing_detected_is_one_picture_that_says_so(sources: list[Dataset]) ->
     material = material_of(sources, replace(result, findings=missing))
     (capture,) = write_captures(material, SC)
     assert capture.SourceImageSequence[0].ReferencedSOPInstanceUID == sources[5].SOPInstanceUID
-    heads = [statement.head for statement in scene_of(material).statements]
+    heads = [caption.head for caption in scene_of(material).captions]
     assert heads == ["Right lung: not detected", "Left lung: not detected", "Both lungs: not detected"]
     # A segment that nothing speaks of is not passed over, and a region without a voxel is not there
     unsaid = scene_of(material_of(sources, replace(result, findings=())))
-    assert [each.head for each in unsaid.statements] == ["Right lung: not detected", "Left lung: not detected"]
+    assert [each.head for each in unsaid.captions] == ["Right lung: not detected", "Left lung: not detected"]
     with pytest.raises(EncodingError, match="no voxel of it"):
         list(write_captures(material_of(sources, result), SC))
     with pytest.raises(EncodingError, match="neither a finding"):
@@ -211,7 +211,7 @@ def test_what_is_said_of_a_volume_without_a_region_stands_on_its_image(sources: 
     material = material_of(sources, ResultSet(None, (), ("A limit.",), assessments=assessments()))
     (capture,) = write_captures(material, SC)
     assert capture.SourceImageSequence[0].ReferencedSOPInstanceUID == sources[0].SOPInstanceUID
-    lines = [statement.line for statement in scene_of(material).statements]
+    lines = [caption.line for caption in scene_of(material).captions]
     assert lines == [
         "Pneumothorax: not detected, probability: 7 %",
         "Effusion: detected, probability: 93.4 %",
@@ -263,7 +263,7 @@ def test_a_hundred_segments_with_long_names_fit(sources: list[Dataset]) -> None:
     )
     result = result_of(values, segments=segments)
     scene = scene_of(material_of(sources, replace(result, findings=findings)))
-    rows = rows_of(scene.statements, 16, 316, 300, here=3)
+    rows = rows_of(scene.captions, 16, 316, 300, here=3)
     assert height_of(rows, 316) <= 300
     assert all(length(line, row.size) + row.left <= 316 for row in rows for line in wrapped(row, 316))
     assert rows[-1].words == f"and {100 - len(rows) + 1} more"

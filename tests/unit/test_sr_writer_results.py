@@ -12,8 +12,9 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from sr_writer.checking.rules import read_back
-from sr_writer.codes import ascii_text, long_string, own_codes
+from sr_writer.codes import own_codes
 from sr_writer.results import write_results
+from sr_writer.texts import ascii_text, long_string
 from study.errors import EncodingError, MissingIdentity
 from study.forms import Form, Variant
 from tests.support.peers import REPOSITORY, program
@@ -70,6 +71,19 @@ def test_nothing_is_written_for_a_patient_without_id(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     allowing = replace(CONTEXT, allow_empty_patient_id=True)
     assert len(write_results(result_of(lungs(SHAPE)), sources, MODEL, allowing, tmp_path / "out")) == 2
+
+
+def test_no_two_series_of_a_site_have_the_same_number() -> None:
+    numbers = [
+        replace(CONTEXT, position=position).series_number(form, of_words=of_words)
+        for position in range(301)
+        for form in Form
+        for of_words in (False, True)
+    ]
+    assert len(set(numbers)) == len(numbers)
+    places = {position: replace(CONTEXT, position=position).series_number(Form.SR) for position in (0, 1, 49, 50, 100)}
+    assert places == {0: 9500, 1: 9501, 49: 9549, 50: 10500, 100: 11500}
+    assert CONTEXT.series_number(Form.SR, of_words=True) == 9550
 
 
 def test_file_and_folder_are_synced_around_the_renaming(tmp_path: Path) -> None:

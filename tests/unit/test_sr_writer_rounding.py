@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.valuerep import DSfloat
 
-from sr_writer.sr.rounding import readable, rounded
+from sr_writer.sr.rounding import readable, rounded, unit_words
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 UNITS = st.sampled_from(["mL", "[hnsf'U]", "%", "mm", "mm3", "1", "g/mL"])
@@ -75,3 +75,11 @@ def test_rounding_twice_changes_nothing(value: float, unit: str) -> None:
 @given(value=NUMBERS)
 def test_figures_give_the_number_back(value: float) -> None:
     assert float(readable(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("unit", "words"),
+    [("mL", "mL"), ("[hnsf'U]", "HU"), ("1", ""), ("[arb'U]", "a.u."), ("deg", "degrees"), ("{score}", "score")],
+)
+def test_units_are_written_as_readers_write_them(unit: str, words: str) -> None:
+    assert unit_words(unit) == words

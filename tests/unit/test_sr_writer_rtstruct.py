@@ -13,11 +13,13 @@ from pydicom.dataset import Dataset
 from scipy import ndimage
 
 from sr_writer.checking.rtstruct import check_rtstruct
+from sr_writer.context import ResultContext
 from sr_writer.files import save
+from sr_writer.material import Material
+from sr_writer.reading.structure_set import contours_of, filled, on_image
 from sr_writer.results import write_results
 from sr_writer.rtstruct.contours import MOST_BYTES
-from sr_writer.rtstruct.reading import contours_of, filled, on_image
-from sr_writer.rtstruct.writing import names, write_rtstruct
+from sr_writer.rtstruct.writing import names, write_structure_sets
 from sr_writer.source.images import by_key
 from study import codes
 from study.codes import Code
@@ -100,8 +102,21 @@ def masks_of(structure_set: Dataset, sources: Sequence[Dataset]) -> dict[int, Ma
     return masks
 
 
+WHOLE = Variant(Form.RTSTRUCT)
+
+
+def written(
+    result: ResultSet,
+    sources: Sequence[Dataset],
+    context: ResultContext = CONTEXT,
+    variant: Variant = WHOLE,
+) -> Dataset:
+    (structure_set,) = write_structure_sets(Material(result, sources, MODEL, context), variant)
+    return structure_set
+
+
 def saved(result: ResultSet, sources: Sequence[Dataset], folder: Path) -> Dataset:
-    save(write_rtstruct(result, sources, MODEL, CONTEXT), folder / "rtstruct.dcm")
+    save(written(result, sources), folder / "rtstruct.dcm")
     return check_rtstruct(folder / "rtstruct.dcm", sources)
 
 
@@ -178,7 +193,7 @@ def test_it_is_an_unapproved_structure_set_of_its_own_series(tmp_path: Path, sou
 def test_the_label_is_cut_to_what_fits_and_begins_with_the_prefix(sources: list[Dataset]) -> None:
     context = replace(CONTEXT, description="Whole body ≥ 104 structures")
     variant = Variant(Form.RTSTRUCT, description_prefix="TEST ")
-    structure_set = write_rtstruct(result_of(lungs(SHAPE)), sources, MODEL, context, variant=variant)
+    structure_set = written(result_of(lungs(SHAPE)), sources, context, variant)
     assert structure_set.StructureSetLabel == "TEST Whole body"
     assert structure_set.StructureSetName == structure_set.SeriesDescription
     assert structure_set.SeriesDescription.startswith("TEST Whole body >=")
@@ -227,7 +242,7 @@ def test_what_limits_a_region_stands_beside_it(tmp_path: Path, sources: list[Dat
 
 def test_long_words_are_cut_visibly(sources: list[Dataset]) -> None:
     result = replace(result_of(lungs(SHAPE)), limits=("limit" * 300,))
-    structure_set = write_rtstruct(result, sources, MODEL, CONTEXT)
+    structure_set = written(result, sources)
     assert len(structure_set.StructureSetDescription) == 1024
     assert structure_set.StructureSetDescription.endswith("lim...")
 
@@ -241,7 +256,7 @@ def test_regions_of_the_same_name_get_their_numbers() -> None:
 def test_a_name_that_does_not_fit_is_an_error_and_not_cut(sources: list[Dataset]) -> None:
     long = (replace(SEGMENTS[0], label="x" * 65), SEGMENTS[1])
     with pytest.raises(EncodingError, match="65 characters"):
-        write_rtstruct(result_of(lungs(SHAPE), segments=long), sources, MODEL, CONTEXT)
+        written(result_of(lungs(SHAPE), segments=long), sources)
 
 
 def test_slices_with_frames_of_reference_of_their_own_get_the_first_slices(tmp_path: Path) -> None:
@@ -270,7 +285,7 @@ def test_a_coordinate_that_fits_into_no_decimal_string_is_an_error(tmp_path: Pat
     affine = axial_affine(origin=(1e13, 0, 0))
     headers = headers_on_disk(tmp_path / "in", SHAPE, affine=affine)
     with pytest.raises(EncodingError, match="decimal string"):
-        write_rtstruct(result_of(lungs(SHAPE), affine), headers, MODEL, CONTEXT)
+        written(result_of(lungs(SHAPE), affine), headers)
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, sources: list[Dataset]) -> None:
@@ -282,9 +297,7 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, sources: list[Datas
 
 def test_another_prefix_makes_another_object(sources: list[Dataset]) -> None:
     one, other = (
-        write_rtstruct(
-            result_of(lungs(SHAPE)), sources, MODEL, CONTEXT, variant=Variant(Form.RTSTRUCT, description_prefix=prefix)
-        )
+        written(result_of(lungs(SHAPE)), sources, variant=Variant(Form.RTSTRUCT, description_prefix=prefix))
         for prefix in ("", "A ")
     )
     assert one.SOPInstanceUID != other.SOPInstanceUID
@@ -294,25 +307,23 @@ def test_another_prefix_makes_another_object(sources: list[Dataset]) -> None:
 def test_no_voxel_makes_no_structure_set(tmp_path: Path, sources: list[Dataset]) -> None:
     empty = result_of(np.zeros(SHAPE, dtype=np.uint8))
     assert write_results(empty, sources, MODEL, CONTEXT, tmp_path, variants_of("rtstruct")) == []
-    with pytest.raises(EncodingError, match="no voxel"):
-        write_rtstruct(empty, sources, MODEL, CONTEXT)
-    with pytest.raises(EncodingError, match="no label map"):
-        write_rtstruct(ResultSet(None, ()), sources, MODEL, CONTEXT)
+    nothing = Material(ResultSet(None, ()), sources, MODEL, CONTEXT)
+    assert write_structure_sets(nothing, WHOLE) == []
 
 
 def test_a_radiograph_has_no_place_for_contours(tmp_path: Path) -> None:
     (header,) = radiograph(tmp_path / "in", "CR")
     values = np.ones((1, 20, 30), dtype=np.uint8)
     with pytest.raises(EncodingError, match="no place in the patient"):
-        write_rtstruct(result_of(values), [header], MODEL, CONTEXT)
+        written(result_of(values), [header])
 
 
 def test_a_label_map_that_is_shifted_is_refused(sources: list[Dataset]) -> None:
     with pytest.raises(GeometryMismatch, match=r"2\.00 mm"):
-        write_rtstruct(result_of(lungs(SHAPE), axial_affine(origin=(-20, -30, -38))), sources, MODEL, CONTEXT)
+        written(result_of(lungs(SHAPE), axial_affine(origin=(-20, -30, -38))), sources)
 
 
 def test_images_of_nobody_get_no_structure_set(tmp_path: Path) -> None:
     headers = headers_on_disk(tmp_path / "in", SHAPE, attributes={"PatientID": ""})
     with pytest.raises(MissingIdentity):
-        write_rtstruct(result_of(lungs(SHAPE)), headers, MODEL, CONTEXT)
+        written(result_of(lungs(SHAPE)), headers)

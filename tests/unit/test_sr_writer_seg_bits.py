@@ -16,7 +16,7 @@ from sr_writer.checking.seg_pixels import size_reasons
 from sr_writer.reading.segmentation import frame_bits, frame_mask
 from sr_writer.region.areas import areas_by_slice, present_segments
 from sr_writer.seg.frames import binary_frames
-from sr_writer.seg.parts import binary_parts
+from sr_writer.seg.objects import binary_objects
 from sr_writer.seg.pixels import bit_frames
 from sr_writer.seg.writing import write_seg
 from study import codes
@@ -95,7 +95,7 @@ def test_every_bit_comes_back(shape: tuple[int, int, int], seed: int, layers: in
         each[each > 0] += 3 * layer
     label_map = label_map_of(*values)
     areas = areas_by_slice(label_map)
-    (part,) = binary_parts(label_map, present_segments(label_map, areas), areas, None)
+    (part,) = binary_objects(label_map, present_segments(label_map, areas), areas, None)
     frames = binary_frames(part)
     content = bytes(bit_frames(label_map, part, frames))
     assert len(content) % 2 == 0

@@ -20,7 +20,7 @@ from sr_writer.reading.segmentation import read_segmentation, segments_of
 from sr_writer.region.areas import areas_by_slice, present_segments
 from sr_writer.results import write_results
 from sr_writer.seg.frames import binary_frames, label_map_frames
-from sr_writer.seg.parts import Part, binary_parts, label_map_parts
+from sr_writer.seg.objects import ObjectContent, binary_objects, label_map_objects
 from sr_writer.source.images import by_key
 from study import codes
 from study.forms import Form, Variant
@@ -164,7 +164,7 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, sources: list[Datas
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
-def parts_of(values: NDArray[np.uint8], form: Form, most: int) -> list[Part]:
+def parts_of(values: NDArray[np.uint8], form: Form, most: int) -> list[ObjectContent]:
     segments = tuple(
         Segment(int(value), f"S{value}", codes.ANATOMICAL_STRUCTURE, codes.RIGHT_LUNG)
         for value in np.unique(values[values > 0])
@@ -173,8 +173,8 @@ def parts_of(values: NDArray[np.uint8], form: Form, most: int) -> list[Part]:
     areas = areas_by_slice(label_map)
     present = present_segments(label_map, areas)
     if form is Form.SEG:
-        return binary_parts(label_map, present, areas, most)
-    return label_map_parts(label_map, present, areas, most, overlapping=False)
+        return binary_objects(label_map, present, areas, most)
+    return label_map_objects(label_map, present, areas, most, overlapping=False)
 
 
 @settings(deadline=None, max_examples=60)

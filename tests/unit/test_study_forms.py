@@ -17,6 +17,7 @@ from study.forms import (
     Variant,
     Wish,
     all_variants,
+    in_order,
     notice,
     owes_notice,
     segmentation_of,
@@ -136,6 +137,7 @@ def test_no_two_variants_share_a_key_and_none_goes_to_who_refused_it(
     parcels = [settle(each, known) for each in wished]
     variants = all_variants(parcels)
     assert len({variant.key for variant in variants}) == len(variants)
+    assert in_order([*reversed(variants), *variants]) == variants
     for variant in chain.from_iterable((*parcel.variants, *parcel.stand_by) for parcel in parcels):
         assert known.get(SOP_CLASSES[variant.form]) is not Acceptance.REFUSED or variant.form not in INSTEAD
         wanted = segmentation_of(variant)

@@ -1,4 +1,4 @@
-"""Parts that every report has: its root, who observed, which procedure, which algorithm."""
+"""What the content tree of every report has: its root, who observed, which procedure, which algorithm."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from pydicom.sequence import Sequence as ItemSequence
 from pydicom.sr.codedict import codes as standard
 
 from sr_writer import codes
-from sr_writer.codes import ascii_text, concept, long_string, plain_code
+from sr_writer.codes import concept, plain_code
 from sr_writer.equipment import digest_parameter
 from sr_writer.source.identity import procedure_code_items
+from sr_writer.texts import ascii_text, long_string
 from study.codes import Code
 from study.imaging import ModelIdentity
 

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from sr_writer import codes
-from sr_writer.codes import ascii_text
 from sr_writer.reading.report import MeasurementRow, Report, ReportedFinding
 from sr_writer.region.areas import Areas, present_segments
 from sr_writer.sr.content import content_of
-from sr_writer.sr.rounding import readable, rounded
-from sr_writer.sr.statements import Statement as SaidOf
-from sr_writer.sr.statements import assessed, for_reading, remarks_on
+from sr_writer.sr.rounding import readable, rounded, unit_words
+from sr_writer.sr.statements import Statement, assessed, for_reading, remarks_on
+from sr_writer.texts import ascii_text
 from study.codes import CERTAINTY_OF_FINDING
 from study.imaging import Finding, Measurement, ResultSet
 
@@ -23,11 +22,10 @@ Colour = tuple[int, int, int]
 DETECTED, NOT_DETECTED, NOT_DECIDED, INCOMPLETE = "detected", "not detected", "not decided", "incomplete"
 _DECISIONS = {codes.DETECTED: DETECTED, codes.NOT_DETECTED: NOT_DETECTED, codes.ASSESSED: NOT_DECIDED}
 _PROBABILITY = "probability"
-_UNITS = {"[hnsf'U]": "HU", "1": "", "[arb'U]": "a.u.", "deg": "degrees"}
 
 
 @dataclass(frozen=True)
-class Statement:
+class Caption:
     """What is said of one finding, segment or class.
 
     Parameters
@@ -62,7 +60,7 @@ class Statement:
         return f"{self.head}{', ' if self.said else ': '}{self.numbers[0]}" if self.numbers else self.head
 
 
-def statements_of(result: ResultSet, areas: Areas | None, images: int) -> tuple[Statement, ...]:
+def captions_of(result: ResultSet, areas: Areas | None, images: int) -> tuple[Caption, ...]:
     """Return what a result says, which is what its report says, and the segments that no finding is about.
 
     Parameters
@@ -88,7 +86,7 @@ def statements_of(result: ResultSet, areas: Areas | None, images: int) -> tuple[
     )
 
 
-def statements_of_report(report: Report, colours: dict[str, Colour]) -> tuple[Statement, ...]:
+def captions_of_report(report: Report, colours: dict[str, Colour]) -> tuple[Caption, ...]:
     """Return what a report file says.
 
     Parameters
@@ -97,7 +95,7 @@ def statements_of_report(report: Report, colours: dict[str, Colour]) -> tuple[St
         Of the segments of the same result, by their Tracking UIDs.
     """
     return tuple(
-        Statement(
+        Caption(
             label=finding.label,
             said=_said_in_file(finding),
             numbers=tuple(map(_row_words, finding.measurements)),
@@ -108,11 +106,11 @@ def statements_of_report(report: Report, colours: dict[str, Colour]) -> tuple[St
     )
 
 
-def _of_finding(finding: Finding, result: ResultSet, areas: Areas | None) -> Statement:
+def _of_finding(finding: Finding, result: ResultSet, areas: Areas | None) -> Caption:
     """Return what is said of a finding that was detected."""
     shown = [] if areas is None else [value for value in finding.segment_values if value < areas.shape[1]]
     colours = {} if result.label_map is None else {each.value: each.rgb for each in result.label_map.segments}
-    return Statement(
+    return Caption(
         label=ascii_text(finding.label),
         said=INCOMPLETE if finding.incomplete else "" if finding.measurements else DETECTED,
         numbers=tuple(_number_words(for_reading(each)) for each in finding.measurements),
@@ -122,9 +120,9 @@ def _of_finding(finding: Finding, result: ResultSet, areas: Areas | None) -> Sta
     )
 
 
-def _of_said(said: SaidOf) -> Statement:
+def _of_said(said: Statement) -> Caption:
     """Return what is said without a region."""
-    return Statement(
+    return Caption(
         label=ascii_text(said.label),
         said=_DECISIONS.get(said.value, "") if said.name == codes.DETECTION else "",
         numbers=tuple(map(_number_words, said.numbers)),
@@ -133,14 +131,14 @@ def _of_said(said: SaidOf) -> Statement:
     )
 
 
-def _of_segments(result: ResultSet, areas: Areas | None) -> Iterator[Statement]:
-    """Yield a statement for each segment that is drawn and that no finding is about."""
+def _of_segments(result: ResultSet, areas: Areas | None) -> Iterator[Caption]:
+    """Yield a caption for each segment that is drawn and that no finding is about."""
     if result.label_map is None or areas is None:
         return
     told = {value for finding in result.findings for value in finding.segment_values}
     for segment in present_segments(result.label_map, areas):
         if segment.value not in told:
-            yield Statement(ascii_text(segment.label), colours=(segment.rgb,), slices=_slices(areas, [segment.value]))
+            yield Caption(ascii_text(segment.label), colours=(segment.rgb,), slices=_slices(areas, [segment.value]))
 
 
 def _slices(areas: Areas, values: Sequence[int]) -> frozenset[int]:
@@ -169,5 +167,4 @@ def _row_words(row: MeasurementRow) -> str:
 
 def _words(name: str, derivation: str, value: float, unit: str) -> str:
     derived = f", {derivation.lower()}" if derivation else ""
-    symbol = _UNITS.get(unit, unit.strip("{}"))
-    return ascii_text(f"{name}{derived}: {readable(rounded(value, unit))} {symbol}".rstrip())
+    return ascii_text(f"{name}{derived}: {readable(rounded(value, unit))} {unit_words(unit)}".rstrip())

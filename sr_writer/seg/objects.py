@@ -40,7 +40,7 @@ class Piece:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class ObjectContent:
     """What one Segmentation object shows.
 
     Parameters
@@ -59,7 +59,9 @@ class Part:
     reasons: tuple[str, ...] = ()
 
 
-def binary_parts(label_map: LabelMap, segments: Sequence[Segment], areas: Areas, most: int | None) -> list[Part]:
+def binary_objects(
+    label_map: LabelMap, segments: Sequence[Segment], areas: Areas, most: int | None
+) -> list[ObjectContent]:
     """Return what each BINARY object shows: a frame for each segment on each slice that has it.
 
     Segments stay whole, unless one alone has more frames than an object may have.
@@ -68,9 +70,9 @@ def binary_parts(label_map: LabelMap, segments: Sequence[Segment], areas: Areas,
     return _numbered(_first_fit(pieces, most, _frames_of_binary), _reasons(most, overlapping=False))
 
 
-def label_map_parts(
+def label_map_objects(
     label_map: LabelMap, segments: Sequence[Segment], areas: Areas, most: int | None, *, overlapping: bool
-) -> list[Part]:
+) -> list[ObjectContent]:
     """Return what each LABELMAP object shows: a frame for every slice from its first to its last that has a voxel.
 
     Parameters
@@ -153,9 +155,9 @@ def _first_fit(
     return found
 
 
-def _numbered(found: Sequence[Sequence[Piece]], reasons: tuple[str, ...]) -> list[Part]:
+def _numbered(found: Sequence[Sequence[Piece]], reasons: tuple[str, ...]) -> list[ObjectContent]:
     return [
-        Part(
+        ObjectContent(
             tuple(sorted(pieces, key=lambda piece: piece.segment.value)),
             number,
             len(found),
