@@ -40,6 +40,13 @@ def keys_of(uow: UnitOfWork, job_id: int) -> dict[str, int]:
     return {row.sop_instance_uid: row.id for row in uow.execute(query)}
 
 
+def path_of_result(uow: UnitOfWork, sop_instance_uid: str) -> str | None:
+    """Return where a result object's file is, relative to the store; None where no job of this node made it."""
+    query = select(ResultRow.path).where(ResultRow.sop_instance_uid == sop_instance_uid).limit(1)
+    path: str | None = uow.execute(query).scalar_one_or_none()
+    return path
+
+
 def job_of_result(uow: UnitOfWork, sop_instance_uid: str) -> Job | None:
     """Return the job that made a result object; None where no job of this node did."""
     query = records.jobs().join(ResultRow, ResultRow.job == JobRow.id)

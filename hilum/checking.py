@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydicom import dcmread
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
@@ -30,6 +31,8 @@ from sr_writer.files import TRANSFER_SYNTAXES
 from study.errors import EncodingError, HilumError, Reason
 from study.forms import SEGMENTATIONS, Form
 
+_MOST_NAMED = 10
+
 
 @dataclass(eq=False)
 class Verdict:
@@ -43,6 +46,8 @@ class Verdict:
         Every rule that is broken, or why nothing could be checked; none where all is well.
     notes
         What is no fault of the object and yet good to know.
+    compared
+        Whether it was compared with what the node made, too.
     """
 
     path: Path
@@ -51,6 +56,7 @@ class Verdict:
     dataset: Dataset | None = None
     reasons: list[Reason] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    compared: bool = False
 
     @property
     def can_be_checked(self) -> bool:
@@ -79,6 +85,8 @@ def run_check(paths: Sequence[Path], source: Path | None, store: Callable[[], So
         for verdict in verdicts:
             for line in _lines(verdict):
                 say(line)
+        if any(verdict.can_be_checked and not verdict.compared for verdict in verdicts):
+            say(_NOT_COMPARED)
         if others:
             say(f"{others} other files in the folders hold no result of Hilum's")
         if not verdicts:
@@ -186,6 +194,32 @@ def _check(verdict: Verdict, sources: Sources, others: Sequence[Dataset]) -> Non
         )
     else:
         verdict.notes += _notes(dcmread(verdict.path, stop_before_pixels=True))
+        _compare(verdict, sources.made(verdict.dataset))
+
+
+_NOT_COMPARED = (
+    "Held against source images alone: labels, numbers, contours and pixels are not computed again. The node that made "
+    "an object compares it, without --source, with what it made."
+)
+
+
+def _compare(verdict: Verdict, made: Path | None) -> None:
+    """Hold an object against the one that the node made under the same SOP Instance UID, element by element."""
+    verdict.compared = made is not None
+    if made is None:
+        return
+    if made.samefile(verdict.path) or _content(made) == _content(verdict.path):
+        return
+    found, own = dcmread(verdict.path), dcmread(made)
+    same_syntax = found.file_meta.TransferSyntaxUID == own.file_meta.TransferSyntaxUID
+    changed = [
+        keyword_for_tag(element.tag) or str(element.tag)
+        for element in own
+        if element.tag.element and (same_syntax or element.keyword != "PixelData") and found.get(element.tag) != element
+    ]
+    if changed:
+        words = f"It is not as the node made it: {', '.join(changed[:_MOST_NAMED])} differ{'s' * (len(changed) == 1)}."
+        verdict.reasons.append(Reason("Copy", words))
 
 
 def _notes(dataset: Dataset) -> Iterator[str]:
@@ -209,6 +243,9 @@ class _Once:
             self._opened = self._store()
         return self._opened.of(result, form)
 
+    def made(self, result: Dataset) -> Path | None:
+        return None if self._opened is None else self._opened.made(result)
+
 
 def _lines(verdict: Verdict) -> Iterator[str]:
     if not verdict.reasons:
@@ -223,6 +260,7 @@ def _json(verdict: Verdict) -> dict[str, object]:
     return {
         "file": str(verdict.path),
         "ok": not verdict.reasons,
+        "compared": verdict.compared,
         "form": verdict.form.value if verdict.form else None,
         "words": verdict.words,
         "reasons": [reason_json(reason) for reason in verdict.reasons],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from hilum.terminal import say, show_table
@@ -184,12 +186,10 @@ def show_record(record: StudyRecord) -> None:
             say(f"  the result has nothing to show as {empty['form']}, so {empty['peer'] or 'nobody'} is sent none")
     show_table(
         "Results",
-        ("Job", "Form", "SOP Instance UID", "File", "Peer", "State", "Attempts", "Next try", "Reason"),
-        [row for job_id, result in record.results for row in _result_rows(job_id, result, record.deliveries)],
+        ("Job", "Form", "Objects", "SOP Instance UID", "File", "Peer", "State", "Attempts", "Next try", "Reason"),
+        list(_series_rows(record)),
     )
-    show_table(
-        "Events", ("Time", "Event", "Words"), [(local(event.at), event.kind, event.words) for event in record.events]
-    )
+    show_table("Events", ("Time", "Event", "Words"), list(_event_rows(record.events)))
 
 
 def show_verdicts(verdicts: Sequence[Verdict]) -> None:
@@ -212,18 +212,43 @@ def show_verdicts(verdicts: Sequence[Verdict]) -> None:
     )
 
 
-def _result_rows(job_id: int, result: ResultObject, deliveries: Sequence[Delivery]) -> list[tuple[str, ...]]:
-    head = (str(job_id), result.form, result.sop_instance_uid, result.path)
-    rows: list[tuple[str, ...]] = [
-        (
-            *head,
-            delivery.peer,
-            f"{delivery.state.value}{' (problem)' if delivery.problem else ''}",
-            str(delivery.attempts),
-            local(delivery.next_attempt_at) if delivery.state is DeliveryState.PENDING else "",
-            reason_words(delivery.reason),
-        )
-        for delivery in deliveries
-        if delivery.job_id == job_id and delivery.result.sop_instance_uid == result.sop_instance_uid
-    ]
-    return rows or [(*head, "", "kept here", "", "", "")]
+def _series_rows(record: StudyRecord) -> Iterator[tuple[str, ...]]:
+    """Give a row for the objects of a series that stand alike with a peer: pictures come by the hundred."""
+    deliveries: dict[tuple[int, str], list[Delivery]] = {}
+    for delivery in record.deliveries:
+        deliveries.setdefault((delivery.job_id, delivery.result.sop_instance_uid), []).append(delivery)
+    groups: dict[tuple[str, ...], list[tuple[ResultObject, Delivery | None]]] = {}
+    for job_id, result in record.results:
+        for delivery in deliveries.get((job_id, result.sop_instance_uid), [None]):
+            key = (str(job_id), result.form, result.series_instance_uid, *_standing(delivery))
+            groups.setdefault(key, []).append((result, delivery))
+    for (job, form, _, *standing), objects in groups.items():
+        first, last = objects[0][0], objects[-1][0]
+        several = len(objects) > 1
+        uid = f"{first.sop_instance_uid} ..." if several else first.sop_instance_uid
+        files = f"{first.path} ... {Path(last.path).name}" if several else first.path
+        yield (job, form, str(len(objects)), uid, files, *standing, *_waiting([each for _, each in objects]))
+
+
+def _standing(delivery: Delivery | None) -> tuple[str, str]:
+    if delivery is None:
+        return "", "kept here"
+    return delivery.peer, f"{delivery.state.value}{' (problem)' if delivery.problem else ''}"
+
+
+def _waiting(deliveries: Sequence[Delivery | None]) -> tuple[str, str, str]:
+    """Return how often the peer was tried, when it is next, and what it answered."""
+    there = [delivery for delivery in deliveries if delivery is not None]
+    if not there:
+        return "", "", ""
+    due = [each.next_attempt_at for each in there if each.state is DeliveryState.PENDING]
+    reasons = dict.fromkeys(reason_words(each.reason) for each in there if each.reason)
+    return str(max(each.attempts for each in there)), local(min(due)) if due else "", " ".join(reasons)
+
+
+def _event_rows(events: Sequence[Event]) -> Iterator[tuple[str, str, str]]:
+    """Give a row for each event; those that say the same one after the other are one."""
+    for (kind, words), group in groupby(events, key=lambda event: (event.kind, event.words)):
+        same = list(group)
+        times = f" ({len(same)} times)" if len(same) > 1 else ""
+        yield local(same[-1].at), kind, f"{words}{times}"

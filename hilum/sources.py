@@ -15,7 +15,7 @@ from pydicom.errors import InvalidDicomError
 from db import index
 from db.engine import Database
 from db.filestore import FileStore
-from db.results import job_of_result
+from db.results import job_of_result, path_of_result
 from hilum.planning import ordered_slices
 from sr_writer.checking.rules import own_items
 from sr_writer.source.images import SourceKey, keys_of_reference
@@ -47,6 +47,9 @@ class Sources(Protocol):
             If they are not here; the words say where they were looked for.
         """
 
+    def made(self, result: Dataset) -> Path | None:
+        """Return the file of the object of the same SOP Instance UID as it was made; None where nobody has it."""
+
 
 class FolderSources:
     """Images in a folder and below it."""
@@ -67,6 +70,11 @@ class FolderSources:
         if study is None:
             raise ArchiveError(f"{self._folder} holds no image of the object's study.")
         return self._headers.of(_chosen(study, result, f"{self._folder}", form))
+
+    def made(self, result: Dataset) -> Path | None:
+        """Return None: a folder of images tells nothing of results."""
+        del result
+        return None
 
 
 class StoreSources:
@@ -90,6 +98,13 @@ class StoreSources:
         images = {uid: [one for one in held if _is_image(one.header)] for uid, held in series.items()}
         located = {uid: [(self._store.locate(one), one.header) for one in held] for uid, held in images.items() if held}
         return self._headers.of(_chosen(located, result, "the node's store", form))
+
+    def made(self, result: Dataset) -> Path | None:
+        """Return the file that the node made and kept; None where it was another node, or the file is gone."""
+        with self._database.reading() as uow:
+            path = path_of_result(uow, str(result.get("SOPInstanceUID", "")))
+        found = None if path is None else self._store.root / path
+        return found if found is not None and found.is_file() else None
 
 
 def _of_job(instances: Sequence[Slice], job: Job, form: Form) -> Sequence[Slice]:

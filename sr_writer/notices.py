@@ -26,6 +26,7 @@ def write_notices(
     variants: Sequence[Variant],
     *,
     failed: bool,
+    images: int | None = None,
 ) -> list[ResultObject]:
     """Write every variant of a refusal report into `folder`, and return the objects.
 
@@ -43,6 +44,8 @@ def write_notices(
         Of the form `refusal`.
     failed
         Whether the analysis was begun and failed, rather than refused.
+    images
+        How many images of the series were there when it was judged; None where nobody says.
 
     Raises
     ------
@@ -51,7 +54,7 @@ def write_notices(
     """
     results = []
     for number, variant in enumerate(in_order(variants), 1):
-        dataset = write_refusal(reasons, sources, model, context, variant, failed=failed)
+        dataset = write_refusal(reasons, sources, model, context, variant, failed=failed, images=images)
         result = saved(variant, number, dataset, folder)
         checked(variant.form, folder / result.path, sources)
         results.append(result)

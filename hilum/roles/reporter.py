@@ -60,13 +60,14 @@ def report(settings: Settings, request: Request) -> tuple[ResultObject, ...]:
         raise BundleInvalid("A refusal report was asked for without a reason.")
     with rejected_kept(Path(request.folder), settings.data_dir):
         objects = write_notices(
-            [request.reason],
+            [dataclasses.replace(request.reason, numbers={})],  # its words have the numbers that matter
             _sources(request),
             model_identity(request, card),
             result_context(request, card),
             Path(request.folder),
             request.variants,
             failed=request.failed,
+            images=len(request.instances),
         )
     return tuple(
         dataclasses.replace(each, path=str((Path(request.folder) / each.path).resolve().relative_to(settings.data_dir)))

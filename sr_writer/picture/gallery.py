@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -10,7 +11,9 @@ from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
 
 from sr_writer.files import keep
+from sr_writer.picture.identity_text import certain_text
 from sr_writer.picture.lettering import BACKGROUND, QUIET, WARNING, Row, height_of, rows_of, write_rows
+from sr_writer.picture.painting import series_words
 from sr_writer.picture.scene import Scene
 from sr_writer.picture.views import View, overview, views_across, views_of_slices
 
@@ -73,8 +76,15 @@ def _head(scene: Scene) -> list[Row]:
     return [
         Row(scene.title, 18, WARNING),
         Row(scene.author, 13, QUIET),
+        Row(", ".join(filter(None, [_study_date(scene), series_words(scene.sources[0])])), 13, QUIET),
         Row(scene.window.words, 13, QUIET),
     ]
+
+
+def _study_date(scene: Scene) -> str:
+    """Return when the study was made: which of a patient's studies a picture is of."""
+    date = certain_text(scene.sources[0], "StudyDate") or ""
+    return f"study of {date[:4]}-{date[4:6]}-{date[6:8]}" if re.fullmatch(r"\d{8}", date) else ""
 
 
 def _foot(scene: Scene, width: int, height: int) -> Iterator[Row]:

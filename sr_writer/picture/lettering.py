@@ -126,8 +126,8 @@ def write_rows(draw: ImageDraw.ImageDraw, rows: Iterable[Row], left: int, top: i
 def rows_of(captions: Sequence[Caption], size: int, width: int, room: int, here: int | None = None) -> list[Row]:
     """Return what captions say, as much as fits into a place.
 
-    Where not all fits, remarks are left out first, then all numbers of each but one, and then captions: those that
-    are about another image before those about this one. What is left out is said.
+    Where not all fits, remarks are left out first, the last ones before the first, then all numbers of each but one,
+    and then captions: those that are about another image before those about this one. What is left out is said.
 
     Parameters
     ----------
@@ -141,10 +141,12 @@ def rows_of(captions: Sequence[Caption], size: int, width: int, room: int, here:
     full = [row for caption in captions for row in _full(caption, size)]
     if height_of(full, width) <= room:
         return full
-    left_out = [_note("Remarks are left out here.", size)] if any(each.remarks for each in captions) else []
-    plain = [row for caption in captions for row in _full(caption, size, remarks=False)] + left_out
-    if height_of(plain, width) <= room:
-        return plain
+    total = sum(len(each.remarks) for each in captions)
+    for kept in range(total - 1, -1, -1):
+        rows = _with_remarks(captions, kept, size)
+        if height_of(rows, width) <= room:
+            return rows
+    left_out = [_note("Remarks are left out here.", size)] if total else []
     small = max(12, round(size * 0.85))
     lines = [_line(caption, small, width) for caption in _nearest_first(captions, here)]
     if height_of(lines + left_out, width) <= room:
@@ -153,12 +155,24 @@ def rows_of(captions: Sequence[Caption], size: int, width: int, room: int, here:
     return [*lines[:fitting], _note(f"and {len(lines) - fitting} more", small)]
 
 
-def _full(caption: Caption, size: int, *, remarks: bool = True) -> list[Row]:
+def _with_remarks(captions: Sequence[Caption], kept: int, size: int) -> list[Row]:
+    """Return captions with all their numbers and the first remarks, and how many remarks are left out."""
+    rows: list[Row] = []
+    left = kept
+    for caption in captions:
+        rows += _full(caption, size, left)
+        left = max(0, left - len(caption.remarks))
+    missing = sum(len(each.remarks) for each in captions) - kept
+    words = f"and {missing} more remark{'s' if missing > 1 else ''}" if kept else "Remarks are left out here."
+    return [*rows, *([_note(words, size)] if missing else [])]
+
+
+def _full(caption: Caption, size: int, remarks: int | None = None) -> list[Row]:
     small, indent = max(12, round(size * 0.85)), round(size * 0.8)
     return [
         Row(caption.head, size, swatches=caption.colours[:_SWATCHES], gap=size // 4),
         *(Row(words, small, indent=indent) for words in caption.numbers),
-        *(_note(words, small, indent) for words in (caption.remarks if remarks else ())),
+        *(_note(words, small, indent) for words in caption.remarks[:remarks]),
     ]
 
 

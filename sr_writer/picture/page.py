@@ -149,7 +149,8 @@ def summary_of(captions: Sequence[Caption]) -> str:
     if captions and missing == len(captions):
         return "Nothing was detected of what the model looks for."
     found = len(captions) - missing
-    words = f"{found} finding{'s' if found != 1 else ''}"
+    # Not "findings": organs that were measured are none to a radiologist
+    words = f"{found} result{'s' if found != 1 else ''}"
     return f"{words}; {missing} not detected." if missing else f"{words}."
 
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 
 from highdicom.sr import ContentItem, EnhancedSR
 from pydicom.dataset import Dataset
@@ -53,6 +54,7 @@ def write_refusal(
     variant: Variant,
     *,
     failed: bool,
+    images: int | None = None,
 ) -> Dataset:
     """Return a report that a series was not analysed, complete and unverified, ready to be saved.
 
@@ -67,6 +69,8 @@ def write_refusal(
         that contradict each other in that.
     failed
         Whether the analysis was begun and failed for a technical reason, rather than refused.
+    images
+        How many images of the series were there when it was judged; None where nobody says.
 
     Raises
     ------
@@ -81,7 +85,7 @@ def write_refusal(
     of_series = _referable(sources)
     title = codes.ANALYSIS_FAILED if failed else codes.NOT_ANALYSED
     shown = sorted({0, len(of_series) // 2, len(of_series) - 1})
-    tree = Tree(title, _content(reasons, of_series, shown, model, context, failed=failed), shown)
+    tree = Tree(title, _content(reasons, of_series, shown, model, context, failed=failed, images=images), shown)
     role = _digest(reasons, failed=failed)
     place = Place(
         context.uid(model, f"instance:{role}", variant),
@@ -116,9 +120,11 @@ def _content(
     context: ResultContext,
     *,
     failed: bool,
+    images: int | None,
 ) -> list[ContentItem]:
+    judged = [] if images is None else [_judged(images, context.local_time(sources[0]))]
     return [
-        text(codes.SUMMARY, " ".join(_summary(model, context, failed=failed))),
+        text(codes.SUMMARY, " ".join([*_summary(model, context, failed=failed), *judged])),
         *(text(codes.REASON, spelled_out(_in_words(reason))) for reason in reasons),
         about_series(sources[0], "", [sources[index] for index in shown]),
         text(codes.WHAT_TO_DO, _WHAT_TO_DO[failed]),
@@ -138,6 +144,15 @@ def _summary(model: ModelIdentity, context: ResultContext, *, failed: bool) -> I
     yield f"The algorithm {model.name}, version {model.version}{described}, {did}"
     yield _NOTHING_SAID
     yield from disclaimed(context)
+
+
+def _judged(images: int, when: datetime) -> str:
+    """Return on what the judgement rests: images that come later may lift it."""
+    noun = "image" if images == 1 else "images"
+    return (
+        f"Judged by the {images} {noun} that were here on {when:%Y-%m-%d at %H:%M}; a later report of this algorithm "
+        "on this series takes the place of this one."
+    )
 
 
 def _in_words(reason: Reason) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+from pydicom import dcmread
 
 from hilum.phantom import write_phantom_study
 from tests.support.node import Node, running
@@ -27,6 +29,8 @@ def test_a_study_is_drawn_and_one_without_results_is_not(tmp_path: Path) -> None
         out = tmp_path / "out"
         drawn = node.command("preview", "DEMO", "--out", str(out))
         paths = [Path(line) for line in drawn.stdout.splitlines()]
+        assert {path.parent.parent for path in paths} == {out}  # a folder for each study
+        out = paths[0].parent
         names = ["montage", "axial-1", "axial-2", "axial-3", "coronal", "sagittal"]
         assert [path.name for path in paths] == [f"lung_ct-{name}.png" for name in names]
         coronal = opened(out / "lung_ct-coronal.png").astype(int)
@@ -34,8 +38,25 @@ def test_a_study_is_drawn_and_one_without_results_is_not(tmp_path: Path) -> None
         blue = np.argwhere(coronal[..., 2] - coronal[..., 1] > 30)
         assert len(green) > 1000
         assert green[:, 1].mean() < blue[:, 1].mean()  # the right lung is on the left
+        _demand_that_a_changed_result_is_noticed(node, tmp_path / "changed.dcm")
         refused = node.command("preview", "NOLUNGS", "--out", str(tmp_path / "none"), check=False)
         assert refused.returncode == 1
         assert "nothing to draw" in refused.stderr
         assert "lung_ct" in refused.stderr
         assert not (tmp_path / "none").exists()
+
+
+def _demand_that_a_changed_result_is_noticed(node: Node, copy: Path) -> None:
+    """A number that was changed later keeps every rule, and is not what the node made."""
+    (path,) = node.data_dir.glob("results/*/*/sr.dcm")
+    report = dcmread(path)
+    report.save_as(copy)
+    (sound,) = json.loads(node.command("check", str(copy), "--json").stdout)
+    assert (sound["ok"], sound["compared"]) == (True, True)
+    for item in report.ContentSequence[-1].ContentSequence[0].ContentSequence:
+        if item.ValueType == "NUM":
+            item.MeasuredValueSequence[0].NumericValue = "9358.1"
+    report.save_as(copy)
+    (found,) = json.loads(node.command("check", str(copy), "--json", check=False).stdout)
+    assert [reason["code"] for reason in found["reasons"]] == ["Copy"]
+    assert "ContentSequence differs" in found["reasons"][0]["words"]

@@ -57,6 +57,7 @@ def test_sound_results_are_ok_and_said_in_words(written: Written, folder: Path) 
     assert sum(line.startswith("ok ") for line in lines) == len(Form) + 1
     assert sum("again" in line for line in lines if line.startswith("note")) == 1
     assert lines[-1] == "9 other files in the folders hold no result of Hilum's"
+    assert lines[-2].startswith("Held against source images alone")
 
 
 def test_each_broken_rule_is_a_line(written: Written, folder: Path, tmp_path: Path) -> None:
@@ -71,7 +72,7 @@ def test_each_broken_rule_is_a_line(written: Written, folder: Path, tmp_path: Pa
     assert f"FAIL {path}: Identity: PatientID is not what the source has." in lines
     assert any(line.startswith(f"FAIL {path}: GeometryMismatch: The Frame of Reference") for line in lines)
     assert any(line.startswith(f"ok   {written.files[Form.SR]}: Comprehensive 3D SR, ") for line in lines)
-    assert len(lines) == 3
+    assert len(lines) == 4
     assert "P2" not in done.stdout
 
 

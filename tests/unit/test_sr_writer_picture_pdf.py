@@ -70,7 +70,7 @@ def test_the_page_says_whose_it_is_what_was_found_and_by_whom(sources: list[Data
         "Left lung Incomplete",
         "Volume left out: the lung is not whole in the images.",
         "Both lungs",
-        "3 findings.",
+        "3 results.",
         "Limits of use",
         "The images came from a phantom.",
         "NOT FOR DIAGNOSTIC USE",
@@ -116,7 +116,7 @@ def test_what_is_said_of_a_radiograph(tmp_path: Path) -> None:
     result = ResultSet(None, (), assessments=tuple(replace(each, slices=()) for each in assessments()))
     (page,) = words_of(written(images, result))
     assert "Pneumothorax Not detected probability: 7 %" in page
-    assert "3 findings; 1 not detected." in page
+    assert "3 results; 1 not detected." in page
 
 
 def test_a_hundred_findings_flow_over_pages_that_all_say_whose_they_are(sources: list[Dataset]) -> None:
