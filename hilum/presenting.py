@@ -214,14 +214,14 @@ def show_verdicts(verdicts: Sequence[Verdict]) -> None:
 
 def _series_rows(record: StudyRecord) -> Iterator[tuple[str, ...]]:
     """Give a row for the objects of a series that stand alike with a peer: pictures come by the hundred."""
-    deliveries: dict[tuple[int, str], list[Delivery]] = {}
+    deliveries: dict[tuple[int, str], list[Delivery | None]] = {}
     for delivery in record.deliveries:
         deliveries.setdefault((delivery.job_id, delivery.result.sop_instance_uid), []).append(delivery)
     groups: dict[tuple[str, ...], list[tuple[ResultObject, Delivery | None]]] = {}
     for job_id, result in record.results:
-        for delivery in deliveries.get((job_id, result.sop_instance_uid), [None]):
-            key = (str(job_id), result.form, result.series_instance_uid, *_standing(delivery))
-            groups.setdefault(key, []).append((result, delivery))
+        for owed in deliveries.get((job_id, result.sop_instance_uid)) or [None]:
+            key = (str(job_id), result.form, result.series_instance_uid, *_standing(owed))
+            groups.setdefault(key, []).append((result, owed))
     for (job, form, _, *standing), objects in groups.items():
         first, last = objects[0][0], objects[-1][0]
         several = len(objects) > 1
