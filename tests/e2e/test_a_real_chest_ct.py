@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,7 +81,8 @@ def test_dcmqi_reads_the_mask_and_the_numbers_that_the_model_gave(results: dict[
     for finding in analysis.result_set.findings:
         for read, each in zip(numbers[finding.label], finding.measurements, strict=True):
             assert (read[0], read[2]) == (each.name.value, each.unit.value)
-            assert math.isclose(read[1], each.value, rel_tol=1e-5)
+            # Rounded for reading: half of the last decimal of mL, HU and %
+            assert abs(read[1] - each.value) <= 0.05 + 1e-9
 
 
 def test_the_report_says_that_the_frames_of_reference_differ(results: dict[str, Path]) -> None:
