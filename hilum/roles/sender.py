@@ -203,14 +203,16 @@ class Courier:
         return self._store.root / delivery.result.path
 
     def _not_taken(self, delivery: Delivery, error: DeliveryError) -> None:
-        if isinstance(error, NoAcceptedContext) and error.status in (None, _CLASS_NOT_SUPPORTED):
+        not_taken = isinstance(error, NoAcceptedContext) and error.status in (None, _CLASS_NOT_SUPPORTED)
+        spoilt = isinstance(error, StoreFailed) and error.permanent
+        if not_taken:
             self._refused(delivery)
-        if error.permanent and self._falls_back(delivery, error):
+        # A rejected association says nothing of the form
+        if (not_taken or spoilt) and self._falls_back(delivery, error):
             self._refused(delivery)
             return
-        never = isinstance(error, StoreFailed) and error.permanent
         with self._database.writing() as uow:
-            if never:
+            if spoilt:
                 outbox.keep_aside(uow, delivery.id, self._owner, error.reason, error.status)
             else:
                 problem = error.permanent or error.status == _DUPLICATE  # it says that it has it, and does not show it
@@ -223,7 +225,7 @@ class Courier:
             form=delivery.result.form,
             code=error.code,
             words=error.words,
-            kept_aside=never,
+            kept_aside=spoilt,
         )
 
     def _refused(self, delivery: Delivery) -> None:
