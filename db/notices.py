@@ -17,12 +17,11 @@ from db import outbox, records
 from db.engine import AnyQuery, AnyRow, UnitOfWork
 from db.events import EventKind, NewEvent, record
 from db.results import add_results, keys_of
-from db.tables import DeliveryRow, JobRow, NoticeRow
+from db.tables import JobRow, NoticeRow
 from study.entities import Job, ResultObject
 from study.errors import LeaseLost, Reason, TargetNotInFieldOfView
 from study.forms import Wish, owes_notice
 from study.identity import CONFLICTING
-from study.states import DeliveryState
 
 _LONGEST_BACK_OFF_SECONDS = 600.0
 _MOST_ATTEMPTS = 3
@@ -121,7 +120,7 @@ def written(
     there = keys_of(uow, job_id)
     keys = there | add_results(uow, job_id, [each for each in results if each.sop_instance_uid not in there])
     outbox.add_deliveries(uow, held.study, job_id, deliveries, keys)
-    _owe_again(uow, job_id, [keys[each.sop_instance_uid] for each in results])
+    outbox.owe_again(uow, job_id, [keys[each.sop_instance_uid] for each in results])
     uow.execute(delete(NoticeRow).where(NoticeRow.id == held.id))
     words = f"Refusal written: {len(results)} report(s), {len(deliveries)} to deliver."
     record(uow, now, [NewEvent(held.study, EventKind.NOTICE_WRITTEN, words, {"results": len(results)}, job_id)])
@@ -157,17 +156,6 @@ def try_again(uow: UnitOfWork, study: int) -> None:
     waiting = update(NoticeRow).where(NoticeRow.study == study, NoticeRow.lease_owner.is_(None))
     again = uow.now() - timedelta(days=1)  # a person asked: the delay of new ones is over
     uow.execute(waiting.values(given_up=False, attempts=0, not_before=again))
-
-
-def _owe_again(uow: UnitOfWork, job: int, results: Collection[int]) -> None:
-    """Owe a report again that was written before, and not delivered when the job ran once more."""
-    outdated = update(DeliveryRow).where(
-        DeliveryRow.job == job,
-        DeliveryRow.result.in_(list(results)),
-        DeliveryRow.state == DeliveryState.KEPT_ASIDE.value,
-        ~DeliveryRow.problem,
-    )
-    uow.execute(outdated.values(state=DeliveryState.PENDING.value, reason=None, next_attempt_at=uow.now()))
 
 
 def _held(uow: UnitOfWork, job_id: int, owner: str) -> AnyRow:

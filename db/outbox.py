@@ -196,7 +196,7 @@ def postpone(
         words = f"Not taken by {held.peer}, tried again: {reason.words}"
         numbers = {"peer": held.peer, "code": reason.code, "problem": problem, "status": status}
         record(uow, now, [NewEvent(held.study, EventKind.DELIVERY_POSTPONED, words, numbers, held.job)])
-    _keep_outdated(uow)
+    _keep_outdated(uow, DeliveryRow.study == held.study, DeliveryRow.peer == held.peer)
 
 
 def fall_back(uow: UnitOfWork, delivery_id: int, owner: str, reason: Reason, status: int | None = None) -> int:
@@ -223,7 +223,7 @@ def fall_back(uow: UnitOfWork, delivery_id: int, owner: str, reason: Reason, sta
     words = f"{held.peer} is sent another form instead: {reason.words}"
     numbers = {"peer": held.peer, "code": reason.code, "status": status}
     record(uow, now, [NewEvent(held.study, EventKind.DELIVERY_REPLACED, words, numbers, held.job)])
-    _keep_outdated(uow)
+    _keep_outdated(uow, *same)
     return len(keys)
 
 
@@ -250,40 +250,37 @@ def owe_no_more(uow: UnitOfWork, jobs: Collection[int]) -> None:
 
     What a sender holds just now goes out all the same. It is no problem: nobody has to look.
     """
-    pending = update(DeliveryRow).where(
-        DeliveryRow.job.in_(list(jobs)), DeliveryRow.state == _PENDING, DeliveryRow.lease_owner.is_(None)
-    )
-    reason = records.reason_to_json(_OUTDATED)
-    uow.execute(pending.values(state=DeliveryState.KEPT_ASIDE.value, problem=False, reason=reason))
+    _put_outdated_aside(uow, DeliveryRow.job.in_(list(jobs)))
 
 
-def owe_again(uow: UnitOfWork, job: int, *, refusals: bool) -> None:
-    """Undo `owe_no_more` for a job that has become the current one again.
+def owe_again(uow: UnitOfWork, job: int, results: Collection[int] | None = None) -> None:
+    """Undo `owe_no_more` for a job that has become the current one again, or has written its refusal again.
 
     Parameters
     ----------
-    refusals
-        Whether it is its refusal report that is owed, or else its results: no job owes both.
+    results
+        Keys of the results that are owed; None for all but refusal reports, which a job with results does not owe.
     """
-    form = ResultRow.form == Form.REFUSAL.value if refusals else ResultRow.form != Form.REFUSAL.value
+    of_the_job = select(ResultRow.id).where(ResultRow.job == job, ResultRow.form != Form.REFUSAL.value)
     outdated = update(DeliveryRow).where(
         DeliveryRow.job == job,
         DeliveryRow.state == DeliveryState.KEPT_ASIDE.value,
         ~DeliveryRow.problem,
-        DeliveryRow.result.in_(select(ResultRow.id).where(ResultRow.job == job, form)),
+        DeliveryRow.result.in_(of_the_job if results is None else list(results)),
     )
     uow.execute(outdated.values(state=_PENDING, reason=None, next_attempt_at=uow.now()))
 
 
-def _keep_outdated(uow: UnitOfWork) -> None:
+def _keep_outdated(uow: UnitOfWork, *which: ColumnElement[bool]) -> None:
     """Keep aside what was let go of just now and belongs to a job that was overtaken while a sender held it."""
-    outdated = update(DeliveryRow).where(
-        DeliveryRow.state == _PENDING,
-        DeliveryRow.lease_owner.is_(None),
-        DeliveryRow.job.in_(select(JobRow.id).where(~JobRow.current)),
-    )
+    overtaken = select(JobRow.id).where(JobRow.id == DeliveryRow.job, ~JobRow.current).exists()
+    _put_outdated_aside(uow, *which, overtaken)
+
+
+def _put_outdated_aside(uow: UnitOfWork, *which: ColumnElement[bool]) -> None:
+    pending = update(DeliveryRow).where(*which, DeliveryRow.state == _PENDING, DeliveryRow.lease_owner.is_(None))
     reason = records.reason_to_json(_OUTDATED)
-    uow.execute(outdated.values(state=DeliveryState.KEPT_ASIDE.value, problem=False, reason=reason))
+    uow.execute(pending.values(state=DeliveryState.KEPT_ASIDE.value, problem=False, reason=reason))
 
 
 def hold_back(uow: UnitOfWork, peer: str, seconds: float) -> None:
@@ -302,7 +299,7 @@ def give_back(uow: UnitOfWork, delivery_ids: Collection[int], owner: str) -> Non
     """Free what was leased to `owner` and not tried; due at once. What is not theirs any more is left alone."""
     theirs = update(DeliveryRow).where(DeliveryRow.state == _PENDING, DeliveryRow.id.in_(list(delivery_ids)))
     uow.execute(_untried(theirs, owner).values(next_attempt_at=uow.now()))
-    _keep_outdated(uow)
+    _keep_outdated(uow, DeliveryRow.id.in_(list(delivery_ids)))
 
 
 def release_orphans(uow: UnitOfWork, owner_prefix: str) -> int:

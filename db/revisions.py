@@ -191,7 +191,7 @@ def _reinstate(
             if records.reason_from_json(row.reason) != job.refusal or not row.current:
                 notices.owe(uow, study, row.id, job.parameters, job.refusal)
         elif row.state == JobState.DONE and not row.current:
-            outbox.owe_again(uow, row.id, refusals=False)
+            outbox.owe_again(uow, row.id)
         elif row.state in (JobState.REFUSED, JobState.FAILED) and not never_ran and not row.current:
             notices.owe(uow, study, row.id, job.parameters, records.reason_from_json(row.reason))
         elif row.state == JobState.SUPERSEDED or (row.state == JobState.REFUSED and never_ran):

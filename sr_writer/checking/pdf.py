@@ -8,7 +8,7 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 from pydicom.uid import EncapsulatedPDFStorage
 
-from sr_writer.checking.rules import common_reasons, demand_none, read_back
+from sr_writer.checking.rules import common_reasons, demand_none, form_reasons, read_back
 from sr_writer.reading.content_tree import code_of, items_named
 from study.errors import Reason
 
@@ -52,9 +52,7 @@ def pdf_reasons(document: Dataset, sources: Sequence[Dataset]) -> Iterator[Reaso
 
 
 def _form(document: Dataset) -> Iterator[Reason]:
-    for keyword, value in _EXPECTED.items():
-        if document.get(keyword) != value:
-            yield Reason("Form", f"{keyword} is not {value}.")
+    yield from form_reasons(document, _EXPECTED)
     if not document.get("DocumentTitle"):
         yield Reason("Form", "DocumentTitle is empty.")
     if code_of(document) is None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import RTStructureSetStorage
 
-from sr_writer.checking.rules import GEOMETRY, common_reasons, demand_none, read_back
+from sr_writer.checking.rules import GEOMETRY, common_reasons, demand_none, form_reasons, read_back
 from sr_writer.reading.content_tree import items_named
 from sr_writer.reading.structure_set import ContourInFile, area_within, contours_of, filled, on_image
 from sr_writer.source.images import SourceKey, by_key
@@ -71,9 +71,7 @@ def _form(structure_set: Dataset) -> Iterator[Reason]:
         "Modality": "RTSTRUCT",
         "ApprovalStatus": "UNAPPROVED",
     }
-    for keyword, value in expected.items():
-        if structure_set.get(keyword) != value:
-            yield Reason("Form", f"{keyword} is not {value}.")
+    yield from form_reasons(structure_set, expected)
     yield from _lacking("The set", structure_set, _REQUIRED_OF_SET)
 
 

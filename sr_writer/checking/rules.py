@@ -9,7 +9,7 @@ attributes and numbers, never their values: they end in logs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pydicom import dcmread
@@ -86,6 +86,13 @@ def demand_none(reasons: Iterable[Reason]) -> None:
     if any(reason.code == GEOMETRY for reason in found):
         raise GeometryMismatch(words, numbers, found)
     raise NonconformantObject(words, numbers, found)
+
+
+def form_reasons(result: Dataset, expected: Mapping[str, object]) -> Iterator[Reason]:
+    """Yield every attribute, by its keyword, that has not the one value that a form of result gives it."""
+    for keyword, value in expected.items():
+        if result.get(keyword) != value:
+            yield Reason("Form", f"{keyword} is not {value}.")
 
 
 def common_reasons(

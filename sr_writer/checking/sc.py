@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 
-from sr_writer.checking.rules import common_reasons, demand_none, read_back
+from sr_writer.checking.rules import common_reasons, demand_none, form_reasons, read_back
 from sr_writer.reading.content_tree import items_named
 from sr_writer.source.images import key_of, keys_of_reference
 from study.errors import Reason
@@ -78,9 +78,7 @@ def _shown(capture: Dataset, sources: Sequence[Dataset]) -> list[Dataset]:
 
 
 def _form(capture: Dataset) -> Iterator[Reason]:
-    for keyword, value in _EXPECTED.items():
-        if capture.get(keyword) != value:
-            yield Reason("Form", f"{keyword} is not {value}.")
+    yield from form_reasons(capture, _EXPECTED)
     if list(capture.get("ImageType") or ()) != ["DERIVED", "SECONDARY"]:
         yield Reason("Form", "ImageType is not DERIVED, SECONDARY.")
     if int(capture.get("InstanceNumber") or 0) < 1:

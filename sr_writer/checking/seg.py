@@ -17,7 +17,7 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as ItemSequence
 
-from sr_writer.checking.rules import GEOMETRY, common_reasons, demand_none, read_back
+from sr_writer.checking.rules import GEOMETRY, common_reasons, demand_none, form_reasons, read_back
 from sr_writer.checking.seg_pixels import pixel_reasons, size_reasons
 from sr_writer.reading.content_tree import code_of, items_named
 from sr_writer.reading.segmentation import (
@@ -129,9 +129,7 @@ def _form(segmentation: Dataset, frames: Sequence[Dataset]) -> Iterator[Reason]:
         "PhotometricInterpretation": "MONOCHROME2",
         "PixelPaddingValue": 0 if kind == LABELMAP else None,
     }
-    for keyword, value in expected.items():
-        if segmentation.get(keyword) != value:
-            yield Reason("Form", f"{keyword} is not {value}.")
+    yield from form_reasons(segmentation, expected)
     count = int(segmentation.get("NumberOfFrames") or 0)
     if not count or count != len(frames):
         yield Reason("Form", f"Number of Frames is {count}, and {len(frames)} frames are described.")

@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage
 
 from sr_writer import codes
-from sr_writer.checking.rules import common_reasons, demand_none, read_back
+from sr_writer.checking.rules import common_reasons, demand_none, form_reasons, read_back
 from sr_writer.checking.sr_groups import DECISIONS, group_words, segment_words, statement_words, tie_reasons
 from sr_writer.reading.content_tree import children, code_of, descendants, is_named, items_named, text_of
 from sr_writer.reading.report import (
@@ -105,9 +105,7 @@ def document_reasons(document: Dataset, classes: Sequence[str]) -> Iterator[Reas
     }
     if document.get("SOPClassUID") not in classes:
         yield Reason("Form", "SOPClassUID is not that of such a report.")
-    for keyword, value in expected.items():
-        if document.get(keyword) != value:
-            yield Reason("Form", f"{keyword} is not {value}.")
+    yield from form_reasons(document, expected)
     if next(children(document, codes.PROCEDURE_REPORTED), None) is None:
         yield Reason("Tree", "The procedure reported is absent.")
     observer = next(children(document, codes.DEVICE_OBSERVER_UID), Dataset())
