@@ -93,7 +93,7 @@ def measure(bundle: Path, volume: SeriesVolume, runs: int) -> Figures:
     at_rest = resident(os.getpid())
     for _ in range(runs):
         started = time.perf_counter()
-        mask = run_bundle(loaded, volume, card.segments).label_map.values
+        mask = run_bundle(loaded, volume, card.segments).values
         ours.append(time.perf_counter() - started)
         peak = peak or high_water(os.getpid())
         with tempfile.TemporaryDirectory() as folder:

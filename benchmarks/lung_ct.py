@@ -67,7 +67,7 @@ def measure(study: Study, runs: int) -> Figures:
     paths = [study.paths[index] for index in geometry.order]
     ordered = [headers[index] for index in geometry.order]
     at_rest = resident(os.getpid())
-    timings = tuple(analyst.analyse(card, paths, ordered, geometry).timings for _ in range(runs))
+    timings = tuple(analyst.analyse(card, paths, ordered, geometry).account.seconds for _ in range(runs))
     return Figures(study.name, len(paths), study.volume_bytes, timings, at_rest, high_water(os.getpid()))
 
 

@@ -57,17 +57,19 @@ def study_in(folder: Path, name: str) -> Study:
     return Study(name, paths, int(first.Rows), int(first.Columns))
 
 
-def generate_thorax(folder: Path, slices: int, matrix: int = 512) -> Study:
+def generate_thorax(folder: Path, slices: int, matrix: int = 512, spacing: tuple[float, float] | None = None) -> Study:
     """Write a thorax phantom, one plane at a time, so that its size costs no memory.
 
     Parameters
     ----------
     slices, matrix
-        How many planes of `matrix` x `matrix` pixels; the field of view stays the same.
+        How many planes of `matrix` x `matrix` pixels.
+    spacing
+        Between planes, and between pixels [mm]; by default the field of view is the same for every matrix.
     """
-    in_plane = SPACING[1] * 512 / matrix
+    between, in_plane = spacing or (SPACING[0], SPACING[1] * 512 / matrix)
     corner = -(matrix - 1) / 2 * in_plane
-    affine = axial_affine((SPACING[0], in_plane, in_plane), (corner, corner, -(slices - 1) / 2 * SPACING[0]))
+    affine = axial_affine((between, in_plane, in_plane), (corner, corner, -(slices - 1) / 2 * between))
     noise = np.random.default_rng(7)
     study, series, frame = (str(generate_uid()) for _ in range(3))
     paths = []

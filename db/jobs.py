@@ -6,11 +6,12 @@ A lease is one transaction that takes a job and raises its attempt. Each later w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import select, update
 
 from db import notices, outbox, records
 from db.engine import AnyQuery, AnyRow, UnitOfWork
@@ -22,21 +23,35 @@ from study.entities import Job, ResultObject
 from study.errors import ArchiveError, LeaseLost, Reason
 from study.states import JobState, job_sources
 
-_LONGEST_BACK_OFF_SECONDS = 60.0
+_LONGEST_BACK_OFF_SECONDS: Final = 60.0
+_PATIENCE_SECONDS: Final = 60.0  # while what does not fit may be overtaken; small jobs must not starve a large one
 
 
-def is_work_waiting(uow: UnitOfWork) -> bool:
+@dataclass(frozen=True)
+class RunningJob:
+    """A job that runs just now: whose it is, and of which model."""
+
+    owner: str
+    model_name: str
+
+
+Fits = Callable[[str, Sequence[RunningJob]], bool]
+"""Tells whether a job of a model, by its name, can run beside those that run."""
+
+
+def is_work_waiting(uow: UnitOfWork, fits: Fits | None = None) -> bool:
     """Tell whether `lease_job` would find something: a look that takes no lock, for a worker that looks often."""
     now = uow.now()
-    queued = and_(JobRow.state == JobState.QUEUED.value, JobRow.not_before <= now)
-    forsaken = and_(JobRow.state == JobState.RUNNING.value, JobRow.lease_until <= now)
-    return uow.execute(select(JobRow.id).where(or_(queued, forsaken)).limit(1)).first() is not None
+    forsaken = select(JobRow.id).where(JobRow.state == JobState.RUNNING.value, JobRow.lease_until <= now).limit(1)
+    return uow.execute(forsaken).first() is not None or _whose_turn_it_is(uow, now, fits) is not None
 
 
-def lease_job(uow: UnitOfWork, owner: str, lease_seconds: float) -> Job | None:
-    """Lease the job that has been due longest to `owner`; None where none is due.
+def lease_job(uow: UnitOfWork, owner: str, lease_seconds: float, fits: Fits | None = None) -> Job | None:
+    """Lease the job whose turn it is to `owner`; None where none is due, or none fits.
 
-    A running job whose lease ran out counts as interrupted, and is back in the queue before.
+    The first in the queue that fits is taken. Once the very first has been due for a minute and does not fit, nothing
+    overtakes it any more: what runs ends, and then it fits. A running job whose lease ran out counts as interrupted,
+    and is back in the queue before.
 
     Parameters
     ----------
@@ -44,20 +59,18 @@ def lease_job(uow: UnitOfWork, owner: str, lease_seconds: float) -> Job | None:
         Who takes it; unique among all workers at work.
     lease_seconds
         How long it is theirs unless renewed [s].
+    fits
+        Is asked once for each model; not where nothing runs, since a job that does not fit alone would wait for ever.
     """
+    uow.serialise("queue")  # two keepers would each judge what fits without the other's job
     now = uow.now()
     _reclaim(uow, now)
-    due = (
-        select(JobRow.id)
-        .where(JobRow.state == JobState.QUEUED.value, JobRow.not_before <= now)
-        .order_by(JobRow.not_before, JobRow.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-        .scalar_subquery()
-    )
+    turn = _whose_turn_it_is(uow, now, fits)
+    if turn is None:
+        return None
     lease = (
         update(JobRow)
-        .where(JobRow.id == due, JobRow.state.in_(_sources(JobState.RUNNING)))
+        .where(JobRow.id == turn, JobRow.state == JobState.QUEUED.value, JobRow.not_before <= now)
         .values(
             state=JobState.RUNNING.value,
             attempt=JobRow.attempt + 1,
@@ -69,11 +82,43 @@ def lease_job(uow: UnitOfWork, owner: str, lease_seconds: float) -> Job | None:
         .returning(JobRow.id, JobRow.study, JobRow.attempt)
     )
     taken = uow.execute(lease).first()
-    if taken is None:
+    if taken is None:  # a newer revision took its place just now
         return None
     words = f"Attempt {taken.attempt} started."
     record(uow, now, [NewEvent(taken.study, EventKind.JOB_STARTED, words, {"attempt": taken.attempt}, taken.id)])
     return job_by_id(uow, taken.id)
+
+
+def _whose_turn_it_is(uow: UnitOfWork, now: datetime, fits: Fits | None) -> int | None:
+    passed: list[str] = []
+    running = [] if fits is None else _running_jobs(uow, now)
+    while (first := uow.execute(_due(now, passed)).first()) is not None:
+        if fits is None or not running or fits(first.model_name, running):
+            key: int = first.id
+            return key
+        if not passed and (now - first.not_before).total_seconds() > _PATIENCE_SECONDS:
+            return None
+        passed.append(first.model_name)
+    return None
+
+
+def _due(now: datetime, passed: Sequence[str]) -> AnyQuery:
+    """Return the query of the job that is first among those that may be leased now, but for those of some models."""
+    query = select(JobRow.id, JobRow.model_name, JobRow.not_before).where(
+        JobRow.state == JobState.QUEUED.value, JobRow.not_before <= now
+    )
+    if passed:
+        query = query.where(JobRow.model_name.not_in(passed))
+    return query.order_by(JobRow.turn_at, JobRow.id).limit(1)
+
+
+def _running_jobs(uow: UnitOfWork, now: datetime) -> list[RunningJob]:
+    query = (
+        select(JobRow.lease_owner, JobRow.model_name)
+        .where(JobRow.state == JobState.RUNNING.value, JobRow.lease_until >= now)
+        .order_by(JobRow.lease_until)  # as the index has them, which is then read in place of the whole table
+    )
+    return [RunningJob(row.lease_owner, row.model_name) for row in uow.execute(query)]
 
 
 def job_by_id(uow: UnitOfWork, job_id: int) -> Job:
@@ -82,12 +127,6 @@ def job_by_id(uow: UnitOfWork, job_id: int) -> Job:
     if row is None:
         raise ArchiveError(f"There is no job {job_id}.")
     return records.job_of(row)
-
-
-def next_due(uow: UnitOfWork) -> datetime | None:
-    """Return when the next queued job may be leased (which may be past); None where none waits."""
-    query = select(JobRow.not_before).where(JobRow.state == JobState.QUEUED.value).order_by(JobRow.not_before).limit(1)
-    return uow.execute(query).scalar_one_or_none()
 
 
 def renew_lease(uow: UnitOfWork, job_id: int, attempt: int, owner: str, lease_seconds: float) -> None:
@@ -160,12 +199,23 @@ def refuse_job(
 
 
 def fail_attempt(
-    uow: UnitOfWork, job_id: int, attempt: int, reason: Reason, transient: bool, crash_limit: int = 3
+    uow: UnitOfWork,
+    job_id: int,
+    attempt: int,
+    reason: Reason,
+    transient: bool,
+    crash_limit: int = 3,
+    details: Mapping[str, Any] | None = None,
 ) -> JobState:
     """Count a failed attempt, and return what the job is now: queued for another one, or failed.
 
     It is failed where trying again can not help, or where `crash_limit` attempts failed; superseded where a newer
     revision took its place while it ran. The next attempt waits 2 s, then 4 s, at most a minute.
+
+    Parameters
+    ----------
+    details
+        How the attempt went; they take the place of those of an earlier one, which say nothing of this one.
 
     Raises
     ------
@@ -176,6 +226,7 @@ def fail_attempt(
     crashes = held.crashes + 1
     numbers = {"code": reason.code, "attempt": attempt, "crashes": crashes, **reason.numbers}
     values = {"crashes": crashes, "reason": records.reason_to_json(reason), "ended_at": now}
+    values |= {"details": dict(details or {})}
     if not transient or crashes >= crash_limit:
         _move(uow, held, JobState.FAILED, **values)
         _tell(uow, held, reason)
@@ -271,7 +322,3 @@ def _move(uow: UnitOfWork, row: AnyRow, target: JobState, **values: Any) -> None
         raise ArchiveError(f"A job can not become {target} while it is {row.state}.")
     values |= {"state": target.value, "lease_owner": None, "lease_until": None}
     uow.execute(update(JobRow).where(JobRow.id == row.id).values(values))
-
-
-def _sources(target: JobState) -> list[str]:
-    return sorted(state.value for state in job_sources(target))

@@ -89,12 +89,14 @@ def add_deliveries(uow: UnitOfWork, study: int, job: int, owed: Sequence[Outgoin
         uow.execute(insert(DeliveryRow), rows)
 
 
-def is_delivery_waiting(uow: UnitOfWork, peer: str) -> bool:
-    """Tell whether something is due to `peer`: a look that takes no lock, for a sender that looks often."""
-    return uow.execute(_due(peer, uow.now()).limit(1)).first() is not None
+def is_delivery_waiting(uow: UnitOfWork, peer: str, withheld: Collection[str] = ()) -> bool:
+    """Tell whether `lease_deliveries` would find something: a look without a lock, for a sender that looks often."""
+    return uow.execute(_due(peer, uow.now(), withheld).limit(1)).first() is not None
 
 
-def lease_deliveries(uow: UnitOfWork, peer: str, owner: str, lease_seconds: float, limit: int) -> list[Delivery]:
+def lease_deliveries(
+    uow: UnitOfWork, peer: str, owner: str, lease_seconds: float, limit: int, withheld: Collection[str] = ()
+) -> list[Delivery]:
     """Lease what is due to `peer`, at most `limit` deliveries, and return them in the order in which they must go.
 
     Those of one study stand together, lower positions first; studies in the order in which they fell due.
@@ -105,12 +107,14 @@ def lease_deliveries(uow: UnitOfWork, peer: str, owner: str, lease_seconds: floa
         Who takes them; unique among all senders at work.
     lease_seconds
         How long they are theirs [s].
+    withheld
+        Models of which nothing is sent; what is owed of them waits.
     """
     now = uow.now()
-    if uow.execute(_due(peer, now).limit(1)).first() is None:
+    if uow.execute(_due(peer, now, withheld).limit(1)).first() is None:
         return []
     uow.serialise(f"outbox {peer}")  # two senders of one peer would each see the other's first position as free
-    chosen = _in_order(uow, peer, now, limit)
+    chosen = _in_order(uow, _due(peer, now, withheld), limit)
     if not chosen:
         return []
     lease = (
@@ -332,9 +336,9 @@ def problems(uow: UnitOfWork, limit: int | None = None) -> list[Delivery]:
     return [records.delivery_of(row) for row in uow.execute(query)]
 
 
-def _due(peer: str, now: datetime) -> AnyQuery:
+def _due(peer: str, now: datetime, withheld: Collection[str]) -> AnyQuery:
     """Return the query of what may be handed out now, longest due first."""
-    return (
+    query = (
         select(DeliveryRow.id, DeliveryRow.study, DeliveryRow.position)
         .where(
             DeliveryRow.peer == peer,
@@ -344,6 +348,10 @@ def _due(peer: str, now: datetime) -> AnyQuery:
         )
         .order_by(DeliveryRow.next_attempt_at, DeliveryRow.id)
     )
+    if not withheld:
+        return query
+    of_these = select(JobRow.id).where(JobRow.id == DeliveryRow.job, JobRow.model_name.in_(list(withheld)))
+    return query.where(~of_these.exists())
 
 
 def _follows_another(*, later_than: datetime | None = None) -> ColumnElement[bool]:
@@ -364,10 +372,10 @@ def _follows_another(*, later_than: datetime | None = None) -> ColumnElement[boo
     return query.exists()
 
 
-def _in_order(uow: UnitOfWork, peer: str, now: datetime, limit: int) -> list[int]:
-    studies = list(dict.fromkeys(row.study for row in uow.execute(_due(peer, now).limit(limit))))
+def _in_order(uow: UnitOfWork, due: AnyQuery, limit: int) -> list[int]:
+    studies = list(dict.fromkeys(row.study for row in uow.execute(due.limit(limit))))
     by_study: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for row in uow.execute(_due(peer, now).where(DeliveryRow.study.in_(studies))):
+    for row in uow.execute(due.where(DeliveryRow.study.in_(studies))):
         by_study[row.study].append((row.position, row.id))
     return [key for study in studies for _, key in sorted(by_study[study])][:limit]
 

@@ -121,6 +121,7 @@ def job_of(row: AnyRow) -> Job:
         not_before=row.not_before,
         reason=reason_from_json(row.reason),
         details=row.details,
+        priority=row.priority,
     )
 
 

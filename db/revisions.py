@@ -20,6 +20,7 @@ from db.tables import InstanceRow, JobInstanceRow, JobRow, RevisionRow, StudyRow
 from study.entities import PlannedJob, Verdict
 from study.errors import ArchiveError
 from study.states import JobState, job_sources
+from study.urgency import turn
 
 _Key = tuple[str, str, str, str]
 
@@ -118,6 +119,8 @@ def _jobs_of(uow: UnitOfWork, study: int) -> list[AnyRow]:
             JobRow.current,
             JobRow.attempt,
             JobRow.reason,
+            JobRow.priority,
+            JobRow.turn_at,
         )
         .where(JobRow.study == study)
         .order_by(JobRow.id)
@@ -178,8 +181,9 @@ def _reinstate(
             continue
         values: dict[str, Any] = {"current": True}
         if row.state not in (JobState.DONE, JobState.RUNNING):
-            # To whom its results go, and how long it may take, are no part of its key
+            # To whom its results go, how long it may take and what it goes before are no part of its key
             values |= {"parameters": job.parameters, "deadline_seconds": job.deadline_seconds}
+            values |= {"priority": job.priority, "turn_at": turn(row.turn_at, job.priority - row.priority)}
         never_ran = row.attempt == 0
         if job.refusal is not None and row.state in _REFUSABLE:
             # Also one that runs: it is no longer its worker's, who then can commit nothing.
@@ -196,9 +200,12 @@ def _reinstate(
             notices.owe(uow, study, row.id, job.parameters, records.reason_from_json(row.reason))
         elif row.state == JobState.SUPERSEDED or (row.state == JobState.REFUSED and never_ran):
             values |= {"state": JobState.QUEUED.value, "reason": None, "not_before": at, "ended_at": None}
-            events.append(NewEvent(study, EventKind.JOB_QUEUED, f"{job.model_name} is queued again.", job=row.id))
+            values |= {"turn_at": turn(at, job.priority)}
+            events.append(_queued(study, row.id, job, "is queued again"))
             notices.forget(uow, [row.id])
             outbox.owe_no_more(uow, [row.id])
+        elif row.state == JobState.QUEUED and row.priority != job.priority:
+            events.append(_queued(study, row.id, job, f"waits with priority {job.priority} from now on"))
         uow.execute(update(JobRow).where(JobRow.id == row.id).values(values))
     return events
 
@@ -254,6 +261,8 @@ def _enter(uow: UnitOfWork, study: int, revision: int, job: PlannedJob, at: date
         "not_before": at,
         "reason": records.reason_to_json(job.refusal) if job.refusal else None,
         "details": {},
+        "priority": job.priority,
+        "turn_at": turn(at, job.priority),
     }
     key: int = uow.execute(insert(JobRow).values(values).returning(JobRow.id)).scalar_one()
     rows = [{"job": key, "position": position, "instance": instance} for position, instance in enumerate(instances)]
@@ -276,7 +285,15 @@ def _versions(uow: UnitOfWork, study: int, job: PlannedJob) -> list[int]:
 
 def _entered(study: int, key: int, job: PlannedJob) -> NewEvent:
     if job.refusal is None:
-        words = f"{job.model_name} is queued for {len(job.sop_instance_uids)} instance(s)."
-        return NewEvent(study, EventKind.JOB_QUEUED, words, {"instances": len(job.sop_instance_uids)}, key)
+        instances = len(job.sop_instance_uids)
+        return _queued(study, key, job, f"is queued for {instances} instance(s)", instances=instances)
     words = f"{job.model_name} can not analyse it: {job.refusal.words}"
     return NewEvent(study, EventKind.JOB_REFUSED, words, {"code": job.refusal.code, **job.refusal.numbers}, key)
+
+
+def _queued(study: int, key: int, job: PlannedJob, how: str, **numbers: int) -> NewEvent:
+    rule = job.parameters.get("urgent")
+    words = f"{job.model_name} {how}, urgent: {rule}." if rule else f"{job.model_name} {how}."
+    if job.priority:
+        numbers["priority"] = job.priority
+    return NewEvent(study, EventKind.JOB_QUEUED, words, numbers, key)

@@ -18,6 +18,7 @@ from db.columns import SafeJSON, SafeText, UTCDateTime
 Identity = Annotated[int, mapped_column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True)]
 Number = Annotated[int, mapped_column(BigInteger())]
 
+_EPOCH = "1970-01-01 00:00:00.000000"  # SQLite adds no column that may not be empty without a constant for it
 _NAMES = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -151,7 +152,8 @@ class RevisionRow(Table):
 class JobRow(Table):
     """One model's work on one set of instances; the unique key makes the same work happen once.
 
-    `attempt` is the fencing token: it grows with every lease, and a worker's writes are conditional on it.
+    `attempt` is the fencing token: it grows with every lease, and a worker's writes are conditional on it. `turn_at` is
+    the order of the queue: when the job was entered, less the head start of its priority; `not_before` only delays it.
     """
 
     __tablename__ = "job"
@@ -159,7 +161,8 @@ class JobRow(Table):
         UniqueConstraint(
             "study", "model_name", "model_digest", "parameters_digest", "instances_digest", name="uq_job_work"
         ),
-        Index("ix_job_lease", "state", "not_before", "id"),
+        # The last two spare the look for a job that fits the rows of a whole backlog
+        Index("ix_job_turn", "state", "turn_at", "id", "model_name", "not_before"),
         Index("ix_job_expiry", "state", "lease_until"),
         Index(None, "study", "current"),
     )
@@ -187,6 +190,8 @@ class JobRow(Table):
     lease_until: Mapped[datetime | None]
     reason: Mapped[dict[str, Any] | None]
     details: Mapped[dict[str, Any]]
+    priority: Mapped[Number] = mapped_column(server_default="0")
+    turn_at: Mapped[datetime] = mapped_column(server_default=_EPOCH)
 
 
 class JobInstanceRow(Table):

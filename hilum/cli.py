@@ -30,6 +30,9 @@ app.add_typer(models, name="models")
 @app.command()
 def serve(
     role: Annotated[str | None, typer.Option(help="Run one role alone: receiver, indexer, keeper or sender.")] = None,
+    worker: Annotated[
+        int | None, typer.Option(min=1, help="With --role keeper: which of inference.devices, from 1.")
+    ] = None,
     config: ConfigOption = None,
     assignments: SetOption = None,
 ) -> None:
@@ -40,7 +43,7 @@ def serve(
     if role is None:
         serve_all(settings)
     else:
-        serve_role(settings, role)
+        serve_role(settings, role, worker)
 
 
 @app.command()
@@ -133,7 +136,8 @@ def show(
     from db.queries import study_record
     from hilum.presenting import record_json, show_record
 
-    database = database_of(settings_of(config, assignments))
+    settings = settings_of(config, assignments)
+    database = database_of(settings)
     with database.reading() as uow:
         record = study_record(uow, study_uid(database, study))
     if record is None:
@@ -141,7 +145,7 @@ def show(
     if as_json:
         say(json.dumps(record_json(record), indent=1))
     else:
-        show_record(record)
+        show_record(record, {model.name for model in settings.models.values() if not model.deliver})
 
 
 @app.command()

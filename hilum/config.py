@@ -14,25 +14,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from hilum.mistakes import explain, nearest
 from inference.catalog import is_builtin
-from inference.description import ModelDescription
+from inference.description import ModelDescription, texts
+from inference.options import Precision
 from study.errors import ConfigError
 from study.forms import SEGMENTATIONS, Form, Wish
 from study.geometry import FrameOfReferencePolicy
+from study.patterns import patterns
 from study.uids import ae_title
+from study.urgency import UrgencyRule
 
 DEFAULT_FILE = Path("config.toml")
 _PREFIX = "HILUM_"
-_NAMED_LISTS = ("peers", "models")
+_NAMED_LISTS = ("peers", "models", "urgent")
 
 AETitleText = Annotated[str, AfterValidator(ae_title)]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Patterns = Annotated[tuple[str, ...], BeforeValidator(texts), AfterValidator(patterns)]
+Device = Annotated[str, Field(pattern=r"^(cpu|cuda:[0-9]{1,2})$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
 TransferSyntax = Literal["explicit", "implicit", "rle"]
 _LONGEST_PREFIX: Final = 16
@@ -82,12 +87,23 @@ class GeometrySettings(Section):
     frame_of_reference: FrameOfReferencePolicy = FrameOfReferencePolicy.STRICT
 
 
+def _devices(given: object) -> object:
+    if given == "auto":
+        return given
+    listed = [given] if isinstance(given, str) else given
+    if not isinstance(listed, list | tuple) or not listed:
+        raise ValueError('is "auto", or a list of devices, as ["cuda:0", "cpu"]')
+    return tuple(listed)
+
+
 class InferenceSettings(Section):
     """Where and how long models run."""
 
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")
+    devices: Annotated[Literal["auto"] | tuple[Device, ...], BeforeValidator(_devices)] = "auto"
     threads: int = Field(default=0, ge=0, le=256)
     deadline_seconds: float = Field(default=900, gt=0)
+    attempts: int = Field(default=3, ge=1, le=10)
+    memory_mb: int = Field(default=0, ge=0)
 
 
 class ResultSettings(Section):
@@ -183,6 +199,13 @@ class ModelSettings(ModelDescription):
     bundle: str = Field(min_length=1)
     digest: Annotated[str | None, AfterValidator(_digest)] = None
     deadline_seconds: float | None = Field(default=None, gt=0)
+    deliver: bool = True
+    priority: int = Field(default=0, ge=-9, le=9)
+    memory_mb: int | None = Field(default=None, ge=1)
+    device_memory_mb: int | None = Field(default=None, ge=1)
+    cpu_deadline_seconds: float | None = Field(default=None, gt=0)
+    precision: Precision | None = None
+    compile: bool = False
 
     @model_validator(mode="after")
     def _approved(self) -> ModelSettings:
@@ -192,6 +215,36 @@ class ModelSettings(ModelDescription):
                 f"hilum models add {self.bundle} --name {self.name} --replace shows it and writes the digest"
             )
         return self
+
+
+class UrgentSettings(Section):
+    """Which studies are analysed before others: all that is said of their images and senders must hold."""
+
+    name: Name
+    department: Patterns = ()
+    study_description: Patterns = ()
+    series_description: Patterns = ()
+    requested_priority: Patterns = ()
+    only_from: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    priority: int = Field(default=100, ge=1, le=1000)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> UrgentSettings:
+        if not self.rule(()).conditions and self.only_from is None:
+            raise ValueError("says of no study that it is urgent; give department, study_description or only_from")
+        return self
+
+    def rule(self, calling_ae_titles: Iterable[str]) -> UrgencyRule:
+        """Return the rule; `calling_ae_titles` are those that its `only_from` stands for."""
+        return UrgencyRule(
+            name=self.name,
+            priority=self.priority,
+            department=self.department,
+            study_description=self.study_description,
+            series_description=self.series_description,
+            requested_priority=self.requested_priority,
+            calling_ae_titles=None if self.only_from is None else frozenset(calling_ae_titles),
+        )
 
 
 class Settings(BaseSettings):
@@ -208,6 +261,7 @@ class Settings(BaseSettings):
     delivery: DeliverySettings = DeliverySettings()
     peers: dict[Name, PeerSettings] = {}
     models: dict[Name, ModelSettings] = {}
+    urgent: dict[Name, UrgentSettings] = {}
     base_dir: Path = Path()
 
     @model_validator(mode="after")
@@ -219,11 +273,14 @@ class Settings(BaseSettings):
             if strange:
                 known = ", ".join(self.models) or "none"
                 raise ValueError(f"peers.{peer.name}: only_models: there is no model {strange[0]}; there are: {known}")
-            foreign = [name for name in peer.only_from or () if name not in senders]
+        places = [(f"peers.{peer.name}", peer.only_from) for peer in self.peers.values()]
+        places += [(f"urgent.{entry.name}", entry.only_from) for entry in self.urgent.values()]
+        for place, named in places:
+            foreign = [name for name in named or () if name not in senders]
             if foreign and self.node.accept == "known":
                 known = ", ".join(sorted(senders))
                 raise ValueError(
-                    f"peers.{peer.name}: only_from: no peer has the name or AE title {foreign[0]}; there are: {known}"
+                    f"{place}: only_from: no peer has the name or AE title {foreign[0]}; there are: {known}"
                 )
         return self
 
@@ -238,6 +295,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Take values from the caller alone; `load` adds the layers."""
         return (init_settings,)
+
+    def deadline(self, model: str) -> float:
+        """Return how long an analysis by a model may take [s]."""
+        own = self.models[model].deadline_seconds if model in self.models else None
+        return own or self.inference.deadline_seconds
 
     @property
     def data_dir(self) -> Path:
@@ -267,6 +329,11 @@ class Settings(BaseSettings):
             if (peer.only_models is None or model in peer.only_models)
             and (peer.only_from is None or not self._titles(peer.only_from).isdisjoint(calling_ae_titles))
         )
+
+    @property
+    def urgency_rules(self) -> tuple[UrgencyRule, ...]:
+        """Return which studies are analysed before others."""
+        return tuple(entry.rule(self._titles(entry.only_from or ())) for entry in self.urgent.values())
 
     def _titles(self, senders: Iterable[str]) -> set[str]:
         """Return the AE titles that names of peers, or AE titles themselves, stand for."""

@@ -18,8 +18,12 @@ def wishes_of(job: Job, settings: Settings) -> tuple[Wish, ...]:
     """Return what each peer was to be sent of the job's results when it was planned.
 
     Jobs that an earlier version planned, and that wait still, say nothing of it: then it is what peers are sent by now
-    that ask for no senders. Peers that are in the configuration no more are sent nothing.
+    that ask for no senders. Peers that are in the configuration no more are sent nothing, nor is anybody of a model
+    with ``deliver = false``, also where the job was planned before the site wrote that.
     """
+    model = settings.models.get(job.model_name)
+    if model is not None and not model.deliver:
+        return (KEPT_HERE,)
     if "wishes" not in job.parameters:
         return settings.wishes(job.model_name, ()) or (KEPT_HERE,)
     wishes = tuple(Wish.from_json(wish) for wish in job.parameters["wishes"])

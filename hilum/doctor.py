@@ -13,6 +13,7 @@ from db.engine import Database
 from db.filestore import FileStore
 from db.index import list_set_aside
 from hilum.config import PeerSettings, Settings
+from hilum.measured import unmeasured
 from hilum.network import peer_of
 from hilum.ownership import complaint
 from hilum.planning import read_cards
@@ -137,7 +138,7 @@ def _models(settings: Settings) -> Iterator[Finding]:
     objections = [card.objection.words for card in cards if card.objection]
     yield Finding("models", not objections, ". ".join(["; ".join(named), *objections]))
     for card in cards:
-        for hint in card.hints:
+        for hint in (*card.hints, *filter(None, [unmeasured(settings, card)])):
             yield Finding(f"model {card.name}", True, f"advice: {hint}")
 
 
@@ -147,8 +148,9 @@ def _device(settings: Settings) -> str:
     if run.returncode:
         raise _Unwell(f"torch does not load: {run.stderr.strip().splitlines()[-1]}")
     found = run.stdout.strip()
-    if settings.inference.device.startswith("cuda") and "CPU" in found:
-        raise _Unwell(f"inference.device is {settings.inference.device}, but torch sees no GPU ({found})")
+    wanted = [device for device in settings.inference.devices if device.startswith("cuda")]
+    if settings.inference.devices != "auto" and wanted and "CPU" in found:
+        raise _Unwell(f"inference.devices names {', '.join(wanted)}, but torch sees no GPU ({found})")
     return f"torch {found}"
 
 

@@ -1,4 +1,7 @@
-"""``hilum models``: list them, add one, try them on a study. The work is in `hilum.adding` and `hilum.trying`."""
+"""``hilum models``: list them, add one, try, time and watch them.
+
+The work is in `hilum.adding`, `hilum.trying`, `hilum.benching` and `hilum.watching`.
+"""
 # ruff: noqa: PLC0415 - as in hilum.cli: only what a command needs is imported, inside it
 
 from __future__ import annotations
@@ -11,23 +14,26 @@ from hilum.options import ConfigOption, JsonOption, SetOption, settings_of
 from hilum.terminal import show_table
 from study.errors import ConfigError
 
-models = typer.Typer(no_args_is_help=False, invoke_without_command=True, help="List the models, add one, test one.")
+models = typer.Typer(
+    no_args_is_help=False, invoke_without_command=True, help="List the models, add one, test, time and watch them."
+)
 
 
 @models.callback()
 def list_models(context: typer.Context, config: ConfigOption = None, assignments: SetOption = None) -> None:
-    """List the models that the node runs; or add one, or ask what they make of a study."""
+    """List the models that the node runs; or add one, ask what they make of a study, time one, or watch one."""
     if context.invoked_subcommand is not None:
         if config or assignments:
             raise ConfigError(f"write --config and --set behind hilum models {context.invoked_subcommand}")
         return
     from hilum.planning import read_cards
-    from hilum.wording import output_names
+    from hilum.wording import output_names, set_words
 
-    cards = read_cards(settings_of(config, assignments))
+    settings = settings_of(config, assignments)
+    cards = read_cards(settings)
     show_table(
         "Models",
-        ("Name", "Kind", "Version", "Modality", "Gives", "Digest (SHA-256)", "May run"),
+        ("Name", "Kind", "Version", "Modality", "Gives", "Digest (SHA-256)", "Set", "May run"),
         [
             (
                 card.name,
@@ -36,6 +42,7 @@ def list_models(context: typer.Context, config: ConfigOption = None, assignments
                 ", ".join(card.rule.modality),
                 ", ".join(output_names(card)),
                 card.digest,
+                set_words(settings.models[card.name]),
                 card.objection.words if card.objection else "yes",
             )
             for card in cards.values()
@@ -78,3 +85,43 @@ def try_study(
     from hilum.trying import run_test
 
     raise typer.Exit(run_test(settings_of(config, assignments), study, as_json=as_json))
+
+
+@models.command()
+def bench(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The model.")],
+    study: Annotated[
+        str,
+        typer.Argument(
+            metavar="STUDY_OR_DIR",
+            help="A folder with the DICOM files of one study; or a Study Instance UID, its beginning, or an accession "
+            "number.",
+        ),
+    ],
+    runs: Annotated[int, typer.Option(min=1, max=1000, help="How often.")] = 3,
+    device: Annotated[str, typer.Option(help="Where: cpu, cuda:0; by default a GPU where there is one.")] = "auto",
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+) -> None:
+    """Run a model on a study, here and now, and tell how long each step takes; nothing is stored or sent.
+
+    Where the model runs in other numbers than plain float32 it tells how far its result is from theirs, and keeps that.
+    """
+    from hilum.benching import run_bench
+
+    run_bench(settings_of(config, assignments), name, study, runs, device, as_json=as_json)
+
+
+@models.command()
+def report(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The model; also one that left the configuration.")],
+    weeks: Annotated[int, typer.Option(min=1, max=1000, help="How many weeks, this one included.")] = 8,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+) -> None:
+    """Tell what a model did week by week: studies, refusals by reason, times, and how its measurements are spread."""
+    from hilum.watching import run_report
+
+    run_report(settings_of(config, assignments), name, weeks, as_json=as_json)

@@ -6,8 +6,6 @@ Images of a study that was refused are the strangest ones; a process that ends o
 from __future__ import annotations
 
 import hashlib
-import socket
-import time
 from pathlib import Path
 from typing import Final
 
@@ -19,16 +17,16 @@ from db.engine import Database
 from db.filestore import FileStore
 from db.notices import Notice
 from db.outbox import Outgoing
+from hilum.attendant import Attendant, Interrupted, Limits, Progress
 from hilum.config import Settings
 from hilum.dispatching import notices_of
-from hilum.processes import Child, StopSignal, spawn
-from hilum.wire import Answer, Request, endpoint, send_aside
+from hilum.processes import StopSignal
+from hilum.wire import Answer, Request
 from study.entities import Job, ResultObject
 from study.errors import HilumError, LeaseLost, NonconformantObject, Reason
 
 log = structlog.get_logger()
 
-_PAUSE_SECONDS: Final = 0.05
 _DEADLINE_SECONDS: Final = 120.0
 _LEASE_SECONDS: Final = 180.0
 
@@ -63,6 +61,11 @@ class Notifier:
         return True
 
     def _write(self, notice: Notice) -> None:
+        if not notices_of(notice.job, self._settings):  # who wanted it is gone, or the site sends nothing of the model
+            with self._database.writing() as uow:
+                notices.forget(uow, [notice.job.id])
+                uow.commit()
+            return
         try:
             answer = self._ask(notice.job)
             if answer is None:  # the node stops
@@ -96,27 +99,19 @@ class Notifier:
 
     def _ask(self, job: Job) -> Answer | None:
         """Return what a process of its own made of the notice; None where the node stops meanwhile."""
-        request = self._request(job).to_bytes()
-        ours, theirs = socket.socketpair()
-        child = spawn("reporter", self._settings, descriptors={"line": theirs.fileno()})
-        child.expect_nothing()
-        theirs.close()
-        line = endpoint(ours.detach())
+        attendant = Attendant(
+            "reporter",
+            self._settings,
+            self._stop,
+            work="Writing the report",
+            process="The process that wrote the report",
+        )
         try:
-            send_aside(line, request)
-            deadline = time.monotonic() + _DEADLINE_SECONDS
-            while not line.poll(_PAUSE_SECONDS):
-                if self._stop.is_set():
-                    return None
-                if time.monotonic() > deadline:
-                    return _failed(job, f"Writing took longer than {_DEADLINE_SECONDS:g} s and was stopped.")
-            return Answer.from_bytes(line.recv_bytes())
-        except (EOFError, ConnectionError):
-            return _failed(job, f"The process that wrote it ended with status {_status(child)}.")
+            return attendant.ask(self._request(job).to_bytes(), Limits(_DEADLINE_SECONDS), Progress())
+        except Interrupted:
+            return None
         finally:
-            line.close()
-            child.kill()
-            child.reap()
+            attendant.end()
 
     def _request(self, job: Job) -> Request:
         with self._database.reading() as uow:
@@ -148,11 +143,3 @@ def verified(store: FileStore, result: ResultObject, folder: str) -> ResultObjec
     if hashlib.sha256(path.read_bytes()).hexdigest() != result.digest:
         raise NonconformantObject(f"The {result.form.upper()} on disk is not the one that was written.")
     return result
-
-
-def _status(child: Child) -> int:
-    return child.process.wait(10)
-
-
-def _failed(job: Job, words: str) -> Answer:
-    return Answer(job.id, job.attempt, "failed", code="RunnerDied", words=words, transient=True)

@@ -3,62 +3,74 @@
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from hilum.authorship import model_identity, result_context
+from hilum.capacity import Budgets
 from hilum.config import Settings
 from hilum.planning import ordered_slices, read_cards
 from hilum.rejecting import rejected_kept
 from hilum.wire import Request
+from inference.account import Account
 from inference.analysis import Analyst
 from inference.catalog import ModelCard
+from inference.options import RunOptions
 from sr_writer.results import write_results
 from study.entities import ResultObject
 from study.errors import BundleInvalid
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a request: objects on disk, their paths relative to the store, and how it went."""
-
-    results: tuple[ResultObject, ...]
-    details: dict[str, Any]
-
-
 class Pipeline:
-    """Turns the images of a series into checked result files, with the models of the configuration kept warm."""
+    """Turns the images of a series into checked result files, with the models of the configuration kept warm.
 
-    def __init__(self, settings: Settings) -> None:
+    Parameters
+    ----------
+    device
+        Where models run: "auto", "cpu", "cuda:0".
+    threads
+        Of the processor, for decoding and for models; 0 leaves torch's own choice.
+    """
+
+    def __init__(self, settings: Settings, device: str = "auto", threads: int = 0) -> None:
         self._settings = settings
+        self._device = device
+        self._threads = threads
         self._cards = read_cards(settings)
+        self._budgets = Budgets(settings)
         self._made: Analyst | None = None
 
     @property
     def _analyst(self) -> Analyst:
         """Return what runs models; made at first use, so that a missing device fails the job, with its words."""
         if self._made is None:
-            self._made = Analyst(self._settings.inference.device, self._settings.inference.threads)
+            self._made = Analyst(self._device, self._threads)
         return self._made
 
-    def warm_up(self) -> None:
-        """Load every configured model, so that the first study does not wait for it.
+    def facts(self) -> dict[str, Any]:
+        """Return what the keeper must know of the device; nothing where it can not be used, which the job tells."""
+        try:
+            return {"device_bytes": self._analyst.device_bytes}
+        except BundleInvalid:
+            return {}
+
+    def warm(self, model: str, account: Account) -> None:
+        """Load a configured model, so that its first study does not wait for it.
 
         Raises
         ------
         BundleInvalid
-            If a bundle can not be loaded.
+            If its bundle can not be loaded.
         """
-        for card in self._cards.values():
-            self._analyst.load(card)
+        self._analyst.load(self._cards[model], self._options(model), account)
 
-    def run(self, request: Request) -> Outcome:
-        """Analyse one series and write its results.
+    def run(self, request: Request, account: Account) -> tuple[ResultObject, ...]:
+        """Analyse one series and write its results; return them with their paths relative to the store.
+
+        Parameters
+        ----------
+        account
+            Is written while the analysis goes.
 
         Raises
         ------
@@ -68,12 +80,13 @@ class Pipeline:
             If the model or the writer failed.
         """
         card = self._card(request)
-        clock = Clock()
         # Jobs of before do not say what form of input they want: the model does
         ordered, geometry = ordered_slices(request.instances, {"form": card.rule.form} | request.parameters)
         paths, headers = [Path(path) for path, _ in ordered], [header for _, header in ordered]
-        analysis = self._analyst.analyse(card, paths, headers, geometry, request.parameters["notes"])
-        with clock.measure("encode"), rejected_kept(Path(request.folder), self._settings.data_dir):
+        analysis = self._analyst.analyse(
+            card, paths, headers, geometry, request.parameters["notes"], self._options(card.name), account
+        )
+        with account.step("encode"), rejected_kept(Path(request.folder), self._settings.data_dir):
             objects = write_results(
                 analysis.result_set,
                 analysis.datasets,
@@ -83,13 +96,10 @@ class Pipeline:
                 variants=request.variants,
                 pixels=analysis.pixels,
             )
-        results = tuple(self._in_store(result, request) for result in objects)
-        seconds = {**analysis.timings, **clock.seconds}
-        details = {
-            "seconds": {name: round(value, 4) for name, value in seconds.items()},
-            "versions": dict(analysis.versions) | {"hilum": version("hilum")},
-        }
-        return Outcome(results, details)
+        return tuple(self._in_store(result, request) for result in objects)
+
+    def _options(self, model: str) -> RunOptions:
+        return self._budgets.options(model, self._device, self._analyst.device_bytes)
 
     def _card(self, request: Request) -> ModelCard:
         card = self._cards.get(request.model_name)
@@ -105,19 +115,3 @@ class Pipeline:
     def _in_store(self, result: ResultObject, request: Request) -> ResultObject:
         path = (Path(request.folder) / result.path).relative_to(self._settings.data_dir)
         return dataclasses.replace(result, path=str(path))
-
-
-class Clock:
-    """Seconds by step."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def measure(self, step: str) -> Iterator[None]:
-        """Count the time of the block towards a step."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - start

@@ -20,6 +20,7 @@ from study.headers import InstanceHeader
 from study.identity import identity_conflicts
 from study.selection import Selection, SeriesVerdict, select
 from study.states import VerdictOutcome
+from study.urgency import UrgencyRule, most_urgent
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def plan_study(
     """
     headers = {uid: [instance.header for instance in instances] for uid, instances in series.items()}
     conflicts = identity_conflicts(header for group in headers.values() for header in group)
+    urgent = _urgent(settings, series)
     jobs: list[PlannedJob] = []
     words: list[str] = []
     verdicts: list[Verdict] = []
@@ -87,12 +89,18 @@ def plan_study(
         card = cards[model.name]
         selection = judge(settings, card, headers)
         verdicts += verdicts_of(card, selection)
-        job = _job(settings, model, card, selection, series, conflicts)
+        job = _job(settings, model, card, selection, series, conflicts, urgent)
         if job is None:
             words.append(f"{model.name}: {_why_not(selection)}")
         else:
             jobs.append(job)
     return Plan(tuple(jobs), " ".join(words) or "No model is configured.", tuple(verdicts))
+
+
+def _urgent(settings: Settings, series: Mapping[str, Sequence[StoredInstance]]) -> UrgencyRule | None:
+    instances = [instance for group in series.values() for instance in group]
+    senders = {instance.calling_ae_title for instance in instances}
+    return most_urgent(settings.urgency_rules, [instance.header for instance in instances], senders)
 
 
 def verdicts_of(card: ModelCard, selection: Selection) -> tuple[Verdict, ...]:
@@ -177,7 +185,12 @@ def wishes_for(settings: Settings, model: str, calling_ae_titles: Collection[str
     """Return what each peer is to be sent of a model's results on images that came from these AE titles.
 
     They are no part of a job's key: another form for one peer must not make the others be sent everything anew.
+
+    Nobody is sent anything of a model with ``deliver = false``, nor told of its refusals. What such a model found stays
+    here for good: neither turning ``deliver`` on again nor ``hilum retry`` sends it later.
     """
+    if not settings.models[model].deliver:
+        return (KEPT_HERE,)
     wishes = settings.wishes(model, calling_ae_titles)
     if any(set(wish.forms) - {Form.REFUSAL} for wish in wishes):
         return wishes
@@ -194,6 +207,23 @@ def result_parameters(settings: Settings) -> dict[str, Any]:
     }
 
 
+def model_parameters(settings: Settings, model: ModelSettings, card: ModelCard) -> dict[str, Any]:
+    """Return what the configuration says of a model that changes its results, or their place in the study.
+
+    What is not set is left out, so that jobs keep the keys that they had before there was such a setting.
+    """
+    parameters = {
+        "series_position": list(settings.models).index(model.name),
+        "description": card.description_digest,
+        "uneven_spacing": card.rule.uneven_spacing.value,
+    }
+    if model.precision is not None:
+        parameters["precision"] = model.precision
+    if model.compile:
+        parameters["compile"] = True
+    return parameters
+
+
 def digest_of(value: object) -> str:
     """Return the SHA-256, hexadecimal, of `value` as canonical JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
@@ -206,6 +236,7 @@ def _job(
     selection: Selection,
     series: Mapping[str, Sequence[StoredInstance]],
     conflicts: tuple[Reason, ...],
+    urgent: UrgencyRule | None,
 ) -> PlannedJob | None:
     verdict = selection.chosen or selection.refused
     if verdict is None:
@@ -215,11 +246,7 @@ def _job(
     reasons = (card.objection,) if card.objection else conflicts or selection.refusal
     senders = {instance.calling_ae_title for instance in series[verdict.series_instance_uid]}
     wishes = wishes_for(settings, model.name, senders)
-    parameters = result_parameters(settings) | {
-        "series_position": list(settings.models).index(model.name),
-        "description": card.description_digest,
-        "uneven_spacing": card.rule.uneven_spacing.value,
-    }
+    parameters = result_parameters(settings) | model_parameters(settings, model, card)
     if any(header.frame_number for header in verdict.headers):
         place = {uid: index for index, uid in enumerate(chosen)}
         parameters["frames"] = [(place[header.sop_instance_uid], header.frame_number) for header in verdict.headers]
@@ -228,13 +255,15 @@ def _job(
         model_digest=card.digest,
         series_instance_uid=verdict.series_instance_uid,
         instances_digest=digest_of(sorted((uid, digests[uid]) for uid in chosen)),
-        # No part of the job's key: what follows from the rest of it, and to whom results go.
+        # No part of the job's key: what follows from the rest of it, to whom results go, and what it goes before.
         parameters=parameters
-        | {"notes": verdict.notes, "form": card.rule.form, "wishes": [wish.to_json() for wish in wishes]},
+        | {"notes": verdict.notes, "form": card.rule.form, "wishes": [wish.to_json() for wish in wishes]}
+        | ({"urgent": urgent.name} if urgent else {}),
         parameters_digest=digest_of(parameters),
         sop_instance_uids=chosen,
         deadline_seconds=model.deadline_seconds or settings.inference.deadline_seconds,
         refusal=StudyRefused(reasons).reason if reasons else None,
+        priority=model.priority + (urgent.priority if urgent else 0),
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from hilum.course import course
 from hilum.terminal import say, show_table
 from hilum.wording import outcome_words, reason_words, why_words
 from study.entities import Delivery, Event, Job, ResultObject, StudyRecord, StudySummary, Verdict
@@ -84,6 +85,7 @@ def _job_json(job: Job) -> dict[str, Any]:
         "series_instance_uid": job.series_instance_uid,
         "state": job.state.value,
         "current": job.current,
+        "priority": job.priority,
         "attempt": job.attempt,
         "crashes": job.crashes,
         "interruptions": job.interruptions,
@@ -141,8 +143,14 @@ def local(time: datetime | None) -> str:
     return "" if time is None else time.astimezone().isoformat(sep=" ", timespec="milliseconds")[:23]
 
 
-def show_record(record: StudyRecord) -> None:
-    """Print everything about a study for a person."""
+def show_record(record: StudyRecord, kept_here: Collection[str] = ()) -> None:
+    """Print everything about a study for a person.
+
+    Parameters
+    ----------
+    kept_here
+        The models whose results are sent to nobody, as the site wants it.
+    """
     summary = record.summary
     say(f"Study {summary.study_instance_uid}")
     say(
@@ -179,17 +187,23 @@ def show_record(record: StudyRecord) -> None:
             for job in record.jobs
         ],
     )
-    for job in record.jobs:
-        for replaced in job.details.get("replaced", ()) if job.current else ():
-            say(f"  {replaced['peer']} refuses {replaced['form']}: {replaced['by']} is made for it instead")
-        for empty in job.details.get("nothing_to_show", ()) if job.current else ():
-            say(f"  the result has nothing to show as {empty['form']}, so {empty['peer'] or 'nobody'} is sent none")
+    for job in (job for job in record.jobs if job.current):
+        for words in (*course(job), *_deviations(job)):
+            say(words)
     show_table(
         "Results",
         ("Job", "Form", "Objects", "SOP Instance UID", "File", "Peer", "State", "Attempts", "Next try", "Reason"),
-        list(_series_rows(record)),
+        list(_series_rows(record, {job.id for job in record.jobs if job.current and job.model_name in kept_here})),
     )
     show_table("Events", ("Time", "Event", "Words"), list(_event_rows(record.events)))
+
+
+def _deviations(job: Job) -> Iterator[str]:
+    """Give where a peer is not sent what it wished for."""
+    for replaced in job.details.get("replaced", ()):
+        yield f"  {replaced['peer']} refuses {replaced['form']}: {replaced['by']} is made for it instead"
+    for empty in job.details.get("nothing_to_show", ()):
+        yield f"  the result has nothing to show as {empty['form']}, so {empty['peer'] or 'nobody'} is sent none"
 
 
 def show_verdicts(verdicts: Sequence[Verdict]) -> None:
@@ -212,7 +226,7 @@ def show_verdicts(verdicts: Sequence[Verdict]) -> None:
     )
 
 
-def _series_rows(record: StudyRecord) -> Iterator[tuple[str, ...]]:
+def _series_rows(record: StudyRecord, kept_here: Collection[int]) -> Iterator[tuple[str, ...]]:
     """Give a row for the objects of a series that stand alike with a peer: pictures come by the hundred."""
     deliveries: dict[tuple[int, str], list[Delivery | None]] = {}
     for delivery in record.deliveries:
@@ -220,19 +234,20 @@ def _series_rows(record: StudyRecord) -> Iterator[tuple[str, ...]]:
     groups: dict[tuple[str, ...], list[tuple[ResultObject, Delivery | None]]] = {}
     for job_id, result in record.results:
         for owed in deliveries.get((job_id, result.sop_instance_uid)) or [None]:
-            key = (str(job_id), result.form, result.series_instance_uid, *_standing(owed))
+            standing = _standing(owed, is_kept_here=job_id in kept_here)
+            key = (str(job_id), result.form, result.series_instance_uid, *standing)
             groups.setdefault(key, []).append((result, owed))
-    for (job, form, _, *standing), objects in groups.items():
+    for (job, form, _, peer, state), objects in groups.items():
         first, last = objects[0][0], objects[-1][0]
         several = len(objects) > 1
         uid = f"{first.sop_instance_uid} ..." if several else first.sop_instance_uid
         files = f"{first.path} ... {Path(last.path).name}" if several else first.path
-        yield (job, form, str(len(objects)), uid, files, *standing, *_waiting([each for _, each in objects]))
+        yield (job, form, str(len(objects)), uid, files, peer, state, *_waiting([each for _, each in objects]))
 
 
-def _standing(delivery: Delivery | None) -> tuple[str, str]:
+def _standing(delivery: Delivery | None, *, is_kept_here: bool) -> tuple[str, str]:
     if delivery is None:
-        return "", "kept here"
+        return "", "kept here: deliver = false" if is_kept_here else "kept here"
     return delivery.peer, f"{delivery.state.value}{' (problem)' if delivery.problem else ''}"
 
 

@@ -19,6 +19,7 @@ from hilum.config import Settings
 
 _PR_SET_PDEATHSIG = 1
 _NICENESS = 5
+_OOM_SCORE = 500  # of -1000 to 1000 (proc(5))
 
 
 def announce_to_nobody(facts: Mapping[str, Any]) -> None:
@@ -190,6 +191,14 @@ def _search_path() -> list[str]:
 def yield_to_reception() -> None:
     """Let the receivers go first where the processor is short: a modality waits for them, nobody waits for this."""
     os.nice(_NICENESS)
+
+
+def offer_to_the_kernel() -> None:
+    """Have the kernel end this process, and not a receiver, where the machine runs out of memory (Linux alone)."""
+    try:
+        Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
+    except OSError:
+        return  # elsewhere, or forbidden: the keeper watches its memory all the same
 
 
 def die_with_parent() -> None:

@@ -32,5 +32,17 @@ def owner(store: FileStore, role: str) -> str:
     return f"{_owner_prefix(store)}{role}/{os.getpid()}"
 
 
+def worker_of(index: int) -> str:
+    """Return what a keeper is called among those of its machine: each has a device, by its place in the list."""
+    return f"keeper-{index}"
+
+
+def index_of_worker(store: FileStore, owner_name: str) -> int | None:
+    """Return the index of the keeper of this node and machine that a lease names; None where it is of another one."""
+    role = owner_name.removeprefix(_owner_prefix(store)).partition("/")[0]
+    number = role.removeprefix("keeper-")
+    return int(number) if role not in (owner_name, number) and number.isdigit() else None
+
+
 def _owner_prefix(store: FileStore) -> str:
     return f"{store.node_identity().device_uid}/{socket.gethostname()}/"

@@ -6,6 +6,7 @@ import importlib
 import socket
 
 from db.engine import Database
+from hilum.capacity import with_devices
 from hilum.config import Settings
 from hilum.journal import open_journal
 from hilum.planning import read_cards
@@ -27,6 +28,7 @@ def serve_all(settings: Settings) -> None:
     BundleInvalid
         If a model's bundle can not be read.
     """
+    settings = with_devices(settings)
     cards = read_cards(settings)
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
@@ -39,6 +41,7 @@ def serve_all(settings: Settings) -> None:
     def tell(host: str, port: int) -> None:
         say(f"{settings.node.ae_title} listens on {host}:{port}; store in {settings.data_dir}")
         say(f"models: {', '.join(f'{card.name} {card.version}' for card in cards.values()) or 'none'}")
+        say(f"models run on: {', '.join(settings.inference.devices)}")
         for card in cards.values():
             if card.objection is not None:
                 say(f"{card.name} will not run: {card.objection.words}")
@@ -51,16 +54,24 @@ def serve_all(settings: Settings) -> None:
     say("stopped")
 
 
-def serve_role(settings: Settings, role: str) -> None:
+def serve_role(settings: Settings, role: str, worker: int | None = None) -> None:
     """Run one role until SIGTERM or SIGINT, beside a supervisor elsewhere that migrates the database.
+
+    Parameters
+    ----------
+    worker
+        Of a keeper: which of ``[inference] devices`` it is for, from 1.
 
     Raises
     ------
     ConfigError
-        If there is no such role, or the database is not one that several machines can share.
+        If there is no such role or worker, or the database is not one that several machines can share.
     """
     if role not in ROLES:
         raise ConfigError(f"--role {role}: unknown; the roles are {', '.join(ROLES)}")
+    if role == "keeper":
+        settings = with_devices(settings)
+        _demand_worker(settings, worker)
     if role != "receiver":
         Database.open(settings.database_url).check_schema()
     open_journal(settings.data_dir / "logs", f"{role}-alone", settings.node.log_level)
@@ -69,7 +80,17 @@ def serve_role(settings: Settings, role: str) -> None:
     station = Station(
         settings,
         stop,
+        index=(worker or 1) - 1,
         announce=lambda facts: say(f"{role} is at work {facts or ''}".rstrip()),
         host=socket.gethostname(),
     )
     importlib.import_module(f"hilum.roles.{role}").run(station)
+
+
+def _demand_worker(settings: Settings, worker: int | None) -> None:
+    devices = settings.inference.devices
+    named = ", ".join(f"{number} ({device})" for number, device in enumerate(devices, start=1))
+    if worker is None and len(devices) > 1:
+        raise ConfigError(f"--role keeper: inference.devices has several; add --worker N, one of {named}, for each one")
+    if worker is not None and not 1 <= worker <= len(devices):
+        raise ConfigError(f"--worker {worker}: there is none in inference.devices; there are {named}")

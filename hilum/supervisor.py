@@ -14,6 +14,7 @@ import structlog
 
 from db.engine import Database
 from db.filestore import FileStore
+from hilum.capacity import with_devices
 from hilum.config import Settings
 from hilum.processes import Child, StopSignal, spawn
 from hilum.recovery import release_what_died
@@ -61,11 +62,12 @@ class Supervisor:
     """
 
     def __init__(self, settings: Settings, on_ready: Callable[[str, int], None]) -> None:
-        self._settings = settings
+        self._settings = with_devices(settings)
         self._on_ready = on_ready
         self._happenings: queue.SimpleQueue[_Happening] = queue.SimpleQueue()
         self._posts = [_Post("receiver", index) for index in range(settings.node.receivers)]
-        self._posts += [_Post(role, 0) for role in ROLES if role != "receiver"]
+        self._posts += [_Post("keeper", index) for index in range(len(self._settings.inference.devices))]
+        self._posts += [_Post(role, 0) for role in ROLES if role not in ("receiver", "keeper")]
         self._announced = False
 
     def run(self, stop: StopSignal) -> None:

@@ -49,12 +49,15 @@ class Folder:
         How many files hold an instance that another file holds already.
     left_out
         DICOM files that the node could not index, and why.
+    paths
+        Of each instance, by its Study and its SOP Instance UID.
     """
 
     studies: dict[str, dict[str, list[InstanceHeader]]] = field(default_factory=dict)
     not_dicom: int = 0
     copies: int = 0
     left_out: tuple[tuple[Path, str], ...] = ()
+    paths: dict[tuple[str, str], Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def run_test(settings: Settings, text: str, *, as_json: bool) -> int:
 def read_folder(folder: Path) -> Folder:
     """Return the studies in a folder and all below it; pixel data are not read."""
     studies: dict[str, dict[str, list[InstanceHeader]]] = {}
-    seen: set[tuple[str, str]] = set()
+    paths: dict[tuple[str, str], Path] = {}
     left_out: list[tuple[Path, str]] = []
     not_dicom = copies = 0
     for path in _files(folder):
@@ -138,12 +141,12 @@ def read_folder(folder: Path) -> Folder:
             left_out.append((path, words))
         else:
             key = (header.study_instance_uid, header.sop_instance_uid)
-            copies += key in seen
-            if key not in seen:
-                seen.add(key)
+            copies += key in paths
+            if key not in paths:
+                paths[key] = path
                 series = studies.setdefault(header.study_instance_uid, {})
                 series.setdefault(header.series_instance_uid, []).append(header)
-    return Folder(studies, not_dicom, copies, tuple(left_out))
+    return Folder(studies, not_dicom, copies, tuple(left_out), paths)
 
 
 def try_models(settings: Settings, cards: Mapping[str, ModelCard], study_instance_uid: str, series: Series) -> Trial:

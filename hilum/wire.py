@@ -1,4 +1,8 @@
-"""What the keeper says to the processes that write for it, runner and reporter: one JSON message a job, one answer."""
+"""What the keeper says to the processes that write for it, runner and reporter, and they to it: JSON messages.
+
+A runner is given orders, one at a time: to analyse (`Request`), or to load a model ahead of its first job (`Warm`). It
+ends each with one `Answer`; `News` in between tell the keeper how far it is.
+"""
 
 from __future__ import annotations
 
@@ -105,8 +109,57 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Warm:
+    """The order to load a model, so that its first study does not wait for it; no job's."""
+
+    model_name: str
+
+    def to_bytes(self) -> bytes:
+        """Return the message."""
+        return json.dumps({"warm": self.model_name}).encode()
+
+
+def order_of(message: bytes) -> Request | Warm:
+    """Return the order that a runner was given."""
+    values = json.loads(message)
+    return Warm(values["warm"]) if "warm" in values else Request.from_bytes(message)
+
+
+@dataclass(frozen=True)
+class News:
+    """How far a runner is with its order.
+
+    Parameters
+    ----------
+    step
+        What it begins: "load", "decode", "preprocess", "inference", "postprocess", "measure", "encode".
+    on_cpu
+        Whether it went over to the processor since the GPU's memory did not suffice; another deadline holds then.
+    """
+
+    step: str
+    on_cpu: bool = False
+
+    def to_bytes(self) -> bytes:
+        """Return the message."""
+        return json.dumps({"news": asdict(self)}).encode()
+
+
+def report_of(message: bytes) -> Answer | News:
+    """Return what a runner said."""
+    values = json.loads(message)
+    return News(**values["news"]) if "news" in values else Answer.from_bytes(message)
+
+
+@dataclass(frozen=True)
 class Answer:
-    """What became of a request."""
+    """What became of an order; `job_id` and `attempt` are 0 where it was to load a model.
+
+    Parameters
+    ----------
+    details
+        How it went, for the job's record; also where it ended with an error.
+    """
 
     job_id: int
     attempt: int
@@ -119,13 +172,16 @@ class Answer:
     transient: bool = False
 
     @classmethod
-    def of_error(cls, request: Request, error: HilumError, outcome: Outcome = "failed") -> Answer:
+    def of_error(
+        cls, request: Request, error: HilumError, outcome: Outcome = "failed", details: dict[str, Any] | None = None
+    ) -> Answer:
         """Return the answer to a request that ended with an error."""
         reason = error.reason
         return cls(
             request.job_id,
             request.attempt,
             outcome,
+            details=details or {},
             code=reason.code,
             words=reason.words,
             numbers=reason.numbers,

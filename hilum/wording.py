@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from hilum.config import ModelSettings
 from inference.catalog import ModelCard
 from study.codes import LABEL_SCHEME, TISSUE, Code
 from study.entities import Verdict
@@ -113,6 +114,15 @@ def output_names(card: ModelCard) -> list[str]:
     """Return the names of a model's segments, classes or numbers."""
     labels = [segment.label for segment in card.segments]
     return labels + [entry.label for entry in card.classes] + [number.label for number in card.numbers]
+
+
+def set_words(model: ModelSettings) -> str:
+    """Return what a site has set of how a model runs, and what becomes of its results; "" where nothing."""
+    told = [str(model.precision)] if model.precision else []
+    told += ["compiled"] if model.compile else []
+    told += ["deliver = false"] if not model.deliver else []
+    told += [f"priority {model.priority}"] if model.priority else []
+    return ", ".join(told)
 
 
 def printable(text: str) -> str:

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-import numpy as np
 import torch
 from pydicom.dataset import Dataset
 
+from inference.account import Account
 from inference.bundle import LoadedBundle, choose_device, load_bundle
 from inference.catalog import ModelCard, digest_of
-from inference.decoding import read_image, read_series
-from inference.densitometry import reasons_against_densitometry
-from inference.evening import evened, nearest_given, on_slices
-from inference.measuring import measure
-from inference.pixels import Pixels, pixels_of_images, pixels_of_slices
-from inference.running import run_bundle
-from inference.scoring import score_image, score_volume
-from study.errors import BundleInvalid, TargetNotInFieldOfView
+from inference.feeding import at_work
+from inference.ladder import Foothold, Footholds, Ladder
+from inference.memory import HOST, MEGABYTE, OutOfDeviceMemory, answers, at_most, device_bytes, give_back
+from inference.options import RunOptions
+from inference.pixels import Pixels
+from inference.precision import reduced
+from inference.series import Said, Series, figures
+from inference.shelf import Key, Shelf
+from inference.surroundings import SEED
+from inference.timing import ForwardClock
+from study.errors import BundleInvalid, DeviceOutOfMemory
 from study.geometry import VolumeGeometry
 from study.headers import InstanceHeader
-from study.imaging import Assessment, LabelMap, ResultSet, SeriesVolume
+from study.imaging import ResultSet
 
-_VERSIONED: Final = ("torch", "monai", "numpy", "scipy", "pydicom", "connected-components-3d")
+_AS_IT_COMES: Final = RunOptions()
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,54 +39,64 @@ class Analysis:
     ----------
     datasets
         The source images' headers, in slice order, without pixel data.
-    timings
-        Of decode, preprocess, inference, postprocess and measure [s].
     pixels
         Of each slice or image by its index, for pictures.
-    versions
-        Of the libraries that took part.
+    account
+        How it went.
     """
 
     result_set: ResultSet
     datasets: tuple[Dataset, ...]
-    timings: dict[str, float]
     pixels: Pixels
-    versions: dict[str, str] = field(default_factory=dict)
+    account: Account
 
 
 class Analyst:
-    """Runs models on series, and keeps those that it loaded.
+    """Runs models on series on one device, and keeps those that it loaded warm.
 
     Parameters
     ----------
     device
-        "auto" (a GPU where there is one), "cpu", "cuda:0".
+        "cpu", "cuda:0"; "auto" is a GPU where there is one.
     threads
         For decoding and for torch on the CPU; 0 leaves torch's own choice.
+    warm_bytes
+        How much the loaded models may hold together [bytes]; None: half of a GPU's memory, a quarter of the machine's.
     """
 
-    def __init__(self, device: str = "auto", threads: int = 0) -> None:
+    def __init__(self, device: str = "cpu", threads: int = 0, warm_bytes: int | None = None) -> None:
         if threads > 0:
             torch.set_num_threads(threads)
         self.device = choose_device(device)
         self.threads = threads or torch.get_num_threads()
-        self._loaded: dict[tuple[Path, str], LoadedBundle] = {}
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # also what a bundle's own code calls "cuda" is this one
+        self._shelves = {HOST: Shelf.on(HOST), self.device: Shelf.on(self.device, warm_bytes)}
+        self._footholds = Footholds()
 
-    def load(self, card: ModelCard) -> LoadedBundle:
-        """Return the card's bundle, loaded once for each digest.
+    @property
+    def device_bytes(self) -> int | None:
+        """Return the memory of the GPU [bytes]; None where the device is the processor."""
+        return None if self.device == HOST else device_bytes(self.device)
+
+    @property
+    def is_usable(self) -> bool:
+        """Tell whether the device still answers: after an illegal access, say, a process can not use its GPU again."""
+        return answers(self.device)
+
+    def load(self, card: ModelCard, options: RunOptions = _AS_IT_COMES, account: Account | None = None) -> LoadedBundle:
+        """Return the card's bundle, loaded once for each digest and each way to run it.
 
         Raises
         ------
         BundleInvalid
             If it can not be loaded, or is not the one that was approved.
+        DeviceOutOfMemory
+            If it does not fit, even after all others were let go.
         """
-        if card.objection is not None:
-            raise BundleInvalid(card.objection.words)
-        key = (card.path, card.digest)
-        if key not in self._loaded:
-            _demand_unchanged(card)
-            self._loaded[key] = load_bundle(card.path, self.device)
-        return self._loaded[key]
+        account = account or Account()
+        with at_most(self.device, options.device_memory_bytes):
+            return self._load(card, options, account, self._ladder(card, options, account))
 
     def analyse(
         self,
@@ -94,6 +105,8 @@ class Analyst:
         headers: Sequence[InstanceHeader],
         geometry: VolumeGeometry | None,
         notes: Sequence[str] = (),
+        options: RunOptions = _AS_IT_COMES,
+        account: Account | None = None,
     ) -> Analysis:
         """Return what the model says about a series.
 
@@ -105,6 +118,11 @@ class Analyst:
             The grid that the slices form, its `order` not applied again; None for images that stand alone.
         notes
             What a reader of the results must know of the series, in words.
+        options
+            How the site wants the model to be run.
+        account
+            Is told of each step, and has the record of it, also of an analysis that fails; one is made where none is
+            given.
 
         Raises
         ------
@@ -113,96 +131,119 @@ class Analyst:
         InferenceError
             If the model can not be run, or gives what can not be used.
         """
-        bundle = self.load(card)
-        if geometry is None:
-            result, datasets, timings = self._say_of_images(card, bundle, paths, headers)
-            pixels = pixels_of_images(paths, headers)
-        else:
-            result, datasets, timings = self._say_of_volume(card, bundle, paths, headers, geometry)
-            pixels = pixels_of_slices(paths, headers, self.threads)
-        result = replace(result, limits=(*notes, *bundle.notes, *result.limits))
-        return Analysis(result, datasets, timings, pixels, {name: version(name) for name in _VERSIONED})
+        account = account or Account()
+        account.begins_on(self.device)
+        series = Series(tuple(paths), tuple(headers), geometry, self.threads)
+        try:
+            with at_most(self.device, options.device_memory_bytes):
+                said = self._climb(card, series, options, account)
+        finally:
+            give_back(self.device)
+        account.measurements = figures(said.result_set)
+        result = replace(said.result_set, limits=(*notes, *said.result_set.limits))
+        return Analysis(result, said.datasets, series.pixels(), account)
 
-    def _say_of_volume(
-        self,
-        card: ModelCard,
-        bundle: LoadedBundle,
-        paths: Sequence[Path],
-        headers: Sequence[InstanceHeader],
-        geometry: VolumeGeometry,
-    ) -> _Said:
-        started = time.perf_counter()
-        decoded = read_series(paths, headers, geometry.affine, self.threads)
-        volume = _even(decoded.volume, geometry)
-        timings = {"decode": time.perf_counter() - started}
-        if card.kind != "segmentation":
-            scored = score_volume(bundle, volume, card)
-            return ResultSet(None, (), assessments=scored.assessments), decoded.datasets, timings | scored.timings
-        seen = _sample(volume)
-        outcome = run_bundle(bundle, volume, card.segments, card.background_first)
-        _demand_target(card, outcome.label_map)
-        ran_at = time.perf_counter()
-        if _sample(volume) != seen:  # the bundle works in place; what is measured are the images
-            volume = _even(read_series(paths, headers, geometry.affine, self.threads).volume, geometry)
-        findings = measure(volume, outcome.label_map, card, reasons_against_densitometry(decoded.datasets))
-        timings |= outcome.timings | {"measure": time.perf_counter() - ran_at}
-        return ResultSet(_on_source(outcome.label_map, geometry), findings), decoded.datasets, timings
+    def bare_seconds(self, card: ModelCard, options: RunOptions, clock: ForwardClock) -> float:
+        """Return how long the network alone takes for all that a clock counted in an analysis [s]."""
+        bundle = self.load(card, options)
+        limited = at_most(self.device, options.device_memory_bytes)
+        with limited, at_work(bundle), reduced(bundle.device, bundle.precision):
+            return clock.seconds_alone(bundle.network, bundle.device)
 
-    def _say_of_images(
-        self,
-        card: ModelCard,
-        bundle: LoadedBundle,
-        paths: Sequence[Path],
-        headers: Sequence[InstanceHeader],
-    ) -> _Said:
-        timings: dict[str, float] = {"decode": 0.0}
-        assessments: list[Assessment] = []
-        datasets: list[Dataset] = []
-        inverted = 0
-        for index, (path, header) in enumerate(zip(paths, headers, strict=True)):
-            started = time.perf_counter()
-            image = read_image(path, header)
-            timings["decode"] += time.perf_counter() - started
-            scored = score_image(bundle, image.pixels, _spacing(header), card, index)
-            timings |= {step: timings.get(step, 0.0) + seconds for step, seconds in scored.timings.items()}
-            assessments += scored.assessments
-            datasets.append(image.dataset)
-            inverted += image.inverted
-        limits = [f"{inverted} of {len(paths)} images are stored as negatives (MONOCHROME1) and were inverted."]
-        result = ResultSet(None, (), tuple(limits if inverted else ()), assessments=tuple(assessments))
-        return result, tuple(datasets), timings
+    def _climb(self, card: ModelCard, series: Series, options: RunOptions, account: Account) -> Said:
+        """Return what the model says, with as small a demand for memory as it takes."""
+        key, voxels = (Key.of(card, options), options), series.voxels
+        ladder = self._ladder(card, options, account)
+        first, needed = self._first(card, options, account, ladder), self._footholds.of(key, voxels)
+        begin = first if needed is None or first.place == "cpu" else ladder.begin(needed)
+        said, foothold = ladder.climb(begin, lambda foothold: self._attempt(card, series, options, account, foothold))
+        if foothold != first:
+            self._footholds.note(key, voxels, foothold)
+        return said
 
+    def _first(self, card: ModelCard, options: RunOptions, account: Account, ladder: Ladder) -> Foothold:
+        """Return the whole demand, with the model loaded; the processor's where the model itself does not fit."""
+        try:
+            return Foothold(self._load(card, options, account, ladder).windows)
+        except OutOfDeviceMemory as error:
+            if self.device == HOST or not options.may_use_cpu:
+                raise DeviceOutOfMemory(ladder.lament("this model")) from error
+        return ladder.to_cpu(f"The model does not fit into the memory of {self.device}")
 
-_Said = tuple[ResultSet, tuple[Dataset, ...], dict[str, float]]
+    def _attempt(
+        self, card: ModelCard, series: Series, options: RunOptions, account: Account, foothold: Foothold
+    ) -> Said:
+        """Run the model from the files on: what another attempt left in the volume, or on the device, is gone."""
+        if account.forward is not None:
+            account.forward.start_anew()
+        bundle = self._standing(card, options, account, foothold)
+        account.running = self._way_of(bundle)
+        said = series.said_by(bundle, card, account)
+        if account.forward is not None:
+            account.running |= account.forward.figures()
+        return replace(said, result_set=replace(said.result_set, limits=(*bundle.notes, *said.result_set.limits)))
 
+    def _standing(self, card: ModelCard, options: RunOptions, account: Account, foothold: Foothold) -> LoadedBundle:
+        """Return the bundle as it runs with a demand."""
+        if foothold.place == "cpu":
+            return self._loaded(HOST, card, options, account).at_a_time(None)
+        bundle = self._loaded(self.device, card, options, account)
+        if foothold.place == "host":
+            plain = replace(options, compile=False)  # of this one, only the transforms run
+            bundle = bundle.with_volume_on_host(self._loaded(HOST, card, plain, account))
+        return bundle.at_a_time(foothold.windows)
 
-def _sample(volume: SeriesVolume) -> float:
-    """Return a number that is another one once somebody has written into the voxels."""
-    return float(volume.voxels[::4, ::4, ::4].sum(dtype=np.float64))
+    def _load(self, card: ModelCard, options: RunOptions, account: Account, ladder: Ladder) -> LoadedBundle:
+        """Return the card's bundle on our device; where it does not fit, the others are let go first."""
+        try:
+            return self._loaded(self.device, card, options, account)
+        except OutOfDeviceMemory:
+            pass  # only behind this block does no error hold what was loaded in part
+        give_back(self.device)
+        ladder.make_room()
+        return self._loaded(self.device, card, options, account)
 
+    def _loaded(self, device: torch.device, card: ModelCard, options: RunOptions, account: Account) -> LoadedBundle:
+        """Return the card's bundle on a device, from the shelf where it is there."""
+        if card.objection is not None:
+            raise BundleInvalid(card.objection.words)
+        shelf, key = self._shelves[device], Key.of(card, options)
+        bundle = shelf.take(key)
+        if account.was_warm is None:
+            account.was_warm = bundle is not None
+        if bundle is None:
+            with account.step("load"):
+                _demand_unchanged(card)
+                bundle = load_bundle(card.path, device, options)
+            if left := shelf.put(key, card.name, bundle):
+                words = f"The models that are kept on {device} hold more than {shelf.limit // MEGABYTE} MB; let go of "
+                account.note_memory("let_go", f"{words}{', '.join(left)}.", models=left)
+        return bundle
 
-def _even(volume: SeriesVolume, geometry: VolumeGeometry) -> SeriesVolume:
-    """Return the volume that the model gets: as it is, or interpolated where its slices are unevenly spaced."""
-    if not geometry.offsets:
-        return volume
-    voxels = evened(volume.voxels, geometry.offsets, geometry.slices)
-    nearest = nearest_given(geometry.offsets, geometry.slices)
-    padding = None if volume.padding is None else volume.padding[nearest]
-    return SeriesVolume(voxels, geometry.affine, tuple(volume.sop_instance_uids[index] for index in nearest), padding)
+    def _ladder(self, card: ModelCard, options: RunOptions, account: Account) -> Ladder:
+        key, shelf = Key.of(card, options), self._shelves[self.device]
+        return Ladder(
+            account=account,
+            device=self.device,
+            limit=options.device_memory_bytes,
+            may_use_cpu=options.may_use_cpu,
+            let_go=lambda: shelf.let_go(key),
+        )
 
-
-def _on_source(label_map: LabelMap, geometry: VolumeGeometry) -> LabelMap:
-    """Return the label map on the slices of the series."""
-    if not geometry.offsets:
-        return label_map
-    first, *further = (on_slices(layer, geometry.offsets) for layer in label_map.layers)
-    return LabelMap(first, label_map.affine, label_map.segments, tuple(further), geometry.offsets)
-
-
-def _spacing(header: InstanceHeader) -> tuple[float, float]:
-    """Return the pixel spacing of an image along (row, column) [mm]; 1 where none is stated, as from a picture file."""
-    given = header.pixel_spacing
-    return (given[0], given[1]) if given is not None and len(given) == 2 and min(given) > 0 else (1.0, 1.0)
+    def _way_of(self, bundle: LoadedBundle) -> dict[str, Any]:
+        """Return how a bundle is run, for the record."""
+        return {
+            "precision": bundle.precision,
+            "tf32": bundle.precision == "tf32",
+            "compiled": bundle.compiled,
+            "memory_format": bundle.memory_format,
+            "threads": torch.get_num_threads(),
+            "interop_threads": torch.get_num_interop_threads(),
+            "windows_at_a_time": bundle.windows,
+            "stitched_on_host": bundle.stitches_on_host,
+            "seed": SEED,
+            "deterministic": True,
+        }
 
 
 def _demand_unchanged(card: ModelCard) -> None:
@@ -213,8 +254,3 @@ def _demand_unchanged(card: ModelCard) -> None:
             f"The bundle of {card.name} changed while the node ran: its digest was {card.digest}, it is {found}; "
             "restart the node once it is as it should be."
         )
-
-
-def _demand_target(card: ModelCard, label_map: LabelMap) -> None:
-    if card.target and not any(np.any(layer) for layer in label_map.layers):
-        raise TargetNotInFieldOfView(f"The {card.target} are not in the field of view of the series.")

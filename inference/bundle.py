@@ -7,18 +7,16 @@ folder that the configuration names, with the digest that it names, is loaded.
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 from monai.bundle.config_parser import ConfigParser
-from monai.inferers.inferer import SimpleInferer, SliceInferer
+from monai.inferers.inferer import SimpleInferer, SliceInferer, SlidingWindowInferer
 from monai.transforms.compose import Compose
 
 from inference.catalog import read_json
@@ -30,11 +28,16 @@ from inference.chains import (
     prepare_intake,
     remove_writers,
 )
+from inference.memory import memory_error
 from inference.metadata import CONFIGS, METADATA, Metadata
+from inference.options import Precision, RunOptions
+from inference.own_code import own_code
+from inference.precision import precision_on
+from inference.speed import MemoryFormat, compiled, laid_out, windows_at_a_time
+from inference.surroundings import surroundings_kept
 from inference.weights import load_network
 from study.errors import BundleInvalid
 
-_CODE_PACKAGE = "scripts"
 _TRANSFORM_ENDINGS = ("Dict", "D", "d")
 _LOADERS = frozenset({"LoadImage"})
 _WRITERS = frozenset({"SaveImage", "SaveClassification"})
@@ -67,6 +70,12 @@ class LoadedBundle:
         Where it is run otherwise than as it stands, in words for the results.
     modules
         The bundle's own Python modules, kept out of `sys.modules` while it does not run.
+    precision, memory_format, compiled
+        How the network computes, how its weights lie in memory, and whether it went through `torch.compile`.
+    windows
+        How many go through the network at a time; None where the inferer has none that are known.
+    stitches_on_host
+        Whether the volume stays on the host, with the bundle's transforms, while the network is on a device.
     """
 
     path: Path
@@ -81,6 +90,41 @@ class LoadedBundle:
     is_planar: bool = False
     notes: tuple[str, ...] = ()
     modules: dict[str, ModuleType] = field(default_factory=dict)
+    precision: Precision = "float32"
+    memory_format: MemoryFormat = "contiguous"
+    compiled: bool = False
+    windows: int | None = None
+    stitches_on_host: bool = False
+
+    def at_a_time(self, windows: int | None) -> LoadedBundle:
+        """Return the same bundle with so many windows at a time; its own number is kept where None is given.
+
+        Where they are put together is said outright, unless the bundle itself has it depend on the size
+        (``cpu_thresh``): MONAI's adaptive inferer would choose another place by itself when memory is short, unsaid.
+        """
+        if not isinstance(self.inferer, SlidingWindowInferer):
+            return self
+        inferer = copy.copy(self.inferer)
+        inferer.sw_batch_size = windows or self.windows or inferer.sw_batch_size
+        inferer.sw_device = self.device
+        if self.stitches_on_host:
+            inferer.device, inferer.buffer_steps = torch.device("cpu"), None  # a buffer would be on the device again
+        elif inferer.device is None and inferer.cpu_thresh is None:
+            inferer.device = self.device
+        return replace(self, inferer=inferer, windows=inferer.sw_batch_size)
+
+    def with_volume_on_host(self, twin: LoadedBundle) -> LoadedBundle:
+        """Return the bundle with its network where it is, and the inferer and transforms of its twin on the host."""
+        return replace(
+            twin,
+            device=self.device,
+            network=self.network,
+            precision=self.precision,
+            memory_format=self.memory_format,
+            compiled=self.compiled,
+            windows=self.windows,
+            stitches_on_host=True,
+        )
 
 
 def choose_device(device: str) -> torch.device:
@@ -101,23 +145,26 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-def load_bundle(path: Path, device: torch.device) -> LoadedBundle:
+def load_bundle(path: Path, device: torch.device, options: RunOptions = RunOptions()) -> LoadedBundle:  # noqa: B008
     """Return the bundle in a folder, its network on the device and set to inference.
 
     Raises
     ------
     BundleInvalid
         With the file and what is wrong in it.
+    DeviceOutOfMemory
+        If the network does not fit into the memory of the device (OutOfDeviceMemory), or of the machine.
     """
     config = _config_file(path)
     modules: dict[str, ModuleType] = {}
     try:
-        with own_code(path, modules):
-            return _load(path, config, device, modules)
+        with surroundings_kept(device), own_code(path, modules):
+            return _load(path, config, device, modules, options)
     except BundleInvalid:
         raise
     except Exception as error:  # the bundle's code and configuration may raise anything at all
-        raise BundleInvalid(f"{config} can not be loaded: {root_cause(error)}") from error
+        short = memory_error(error, device, "this model")
+        raise short or BundleInvalid(f"{config} can not be loaded: {root_cause(error)}") from error
 
 
 def root_cause(error: BaseException) -> str:
@@ -129,45 +176,6 @@ def root_cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {words[:_LONGEST_CAUSE]}"
 
 
-@contextmanager
-def own_code(path: Path, modules: dict[str, ModuleType]) -> Iterator[None]:
-    """Make a bundle's ``scripts`` importable within the block, and nothing of it visible after.
-
-    Every bundle calls its code ``scripts``; kept in `sys.modules`, the first one's would serve for all. Compiled code
-    (``__pycache__``) is neither read nor written: the digest that was approved is that of the source.
-    """
-    kept = sys.pycache_prefix, sys.dont_write_bytecode
-    sys.pycache_prefix, sys.dont_write_bytecode = os.devnull, True
-    hidden = _take_out(_CODE_PACKAGE)
-    before = set(sys.modules)
-    sys.modules.update(modules)
-    sys.path.insert(0, str(path))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(path))
-        sys.pycache_prefix, sys.dont_write_bytecode = kept
-        modules.update(_take_out(_CODE_PACKAGE) | _take_out_below(path, before))
-        sys.modules.update(hidden)
-
-
-def _take_out(package: str) -> dict[str, ModuleType]:
-    names = [name for name in sys.modules if name == package or name.startswith(package + ".")]
-    return {name: sys.modules.pop(name) for name in names}
-
-
-def _take_out_below(path: Path, before: set[str]) -> dict[str, ModuleType]:
-    """Take out the modules that were not there before and whose code lies in a bundle, whatever they are called."""
-    root = str(path.resolve())
-    names = [name for name in set(sys.modules) - before if _lies_below(sys.modules[name], root)]
-    return {name: sys.modules.pop(name) for name in names}
-
-
-def _lies_below(module: ModuleType, root: str) -> bool:
-    places = [getattr(module, "__file__", None), *(getattr(module, "__path__", None) or ())]
-    return any(isinstance(place, str) and os.path.realpath(place).startswith(root + os.sep) for place in places)
-
-
 def _config_file(path: Path) -> Path:
     file = next((path / name for name in CONFIGS if (path / name).is_file()), None)
     if file is None:
@@ -175,7 +183,9 @@ def _config_file(path: Path) -> Path:
     return file
 
 
-def _load(path: Path, config: Path, device: torch.device, modules: dict[str, ModuleType]) -> LoadedBundle:
+def _load(
+    path: Path, config: Path, device: torch.device, modules: dict[str, ModuleType], options: RunOptions
+) -> LoadedBundle:
     metadata = Metadata.of(read_json(path / METADATA), path / METADATA)
     parser = _parser(path, config, device)
     loaders = _take_out_loaders(parser)
@@ -186,10 +196,14 @@ def _load(path: Path, config: Path, device: torch.device, modules: dict[str, Mod
     forgive_missing_labels(postprocessing, _PREDICTION)
     inferer_id = _place(parser, "inferer")
     inferer = parser.get_parsed_content(inferer_id) if inferer_id else SimpleInferer()
-    return LoadedBundle(
+    network = load_network(parser, path, device)
+    windows = windows_at_a_time(inferer, network, device)
+    memory_format = laid_out(network, device)
+    mixed, mixed_dtype = _mixed_precision(parser)
+    loaded = LoadedBundle(
         path=path,
         device=device,
-        network=load_network(parser, path, device),
+        network=compiled(network, same_shapes=windows is not None) if options.compile else network,
         inferer=inferer,
         preprocessing=preprocessing,
         postprocessing=postprocessing,
@@ -198,7 +212,19 @@ def _load(path: Path, config: Path, device: torch.device, modules: dict[str, Mod
         is_planar=metadata.is_planar and not isinstance(inferer, SliceInferer),
         notes=invert_labels_by_nearest(postprocessing),
         modules=modules,
+        precision=precision_on(device, options.precision, mixed=mixed, mixed_dtype=mixed_dtype),
+        memory_format=memory_format,
+        compiled=options.compile,
+        windows=windows,
     )
+    return loaded.at_a_time(windows)
+
+
+def _mixed_precision(parser: ConfigParser) -> tuple[bool, torch.dtype | None]:
+    """Return whether the bundle's evaluator runs in mixed precision, and in which type where it says so."""
+    mixed = "evaluator::amp" in parser and bool(parser.get_parsed_content("evaluator::amp"))
+    given = parser.get_parsed_content("evaluator::amp_kwargs") if "evaluator::amp_kwargs" in parser else None
+    return mixed, (given or {}).get("dtype")
 
 
 def _parser(path: Path, config: Path, device: torch.device) -> ConfigParser:

@@ -54,7 +54,8 @@ def _colour(given: object) -> object:
     return tuple(int(part, 16) for part in found.groups()) if found else given
 
 
-def _texts(given: object) -> object:
+def texts(given: object) -> object:
+    """Read one text as a list of one."""
     return (given,) if isinstance(given, str) else given
 
 
@@ -85,7 +86,7 @@ Colour = Annotated[
     ],
     BeforeValidator(_colour),
 ]
-Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(texts)]
 Range = Annotated[tuple[float | None, float | None], BeforeValidator(_range), AfterValidator(_ordered)]
 Label = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_printable)]
 Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
@@ -108,7 +109,7 @@ class Select(Described):
     description_exclude: Texts = ()
     image_type_include: Texts = ()
     image_type_exclude: Texts | None = None
-    orientation: Annotated[tuple[Literal["axial", "coronal", "sagittal"], ...], BeforeValidator(_texts)] = ()
+    orientation: Annotated[tuple[Literal["axial", "coronal", "sagittal"], ...], BeforeValidator(texts)] = ()
     slices: Range | None = None
     slice_thickness: Range | None = None
     slice_spacing: Range | None = None
@@ -120,7 +121,7 @@ class Select(Described):
     kernel_exclude: Texts = ()
     view_position: Texts = ()
     image_laterality: Texts = ()
-    prefer: Annotated[tuple[str, ...], BeforeValidator(_texts)] = PREFERENCES
+    prefer: Annotated[tuple[str, ...], BeforeValidator(texts)] = PREFERENCES
     uneven_spacing: UnevenSpacing = UnevenSpacing.REFUSE
 
     @model_validator(mode="after")
@@ -203,7 +204,7 @@ class ModelDescription(Described):
     select: Select = Select()
     segments: tuple[SegmentDescription, ...] = ()
     findings: tuple[FindingDescription, ...] = ()
-    measures: Annotated[tuple[Measure, ...], BeforeValidator(_texts)] | None = None
+    measures: Annotated[tuple[Measure, ...], BeforeValidator(texts)] | None = None
     classes: tuple[ClassDescription, ...] = ()
     measurements: tuple[NumberDescription, ...] = ()
     activation: Literal["none", "softmax", "sigmoid"] = "none"

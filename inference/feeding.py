@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,13 +10,20 @@ import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
 from monai.data.utils import to_affine_nd
+from monai.transforms.compose import Compose
 from monai.transforms.post.dictionary import Invertd
 from monai.transforms.spatial.array import SpatialResample
 from numpy.typing import NDArray
 
-from inference.bundle import LoadedBundle, own_code, root_cause
+from inference.account import Account
+from inference.bundle import LoadedBundle, root_cause
 from inference.chains import inverts
-from study.errors import DeviceOutOfMemory, HilumError, InferenceError, ModelOutputInvalid
+from inference.memory import HOST, memory_error
+from inference.own_code import own_code
+from inference.precision import as_float32, compute_repeatably, reduced
+from inference.speed import compiling, is_of_compiler
+from inference.surroundings import start_chance_anew, surroundings_kept
+from study.errors import BundleInvalid, HilumError, InferenceError, ModelOutputInvalid
 
 _AFFINE_TOLERANCE_MM = 1e-3  # over the whole grid, at its corners
 _ORIGIN = "hilum_source"
@@ -28,18 +35,70 @@ image that lost its own."""
 def at_work(bundle: LoadedBundle) -> Iterator[None]:
     """Run a bundle's code within the block: its own modules are there, gradients are not, errors are ours.
 
-    Chance starts from the same place each time, so that a series gives the same result twice.
+    Chance starts from the same place each time, and what the code changes for the whole process is put back.
     """
     try:
-        with own_code(bundle.path, bundle.modules), torch.inference_mode():
-            torch.manual_seed(0)
+        with (
+            surroundings_kept(bundle.device),
+            own_code(bundle.path, bundle.modules),
+            compiling(is_compiled=bundle.compiled),
+            torch.inference_mode(),
+        ):
+            compute_repeatably(bundle.precision)
+            start_chance_anew(bundle.preprocessing, bundle.postprocessing)
             yield
     except HilumError:
         raise
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise DeviceOutOfMemory(f"The memory of {bundle.device} does not suffice for this series.") from error
     except Exception as error:  # the bundle's code may raise anything at all
-        raise InferenceError(f"The model failed: {root_cause(error)}") from error
+        raise _ours(error, bundle.device) from error
+
+
+def _ours(error: Exception, device: torch.device) -> InferenceError:
+    if short := memory_error(error, device, "this series"):
+        return short
+    if is_of_compiler(error):
+        return BundleInvalid(
+            f"The network can not be compiled ({root_cause(error)}); set compile = false in the model's entry."
+        )
+    return InferenceError(f"The model failed: {root_cause(error)}")
+
+
+def predicted(bundle: LoadedBundle, image: torch.Tensor, account: Account) -> Any:  # noqa: ANN401 - see below
+    """Return what the network gives for one image, as the bundle's inferer hands it through; float32, if floating.
+
+    Parameters
+    ----------
+    image
+        (channels, ...), as the preprocessing left it.
+    """
+    network = bundle.network if account.forward is None else account.forward.on(bundle.network)
+    waits_on_host = bundle.stitches_on_host and bundle.windows is not None
+    batch = image.to(HOST if waits_on_host else bundle.device)[None]
+    if bundle.compiled and isinstance(batch, MetaTensor):
+        batch = batch.as_tensor()  # as MONAI's evaluator does: the compiler takes no subclass of a tensor
+    with reduced(bundle.device, bundle.precision):
+        prediction = bundle.inferer(batch, network)
+    if isinstance(prediction, list | tuple) and len(prediction) == 1:
+        prediction = prediction[0]
+    prediction = as_float32(prediction)
+    if isinstance(prediction, torch.Tensor):
+        prediction = _of_its_own(prediction, bundle.network)
+        prediction = prediction.to(HOST) if bundle.stitches_on_host else prediction
+    return prediction
+
+
+def _of_its_own(prediction: torch.Tensor, network: torch.nn.Module) -> torch.Tensor:
+    """Return a prediction that no other run sees changed: a copy, where the network gave out what it keeps itself."""
+    kept = [*network.parameters(), *network.buffers()]
+    for module in network.modules():
+        kept += [value for value in vars(module).values() if isinstance(value, torch.Tensor)]
+    return prediction.clone() if any(_share(prediction, tensor) for tensor in kept) else prediction
+
+
+def _share(one: torch.Tensor, other: torch.Tensor) -> bool:
+    if one.device != other.device or {one.layout, other.layout} != {torch.strided}:
+        return False
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 def with_affine(bundle: LoadedBundle, tensor: torch.Tensor, affine: torch.Tensor) -> MetaTensor:
@@ -68,7 +127,7 @@ def prediction_of_one(prediction: Any, image: Any) -> MetaTensor:  # noqa: ANN40
             "false, or an array in its place), so it is not known where its labels would lie."
         )
     plain = demand_finite(prediction)
-    if plain.ndim != image.ndim + 1 or plain.shape[0] != 1 or plain.shape[2:] != image.shape[1:]:
+    if plain.ndim != image.ndim + 1 or plain.shape[0] != 1 or not plain.numel() or plain.shape[2:] != image.shape[1:]:
         raise ModelOutputInvalid(
             f"The network gave the shape {tuple(plain.shape)} for an input of shape {tuple(image.shape)}."
         )
@@ -77,13 +136,21 @@ def prediction_of_one(prediction: Any, image: Any) -> MetaTensor:  # noqa: ANN40
 
 def demand_finite(prediction: Any) -> torch.Tensor:  # noqa: ANN401 - a network may return anything
     """Return a network's output as a plain tensor of finite values; ModelOutputInvalid if it is none."""
-    if isinstance(prediction, list | tuple) and len(prediction) == 1:
-        prediction = prediction[0]
     if not isinstance(prediction, torch.Tensor):
         raise ModelOutputInvalid(f"The network gave a {type(prediction).__name__} where a tensor is expected.")
+    if prediction.is_complex():
+        raise ModelOutputInvalid("The network gave complex numbers.")
     if prediction.is_floating_point() and not bool(torch.isfinite(prediction).all()):
         raise ModelOutputInvalid("The network gave values that are not finite.")
     return prediction.as_tensor() if isinstance(prediction, MetaTensor) else prediction
+
+
+def postprocessed(bundle: LoadedBundle, chain: Compose, sample: dict[str, Any]) -> Any:  # noqa: ANN401 - see above
+    """Return what a chain makes of the prediction in a sample; ModelOutputInvalid if it gives none."""
+    given = chain(sample)
+    if not isinstance(given, Mapping) or given.get(bundle.output_key) is None:
+        raise ModelOutputInvalid(f'The postprocessing gave nothing under "{bundle.output_key}".')
+    return given[bundle.output_key]
 
 
 def taken_back(bundle: LoadedBundle, preprocessed: MetaTensor, output: Any) -> Any:  # noqa: ANN401 - see above

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -12,10 +10,11 @@ from monai.data.meta_tensor import MetaTensor
 from monai.transforms.compose import Compose
 from numpy.typing import NDArray
 
+from inference.account import Account
 from inference.bundle import LoadedBundle
 from inference.catalog import ModelCard
 from inference.chains import activation_of, decides, without_discretisation
-from inference.feeding import at_work, demand_finite, with_affine
+from inference.feeding import at_work, demand_finite, postprocessed, predicted, with_affine
 from inference.orientation import plane_to_monai, to_monai
 from study.errors import ModelOutputInvalid
 from study.imaging import Assessment, Measurement, SeriesVolume
@@ -27,23 +26,22 @@ _MOST_NUMBERS: Final = 4096
 Scores = NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
-class Scored:
-    """What was said of one series or image, and how long each step took [s]."""
-
-    assessments: tuple[Assessment, ...]
-    timings: dict[str, float]
-
-
-def score_volume(bundle: LoadedBundle, volume: SeriesVolume, card: ModelCard) -> Scored:
+def score_volume(
+    bundle: LoadedBundle, volume: SeriesVolume, card: ModelCard, account: Account | None = None
+) -> tuple[Assessment, ...]:
     """Return what the bundle says of a volume; the errors are those of `inference.running.run_bundle`."""
     array, affine = to_monai(volume.voxels, volume.affine)
-    return _score(bundle, array, affine, card, slices=())
+    return _score(bundle, array, affine, card, account or Account(), slices=())
 
 
 def score_image(
-    bundle: LoadedBundle, pixels: NDArray[np.float32], spacing: tuple[float, float], card: ModelCard, index: int
-) -> Scored:
+    bundle: LoadedBundle,
+    pixels: NDArray[np.float32],
+    spacing: tuple[float, float],
+    card: ModelCard,
+    index: int,
+    account: Account | None = None,
+) -> tuple[Assessment, ...]:
     """Return what the bundle says of one image of several.
 
     Parameters
@@ -56,7 +54,7 @@ def score_image(
         Of the image in its series.
     """
     array, affine = plane_to_monai(pixels, spacing)
-    return _score(bundle, array, affine, card, slices=(index,))
+    return _score(bundle, array, affine, card, account or Account(), slices=(index,))
 
 
 def _score(
@@ -64,25 +62,21 @@ def _score(
     array: NDArray[Any],
     affine: NDArray[np.float64],
     card: ModelCard,
+    account: Account,
     slices: tuple[int, ...],
-) -> Scored:
-    started = time.perf_counter()
+) -> tuple[Assessment, ...]:
+    quietly = any(slices)  # of many images, the first alone is told of
     with at_work(bundle):
         key = bundle.intake.key
-        image: torch.Tensor = with_affine(bundle, torch.from_numpy(array), torch.from_numpy(affine))
-        if bundle.channels == _CHANNELS_OF_PICTURES:
-            image = _as_picture(image, channel_first=bundle.intake.channel_first)
-        sample: dict[str, Any] = bundle.preprocessing({key: image})
-        preprocessed = time.perf_counter()
-        prediction = demand_finite(bundle.inferer(sample[key].to(bundle.device)[None], bundle.network))
-        inferred = time.perf_counter()
-        assessments = _assess(bundle, sample, prediction, card, slices)
-    timings = {
-        "preprocess": preprocessed - started,
-        "inference": inferred - preprocessed,
-        "postprocess": time.perf_counter() - inferred,
-    }
-    return Scored(assessments, timings)
+        with account.step("preprocess", quietly=quietly):
+            image: torch.Tensor = with_affine(bundle, torch.from_numpy(array), torch.from_numpy(affine))
+            if bundle.channels == _CHANNELS_OF_PICTURES:
+                image = _as_picture(image, channel_first=bundle.intake.channel_first)
+            sample: dict[str, Any] = bundle.preprocessing({key: image})
+        with account.step("inference", quietly=quietly):
+            prediction = demand_finite(predicted(bundle, sample[key], account))
+        with account.step("postprocess", quietly=quietly):
+            return _assess(bundle, sample, prediction, card, slices)
 
 
 def _as_picture(image: torch.Tensor, *, channel_first: bool) -> torch.Tensor:
@@ -115,7 +109,7 @@ def _assess(
 def _after(chain: Compose, bundle: LoadedBundle, sample: dict[str, Any], prediction: torch.Tensor) -> Scores:
     """Return the prediction after a chain, as one row of numbers."""
     own = dict(sample) | {bundle.output_key: MetaTensor(prediction[0].clone())}
-    output = chain(own)[bundle.output_key]
+    output = postprocessed(bundle, chain, own)
     values: Scores = np.asarray(torch.as_tensor(output).cpu(), dtype=np.float64).ravel()
     if not np.isfinite(values).all():
         raise ModelOutputInvalid("The postprocessing gave values that are not finite.")

@@ -75,6 +75,8 @@ class PlannedJob:
         SHA-256 of `parameters`.
     refusal
         Why the model can not run; None where it can.
+    priority
+        What it goes before: each level is a head start (`study.urgency`).
     """
 
     model_name: str
@@ -86,6 +88,7 @@ class PlannedJob:
     sop_instance_uids: tuple[str, ...]
     deadline_seconds: float
     refusal: Reason | None = None
+    priority: int = 0
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,10 @@ class Job:
         Attempts that ended from outside (the node was stopped or killed).
     not_before
         Earliest next lease, UTC.
+    priority
+        What it goes before: each level is a head start (`study.urgency`).
+    details
+        How it went: see docs/json.md.
     """
 
     id: int
@@ -125,6 +132,7 @@ class Job:
     not_before: datetime | None = None
     reason: Reason | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    priority: int = 0
 
 
 @dataclass(frozen=True)

@@ -203,6 +203,13 @@ class DeadlineExceeded(InferenceError):
     transient = True
 
 
+class MemoryExceeded(InferenceError):
+    """The job took more of the machine's memory than its model may, and was stopped."""
+
+    code = "MemoryExceeded"
+    transient = True
+
+
 class RunnerDied(InferenceError):
     """The process that ran the model ended without an answer."""
 

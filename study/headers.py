@@ -37,6 +37,8 @@ _KEYWORDS: dict[str, str] = {
     "accession_number": "AccessionNumber",
     "modality": "Modality",
     "study_description": "StudyDescription",
+    "institutional_department_name": "InstitutionalDepartmentName",
+    "requested_procedure_priority": "RequestedProcedurePriority",
     "series_description": "SeriesDescription",
     "complex_component": "ComplexImageComponent",
     "patient_name": "PatientName",
@@ -131,6 +133,8 @@ class InstanceHeader:
     study_date: str = ""
     study_time: str = ""
     study_description: str = ""
+    institutional_department_name: str = ""
+    requested_procedure_priority: str = ""
     accession_number: str = ""
     series_description: str = ""
     series_date: str = ""

@@ -16,6 +16,7 @@ from study.errors import Reason
 from study.functional_groups import MULTI_FRAME_CLASSES
 from study.geometry import in_plane_directions
 from study.headers import InstanceHeader
+from study.patterns import occurs
 from study.rule import ORIENTATIONS, Range, SelectionRule
 from study.words import allowed, listed, quoted, spanned, uid_name
 
@@ -250,21 +251,17 @@ def _none_of(
 
 def _lacks(code: str, name: str, values: Iterable[str], patterns: Sequence[str]) -> Reason | None:
     given = sorted(set(values))
-    if not patterns or any(_matches(pattern, value) for pattern in patterns for value in given):
+    if not patterns or any(occurs(pattern, given) for pattern in patterns):
         return None
     return Reason(code, f"The {name} is {listed(given)}, the model wants one with {' or '.join(patterns)}.")
 
 
 def _holds(code: str, name: str, values: Iterable[str], patterns: Sequence[str]) -> Reason | None:
     given = sorted(set(values))
-    found = [pattern for pattern in patterns if any(_matches(pattern, value) for value in given)]
+    found = [pattern for pattern in patterns if occurs(pattern, given)]
     if not found:
         return None
     return Reason(code, f"The {name} is {listed(given)}, the model leaves out {' and '.join(found)}.")
-
-
-def _matches(pattern: str, text: str) -> bool:
-    return re.search(pattern, text, re.IGNORECASE) is not None
 
 
 def _other_contrast(headers: Headers, rule: SelectionRule) -> Reason | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -29,6 +28,7 @@ from pydicom.uid import (
 )
 
 from study.geometry import UnevenSpacing
+from study.patterns import patterns
 
 Range = tuple[float | None, float | None]
 """The lowest and the highest value that is allowed; None where there is no limit."""
@@ -159,12 +159,11 @@ def _demand_words(name: str, words: Sequence[str], known: Sequence[str]) -> None
         raise ValueError(f"{name} names a word twice")
 
 
-def _demand_patterns(name: str, patterns: Sequence[str]) -> None:
-    for pattern in patterns:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ValueError(f"{name}: {pattern!r} is no regular expression: {error}") from error
+def _demand_patterns(name: str, given: tuple[str, ...]) -> None:
+    try:
+        patterns(given)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def _demand_range(name: str, limits: Range | None) -> None:

@@ -28,11 +28,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if isinstance(item, pytest.Function) and is_hypothesis_test(item.function):
             item.add_marker("no_cover")
 
+    on_gpu = [item for item in items if "gpu" in item.keywords]
+    if on_gpu and not _there_is_a_gpu():
+        for item in on_gpu:
+            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
     def rank(item: pytest.Item) -> int:
         folder = item.path.parent.name
         return SLOWEST_FIRST.index(folder) if folder in SLOWEST_FIRST else 0
 
     items.sort(key=rank)
+
+
+def _there_is_a_gpu() -> bool:
+    import torch  # here: it takes seconds, which only a run with such tests pays
+
+    return torch.cuda.is_available()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -41,7 +52,8 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Turn a skip into a failure where TESTS_MUST_NOT_SKIP is set, as it is in continuous integration."""
     report = yield
-    if SKIPPING_IS_FORBIDDEN and report.skipped and not hasattr(report, "wasxfail"):
+    needs_hardware = "gpu" in item.keywords  # which no installation brings
+    if SKIPPING_IS_FORBIDDEN and report.skipped and not needs_hardware and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = (
             f"{item.nodeid} was skipped where skipping is forbidden: {call.excinfo and call.excinfo.value}"

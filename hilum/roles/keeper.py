@@ -1,13 +1,16 @@
-"""Keeper: leases jobs, hands them to its runner, watches lease and deadline, and commits. Loads no torch."""
+"""Keeper: leases jobs, hands them to its runner, watches lease and limits, and commits. Loads no torch.
+
+One keeper stands for each entry of ``[inference] devices``. Between jobs it has its runner load models ahead, one at a
+time, so that one that can not be loaded, or never ends loading, costs its own jobs alone.
+"""
 
 from __future__ import annotations
 
 import shutil
-import socket
 import time
-from collections.abc import Sequence
-from multiprocessing.connection import Connection
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -15,14 +18,18 @@ from db import index, jobs
 from db.durable import make_folders
 from db.engine import Database
 from db.filestore import FileStore
+from db.jobs import RunningJob
+from hilum.attendant import Attendant, Interrupted, Limits, Progress
+from hilum.capacity import Budgets, Running, device_of
 from hilum.config import Settings
 from hilum.dispatching import deviations, outgoing, settled
 from hilum.notifying import Notifier, verified
-from hilum.processes import Child, Station, StopSignal, spawn
-from hilum.recovery import owner, release_what_died
-from hilum.wire import Answer, Request, endpoint, send_aside
+from hilum.processes import Station, StopSignal
+from hilum.recovery import index_of_worker, owner, release_what_died, worker_of
+from hilum.warming import Warming
+from hilum.wire import Answer, Request, Warm
 from study.entities import Job
-from study.errors import DeadlineExceeded, HilumError, LeaseLost, RunnerDied
+from study.errors import HilumError, LeaseLost, RunnerDied
 from study.forms import Parcel, all_variants
 from study.states import JobState
 
@@ -30,9 +37,8 @@ log = structlog.get_logger()
 
 _PAUSE_SECONDS = 0.05
 _LEASE_SECONDS = 30.0
-_HEARTBEAT_SECONDS = 10.0
-_CRASH_LIMIT = 3
 _RUNNER_PAUSE_SECONDS = 2.0  # between two starts of a runner that dies while it has nothing to do
+_WARM_UP_SECONDS = 120.0  # the longest that a job waits for another model to be loaded ahead
 
 
 def run(station: Station) -> None:
@@ -40,9 +46,10 @@ def run(station: Station) -> None:
     database = Database.open(station.settings.database_url)
     database.check_schema()
     store = FileStore(station.settings.data_dir)
-    release_what_died(database, store, "keeper")
-    keeper = Keeper(station.settings, database, store, station.stop)
-    notifier = Notifier(station.settings, database, store, station.stop, owner(store, "keeper"))
+    worker = worker_of(station.index)
+    release_what_died(database, store, worker)
+    keeper = Keeper(station.settings, database, store, station.stop, station.index)
+    notifier = Notifier(station.settings, database, store, station.stop, owner(store, worker))
     keeper.start_runner()
     station.announce({})
     try:
@@ -51,36 +58,35 @@ def run(station: Station) -> None:
             # Refusals in between: a backlog of analyses must not keep one from the radiologist for hours
             while not station.stop.is_set() and (keeper.turn() | notifier.turn()):
                 pass
+            keeper.warm_next()
     finally:
         keeper.stop_runner()
         database.close()
 
 
-class Interrupted(Exception):
-    """The node stops while a job is under way."""
-
-
 class Keeper:
     """Takes one job at a time through its runner and commits what comes of it."""
 
-    def __init__(self, settings: Settings, database: Database, store: FileStore, stop: StopSignal) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, store: FileStore, stop: StopSignal, index: int = 0
+    ) -> None:
         self._settings = settings
         self._database = database
         self._store = store
-        self._stop = stop
         self._identity = store.node_identity()
-        self._owner = owner(store, "keeper")
-        self._runner: Child | None = None
-        self._line: Connection | None = None
-        self._runner_started = 0.0
+        self._owner = owner(store, worker_of(index))
+        self._device = device_of(settings, index)
+        self._budgets = Budgets(settings)
+        self._runner = Attendant("runner", settings, stop, index, adopting=True)
+        self._warming = Warming(settings.models)
 
     def turn(self) -> bool:
-        """Do the next job that is due; tell whether there was one."""
+        """Do the next job that is due and fits beside what runs; tell whether there was one."""
         with self._database.reading() as uow:
-            if not jobs.is_work_waiting(uow):
+            if not jobs.is_work_waiting(uow, self._fits):
                 return False
         with self._database.writing() as uow:
-            job = jobs.lease_job(uow, self._owner, _LEASE_SECONDS)
+            job = jobs.lease_job(uow, self._owner, _LEASE_SECONDS, self._fits)
             uow.commit()
         if job is None:
             return False
@@ -91,40 +97,59 @@ class Keeper:
         return True
 
     def start_runner(self) -> None:
-        """Make sure that a runner is alive; it loads its models at once."""
-        if self._runner is not None and self._runner.process.poll() is None:
-            return
-        self.stop_runner()
-        ours, theirs = socket.socketpair()
-        self._runner = spawn("runner", self._settings, descriptors={"line": theirs.fileno()})
-        self._runner.expect_nothing()
-        theirs.close()
-        self._runner_started = time.monotonic()
-        self._line = endpoint(ours.detach())
+        """Make sure that a runner is alive; a new one has no model loaded yet."""
+        if not self._runner.is_alive:
+            self._runner.start()
+            self._warming.begin_anew()
 
     def look_after_runner(self) -> None:
         """Replace a runner that died between two jobs, so that the next one finds its models loaded."""
-        if self._runner is None or self._runner.process.poll() is None:
+        if self._runner.status is None:
             return
-        if time.monotonic() - self._runner_started > _RUNNER_PAUSE_SECONDS:
-            log.warning("runner.ended", status=self._runner.process.returncode)
+        if time.monotonic() - self._runner.started_at > _RUNNER_PAUSE_SECONDS:
+            log.warning("runner.ended", status=self._runner.status)
             self.start_runner()
 
     def stop_runner(self) -> None:
         """End the runner, whatever it does."""
-        if self._line is not None:
-            self._line.close()
-            self._line = None
-        if self._runner is not None:
-            self._runner.kill()
-            self._runner.reap()
-            self._runner = None
+        self._runner.end()
+
+    def warm_next(self) -> None:
+        """Have the next model loaded ahead, where one is left; what goes wrong with it is told by its own jobs."""
+        model = self._warming.next()
+        if model is None or not self._runner.is_alive:
+            return
+        limits = Limits(min(_WARM_UP_SECONDS, self._settings.deadline(model)), memory_bytes=self._budgets.of(model))
+        try:
+            answer = self._runner.ask(Warm(model).to_bytes(), limits, Progress())
+        except Interrupted:
+            return
+        except HilumError as error:
+            answer = Answer(0, 0, "failed", code=error.code, words=error.words)
+            self.stop_runner()
+        if answer.outcome == "done":
+            self._warming.is_loaded(model)
+        else:
+            self._warming.leave_cold(model)
+            log.warning("model.not_warm", model=model, code=answer.code, words=answer.words)
+        self.start_runner()
+
+    def _fits(self, model: str, running: Sequence[RunningJob]) -> bool:
+        workers = [(each, index_of_worker(self._store, each.owner)) for each in running]
+        beside = [
+            Running(each.model_name, device_of(self._settings, worker))
+            for each, worker in workers
+            if worker is not None
+        ]
+        return self._budgets.fits(model, self._device, self._runner.facts.get("device_bytes"), beside)
 
     def _keep(self, job: Job) -> None:
         log.info("job.started")
+        progress = Progress()
+        self._warming.is_used(job.model_name)
         try:
             parcels = settled(self._database, self._settings, job)
-            answer = self._ask(job, parcels)
+            answer = self._ask(job, parcels, progress)
             self._commit(job, answer, parcels)
         except LeaseLost:
             log.warning("job.lease_lost")
@@ -134,7 +159,7 @@ class Keeper:
             log.info("job.interrupted")
         except HilumError as error:
             self.stop_runner()
-            self._fail(job, error)
+            self._fail(job, error, progress.details())
         except OSError:  # the disk, not the job: it is tried again later, and does not count
             log.exception("job.disk_failed")
             self._interrupt(job)
@@ -147,45 +172,16 @@ class Keeper:
             jobs.interrupt_job(uow, job.id, job.attempt)
             uow.commit()
 
-    def _ask(self, job: Job, parcels: Sequence[Parcel]) -> Answer:
-        """Give the job to the runner and wait for its answer, renewing the lease meanwhile.
-
-        Raises
-        ------
-        DeadlineExceeded, RunnerDied
-            If the runner took too long or ended; count as an attempt.
-        LeaseLost
-            If another worker took the job over.
-        Interrupted
-            If the node stops.
-        """
+    def _ask(self, job: Job, parcels: Sequence[Parcel], progress: Progress) -> Answer:
+        """Give the job to the runner and return its answer, renewing the lease meanwhile; `Attendant.ask` raises."""
         self.start_runner()
-        line = self._line
-        if line is None:  # pragma: no cover - start_runner set it
-            raise RunnerDied
-        deadline = time.monotonic() + job.deadline_seconds
-        heartbeat = time.monotonic() + _HEARTBEAT_SECONDS
-        try:
-            send_aside(line, self._request(job, parcels).to_bytes())
-            while not line.poll(_PAUSE_SECONDS):
-                if self._stop.is_set():
-                    raise Interrupted
-                if time.monotonic() > deadline:
-                    raise DeadlineExceeded(
-                        f"The analysis took longer than {job.deadline_seconds:g} s and was stopped.",
-                        {"deadline_seconds": job.deadline_seconds},
-                    )
-                if time.monotonic() > heartbeat:
-                    self._renew(job)
-                    heartbeat = time.monotonic() + _HEARTBEAT_SECONDS
-            return Answer.from_bytes(line.recv_bytes())
-        except (EOFError, ConnectionError):
-            raise RunnerDied(self._epitaph()) from None
-
-    def _epitaph(self) -> str:
-        status = self._runner.reap() if self._runner is not None else None
-        how = f"by signal {-status}" if status is not None and status < 0 else f"with status {status}"
-        return f"The process that ran the model ended {how}."
+        entry = self._settings.models.get(job.model_name)
+        limits = Limits(
+            job.deadline_seconds,
+            entry.cpu_deadline_seconds if entry is not None else None,
+            self._budgets.of(job.model_name),
+        )
+        return self._runner.ask(self._request(job, parcels).to_bytes(), limits, progress, lambda: self._renew(job))
 
     def _request(self, job: Job, parcels: Sequence[Parcel]) -> Request:
         with self._database.reading() as uow:
@@ -218,8 +214,18 @@ class Keeper:
                 uow.commit()
             log.info("job.refused", code=answer.code)
         else:
+            # Whatever the model left broken in its process, a context of the GPU for instance, is no other job's
+            self.stop_runner()
             with self._database.writing() as uow:
-                state = jobs.fail_attempt(uow, job.id, job.attempt, answer.reason, answer.transient, _CRASH_LIMIT)
+                state = jobs.fail_attempt(
+                    uow,
+                    job.id,
+                    job.attempt,
+                    answer.reason,
+                    answer.transient,
+                    self._settings.inference.attempts,
+                    answer.details,
+                )
                 uow.commit()
             log.warning("job.attempt_failed", code=answer.code, state=state)
 
@@ -252,10 +258,12 @@ class Keeper:
             uow.commit()
         log.info("job.done", results=len(results), deliveries=len(deliveries))
 
-    def _fail(self, job: Job, error: HilumError) -> None:
+    def _fail(self, job: Job, error: HilumError, details: Mapping[str, Any]) -> None:
         try:
             with self._database.writing() as uow:
-                state = jobs.fail_attempt(uow, job.id, job.attempt, error.reason, error.transient, _CRASH_LIMIT)
+                state = jobs.fail_attempt(
+                    uow, job.id, job.attempt, error.reason, error.transient, self._settings.inference.attempts, details
+                )
                 uow.commit()
         except LeaseLost:
             log.warning("job.lease_lost")

@@ -2,48 +2,75 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import structlog
 
+from hilum.capacity import device_of, threads_of
 from hilum.pipeline import Pipeline
-from hilum.processes import Station, yield_to_reception
-from hilum.wire import Answer, Request, endpoint
+from hilum.processes import Station, offer_to_the_kernel, yield_to_reception
+from hilum.wire import Answer, News, Request, Warm, endpoint, order_of
+from inference.account import Account, Tell
 from study.errors import HilumError, StudyRefused
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 log = structlog.get_logger()
 
 
 def run(station: Station) -> None:
-    """Answer requests until the keeper closes the line."""
+    """Carry out orders until the keeper closes the line."""
     yield_to_reception()
+    offer_to_the_kernel()
     line = endpoint(station.descriptors["line"])
-    pipeline = Pipeline(station.settings)
-    try:
-        pipeline.warm_up()
-    except HilumError:
-        log.exception("runner.not_warm")  # the job that needs model or device fails with these words, where they show
-    station.announce({})
+    pipeline = Pipeline(station.settings, device_of(station.settings, station.index), threads_of(station.settings))
+    station.announce(pipeline.facts())
     while True:
         try:
-            request = Request.from_bytes(line.recv_bytes())
+            order = order_of(line.recv_bytes())
         except EOFError:
             return
-        line.send_bytes(_answer(pipeline, request).to_bytes())
+        account = Account(_teller(line))
+        answer = _warm(pipeline, order, account) if isinstance(order, Warm) else _analyse(pipeline, order, account)
+        line.send_bytes(answer.to_bytes())
 
 
-def _answer(pipeline: Pipeline, request: Request) -> Answer:
+def _teller(line: Connection[bytes, bytes]) -> Tell:
+    return lambda step, on_cpu: line.send_bytes(News(step, on_cpu).to_bytes())
+
+
+def _warm(pipeline: Pipeline, order: Warm, account: Account) -> Answer:
+    try:
+        pipeline.warm(order.model_name, account)
+    except HilumError as error:
+        return Answer(0, 0, "failed", code=error.code, words=error.words)
+    except Exception as error:  # the loop's edge: a bundle may raise anything, and the others must load
+        log.exception("model.crashed", model=order.model_name)
+        return Answer(0, 0, "failed", code="UnexpectedError", words=f"Loading stopped with {type(error).__name__}.")
+    return Answer(0, 0, "done")
+
+
+def _analyse(pipeline: Pipeline, request: Request, account: Account) -> Answer:
     with structlog.contextvars.bound_contextvars(job=request.job_id, attempt=request.attempt):
         try:
-            outcome = pipeline.run(request)
+            results = pipeline.run(request, account)
         except StudyRefused as refusal:
             log.info("job.refused", code=refusal.reason.code)
-            return Answer.of_error(request, refusal, "refused")
+            return Answer.of_error(request, refusal, "refused", details=account.details())
         except HilumError as error:
             log.warning("job.failed", code=error.code, exc_info=True)
-            return Answer.of_error(request, error)
+            return Answer.of_error(request, error, details=account.details())
         except Exception as error:  # the loop's edge: a model may raise anything, and the next study must run
             log.exception("job.crashed")
             words = f"The analysis stopped with {type(error).__name__}; the log has the details."
             return Answer(
-                request.job_id, request.attempt, "failed", code="UnexpectedError", words=words, transient=True
+                request.job_id,
+                request.attempt,
+                "failed",
+                details=account.details(),
+                code="UnexpectedError",
+                words=words,
+                transient=True,
             )
-    return Answer(request.job_id, request.attempt, "done", outcome.results, outcome.details)
+    return Answer(request.job_id, request.attempt, "done", results, account.details())

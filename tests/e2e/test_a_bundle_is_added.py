@@ -52,7 +52,7 @@ def own_mask(bundle: Path, images: Path) -> LabelMap:
     ordered = [headers[index] for index in geometry.order]
     volume = read_series([paths[index] for index in geometry.order], ordered, geometry.affine).volume
     card = read_card("lung_ct_unet", bundle)
-    return run_bundle(load_bundle(bundle, torch.device("cpu")), volume, card.segments).label_map
+    return run_bundle(load_bundle(bundle, torch.device("cpu")), volume, card.segments)
 
 
 @pytest.fixture

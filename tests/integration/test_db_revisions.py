@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select, update
 
 from db import jobs
 from db.engine import Database
 from db.index import add_instances, generation, instances_of_job, mark_for_evaluation, studies_due
 from db.queries import retry_study, study_record
 from db.revisions import ClosedRevision, close_study
+from db.tables import JobRow
 from study.entities import Job, PlannedJob, StoredInstance, StudyRecord, Verdict
 from study.errors import ArchiveError, Reason
 from study.states import JobState, StudyState, VerdictOutcome
+from study.urgency import HEAD_START_SECONDS
 from tests.support.databases import DIALECTS, STUDY, migrated, planned, stored, with_parameters
 
 REFUSAL = Reason("MissingSlices", "2 slices are missing.", {"missing": 2})
@@ -254,3 +259,65 @@ def test_what_models_said_of_instances_that_are_outdated_is_not_kept(database: D
         assert not close_study(uow, STUDY, [], "none", seen, [REFUSED]).closed
         uow.commit()
     assert record(database).verdicts == ()
+
+
+def urgent(job: PlannedJob, priority: int, rule: str = "emergency") -> PlannedJob:
+    return replace(job, priority=priority, parameters=job.parameters | {"urgent": rule})
+
+
+def turns(database: Database) -> dict[str, tuple[int, float]]:
+    """Return of each model's current job its priority, and how long before it was entered its turn is [s]."""
+    with database.reading() as uow:
+        rows = uow.execute(select(JobRow.model_name, JobRow.priority, JobRow.created_at, JobRow.turn_at))
+        return {row.model_name: (row.priority, (row.created_at - row.turn_at).total_seconds()) for row in rows}
+
+
+def queued_events(database: Database) -> list[tuple[str, int | None]]:
+    events = [event for event in record(database).events if event.kind == "job_queued"]
+    return [(event.words, event.numbers.get("priority")) for event in events]
+
+
+def test_an_urgent_study_is_said_to_be_and_its_jobs_have_a_head_start(database: Database) -> None:
+    add(database, [stored(1)])
+    close(
+        database, [urgent(planned([stored(1)], model="a"), 102), replace(planned([stored(1)], model="b"), priority=2)]
+    )
+    assert turns(database) == {"a": (102, 102 * HEAD_START_SECONDS), "b": (2, 2 * HEAD_START_SECONDS)}
+    assert [job.priority for job in record(database).jobs] == [102, 2]
+    assert queued_events(database) == [
+        ("a is queued for 1 instance(s), urgent: emergency.", 102),
+        ("b is queued for 1 instance(s).", 2),
+    ]
+
+
+def test_a_job_that_waits_takes_over_a_new_priority_and_keeps_how_long_it_has_waited(database: Database) -> None:
+    add(database, [stored(1)])
+    plan = [planned([stored(1)], model="a"), planned([stored(1)], model="b")]
+    close(database, plan)
+    with database.writing() as uow:
+        running = jobs.lease_job(uow, "keeper", 30)
+        uow.commit()
+    assert running is not None
+    for priority in (100, 100):  # the second time nothing is new
+        close(database, [urgent(job, priority) for job in plan])
+    assert running.model_name == "a"
+    assert turns(database) == {"a": (0, 0), "b": (100, 100 * HEAD_START_SECONDS)}
+    assert queued_events(database)[2:] == [("b waits with priority 100 from now on, urgent: emergency.", 100)]
+    close(database, plan)
+    assert turns(database) == {"a": (0, 0), "b": (0, 0)}
+    assert queued_events(database)[3:] == [("b waits with priority 0 from now on.", None)]
+
+
+def test_a_job_that_is_queued_again_has_a_turn_of_its_own(database: Database) -> None:
+    add(database, [stored(1)])
+    close(database, [planned([stored(1)])])
+    close(database, [])  # no model wants it: it is superseded
+    with database.writing() as uow:
+        past = uow.now() - timedelta(hours=5)
+        uow.execute(update(JobRow).values(created_at=past, turn_at=past))
+        uow.commit()
+    close(database, [urgent(planned([stored(1)]), 1)])
+    priority, ahead = turns(database)["lung_ct"]
+    assert priority == 1
+    assert ahead == pytest.approx(HEAD_START_SECONDS - 5 * 3600, abs=60)
+    assert queued_events(database)[-1] == ("lung_ct is queued again, urgent: emergency.", 1)

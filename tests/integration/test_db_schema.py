@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
@@ -13,15 +15,15 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, insert, text
 
-from db import schema
+from db import jobs, schema
 from db.engine import Database
 from db.index import generation
 from db.queries import list_studies, study_record
 from db.revisions import close_study
-from db.tables import PatientRow, RevisionRow, StudyRow, Table
+from db.tables import JobRow, PatientRow, RevisionRow, StudyRow, Table
 from study.entities import Verdict
 from study.errors import SchemaMismatch
-from study.states import StudyState, VerdictOutcome
+from study.states import JobState, StudyState, VerdictOutcome
 from tests.support.databases import DIALECTS, START, STUDY, empty_url
 
 
@@ -50,7 +52,7 @@ def test_a_difference_between_models_and_migrations_is_noticed(database: Databas
     database.migrate()
     engine = create_engine(url)
     with engine.begin() as connection:
-        connection.execute(text("DROP INDEX ix_job_lease"))
+        connection.execute(text("DROP INDEX ix_job_turn"))
         connection.execute(text("ALTER TABLE event DROP COLUMN words"))
         context = MigrationContext.configure(connection)
         assert len(compare_metadata(context, Table.metadata)) == 2
@@ -105,7 +107,7 @@ def test_several_that_migrate_at_once_wait_for_each_other(url: str) -> None:
 
 
 def test_a_database_of_the_first_schema_keeps_its_studies_and_takes_verdicts(database: Database, url: str) -> None:
-    _make_first_schema_with_a_study(url)
+    _make_schema_with_a_study(url, "0001")
     with pytest.raises(SchemaMismatch, match=r"0001.*hilum serve"):
         database.check_schema()
     database.migrate()
@@ -127,12 +129,30 @@ def test_a_database_of_the_first_schema_keeps_its_studies_and_takes_verdicts(dat
     assert after.verdicts == (verdict,)
 
 
-def _make_first_schema_with_a_study(url: str) -> None:
+def test_jobs_that_waited_in_a_database_without_turns_run_in_the_order_in_which_they_came(
+    database: Database, url: str
+) -> None:
+    _make_schema_with_a_study(url, "0003", hours=(2, 0, 1))
+    database.migrate()
+    database.check_schema()
+    with database.writing() as uow:
+        leased = [jobs.lease_job(uow, f"keeper-{number}", 30) for number in range(3)]
+        assert jobs.lease_job(uow, "keeper", 30) is None
+        uow.commit()
+    assert [job and (job.model_name, job.priority, job.attempt) for job in leased] == [
+        ("after 0 h", 0, 1),
+        ("after 1 h", 0, 1),
+        ("after 2 h", 0, 1),
+    ]
+
+
+def _make_schema_with_a_study(url: str, revision_of_schema: str, hours: Sequence[int] = ()) -> None:
+    """Make a database as an earlier version left it, with a job that was entered each of some hours after the start."""
     engine = create_engine(url)
     config = schema.migration_config()
     with engine.begin() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
+        command.upgrade(config, revision_of_schema)
         patient = dict.fromkeys(("issuer_of_patient_id", "patient_name", "patient_birth_date", "patient_sex"), "")
         connection.execute(insert(PatientRow), [patient | {"identity_digest": "d", "patient_id": "P1"}])
         study = {
@@ -150,4 +170,15 @@ def _make_first_schema_with_a_study(url: str) -> None:
         connection.execute(insert(StudyRow), [study])
         revision = {"study": 1, "number": 1, "created_at": START, "not_selected": "nothing"}
         connection.execute(insert(RevisionRow), [revision])
+        for later in hours:
+            connection.execute(insert(JobRow), [_queued(f"after {later} h", START + timedelta(hours=later))])
     engine.dispose()
+
+
+def _queued(model: str, at: datetime) -> dict[str, Any]:
+    """Return a row that waits, with the columns that a job had before it had a turn."""
+    texts = dict.fromkeys(("model_digest", "series_instance_uid", "instances_digest", "parameters_digest"), "d")
+    counts = dict.fromkeys(("attempt", "crashes", "interruptions"), 0)
+    own = {"study": 1, "revision": 1, "model_name": model, "state": JobState.QUEUED.value, "current": True}
+    times = {"created_at": at, "not_before": at, "deadline_seconds": 60.0}
+    return {"parameters": {}, "details": {}} | texts | counts | own | times

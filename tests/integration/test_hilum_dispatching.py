@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from db import acceptance
+from db import acceptance, jobs, outbox
 from db.engine import Database
-from hilum.config import PeerSettings, Settings
+from db.index import add_instances, generation
+from db.queries import retry_study, study_record
+from db.revisions import close_study
+from hilum.config import ModelSettings, PeerSettings, Settings
 from hilum.dispatching import deviations, notices_of, outgoing, settled, wishes_of
-from study.entities import Job, ResultObject
+from hilum.planning import KEPT_HERE
+from study.entities import Job, PlannedJob, ResultObject
 from study.forms import SOP_CLASSES, Acceptance, Form, Parcel, Variant, Wish
-from study.states import JobState
-from tests.support.databases import migrated, results
+from study.states import JobState, StudyState
+from tests.support.databases import STUDY, migrated, planned, results, stored
 
 PEER = PeerSettings(
     name="pacs", ae_title="PACS", host="h", port=104, results=(Form.SEG_LABELMAP, Form.SR, Form.REFUSAL)
@@ -104,3 +109,74 @@ def test_a_form_in_which_a_result_has_nothing_to_show_is_on_record(database: Dat
 def test_a_peer_that_is_configured_no_more_is_sent_nothing(database: Database) -> None:
     assert wishes_of(PLANNED, Settings()) == (Wish("", (Form.SEG, Form.SR)),)
     assert notices_of(PLANNED, Settings()) == {}
+
+
+SHADOW = SETTINGS.model_copy(
+    update={"models": {"lung_ct": ModelSettings(name="lung_ct", bundle="builtin:lung_ct", deliver=False)}}
+)
+
+
+@pytest.mark.parametrize("parameters", [{}, {"wishes": [PEER.wish().to_json()]}])
+def test_of_a_model_in_the_shadow_nothing_is_sent_whatever_was_planned(parameters: dict[str, Any]) -> None:
+    planned_before = job(**parameters)
+    assert wishes_of(planned_before, SHADOW) == (KEPT_HERE,)
+    assert notices_of(planned_before, SHADOW) == {}
+    of_another = replace(planned_before, model_name="other")
+    assert wishes_of(of_another, SHADOW) == (PEER.wish(),)
+
+
+def test_what_a_model_found_in_the_shadow_is_kept_and_is_not_sent_later(database: Database) -> None:
+    """Planned before, finished after the site wrote `deliver = false`; then it takes that back, and asks to retry."""
+    plan = [replace(planned([stored(1)]), parameters=PLANNED.parameters)]
+    close(database, plan)
+    kept = finish_next(database, SHADOW)
+    for _ in range(2):
+        with database.writing() as uow:
+            assert retry_study(uow, STUDY) == (0, 0)
+            uow.commit()
+        close(database, [])
+        close(database, plan)  # the same job is the current one again
+    with database.reading() as uow:
+        record = study_record(uow, STUDY)
+        assert not outbox.is_delivery_waiting(uow, "pacs")
+    assert record is not None
+    assert record.summary.state is StudyState.DELIVERED
+    assert [result.sop_instance_uid for _, result in record.results] == [each.sop_instance_uid for each in kept]
+    assert record.deliveries == ()
+
+
+def test_what_was_owed_of_a_model_before_it_went_into_the_shadow_waits_and_keeps_nothing_else(
+    database: Database,
+) -> None:
+    plan = replace(planned([stored(1)]), parameters=PLANNED.parameters)
+    close(database, [plan, replace(plan, model_name="other")])
+    for _ in range(2):
+        finish_next(database, SETTINGS)
+    with database.writing() as uow:
+        due = outbox.lease_deliveries(uow, "pacs", "sender", 30, 32, withheld={"lung_ct"})
+        assert due
+        assert {jobs.job_by_id(uow, each.job_id).model_name for each in due} == {"other"}
+        assert not outbox.is_delivery_waiting(uow, "pacs", {"lung_ct"})
+        assert outbox.is_delivery_waiting(uow, "pacs")
+
+
+def close(database: Database, plan: Sequence[PlannedJob]) -> None:
+    with database.writing() as uow:
+        add_instances(uow, [stored(1)])
+        close_study(uow, STUDY, plan, "nothing", generation(uow, STUDY))
+        uow.commit()
+
+
+def finish_next(database: Database, settings: Settings) -> list[ResultObject]:
+    """End the job that waits as a keeper does, with all that it was to make."""
+    with database.writing() as uow:
+        leased = jobs.lease_job(uow, "keeper", 30)
+        uow.commit()
+    assert leased is not None
+    (parcel,) = settled(database, settings, leased)
+    found = made(parcel)
+    owed = list(outgoing(parcel, found)) if parcel.peer else []
+    with database.writing() as uow:
+        jobs.finish_job(uow, leased.id, leased.attempt, found, owed, {})
+        uow.commit()
+    return found

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from db.engine import Database
 from db.index import add_instances, snapshot
 from db.revisions import close_study
 from hilum.config import load
+from hilum.doctor import _models
+from hilum.measured import Measured, keep, unmeasured
 from hilum.planning import plan_study, read_cards
 from inference.catalog import digest_of
 from study.entities import StoredInstance
@@ -81,8 +84,8 @@ def test_a_model_is_added_listed_and_refused_when_its_bundle_changes(home: Path)
     assert "added spleen in config.toml; restart hilum serve" in added.stdout
     digest = digest_of(bundle)
     rows = [line.split("\t") for line in hilum(home, "models").stdout.splitlines()]
-    assert rows[0] == ["Name", "Kind", "Version", "Modality", "Gives", "Digest (SHA-256)", "May run"]
-    assert rows[2] == ["spleen", "segmentation", "0.3.1", "MR", "Spleen, odd", digest, "yes"]
+    assert rows[0] == ["Name", "Kind", "Version", "Modality", "Gives", "Digest (SHA-256)", "Set", "May run"]
+    assert rows[2] == ["spleen", "segmentation", "0.3.1", "MR", "Spleen, odd", digest, "", "yes"]
     told = hilum(home, "doctor").stdout
     assert "; spleen 0.3.1 (segmentation, MR)\n" in told
     assert "ok   model spleen: advice: odd: written with the general code Tissue" in told
@@ -90,8 +93,8 @@ def test_a_model_is_added_listed_and_refused_when_its_bundle_changes(home: Path)
     (bundle / "scripts" / "net.py").write_text(f"{NETWORK}# changed\n")
     changed = digest_of(bundle)
     row = hilum(home, "models").stdout.splitlines()[2].split("\t")
-    assert digest in row[6]
-    assert changed in row[6]
+    assert digest in row[7]
+    assert changed in row[7]
     checked = hilum(home, "doctor")
     assert checked.returncode == 1
     (line,) = [line for line in checked.stdout.splitlines() if line.startswith("FAIL models: ")]
@@ -100,6 +103,43 @@ def test_a_model_is_added_listed_and_refused_when_its_bundle_changes(home: Path)
     again = hilum(home, "models", "add", "bundles/spleen", "--name", "spleen", "--replace")
     assert again.returncode == 0, again.stderr
     assert hilum(home, "models").stdout.splitlines()[2].endswith("\tyes")
+
+
+def test_what_is_set_of_a_model_is_listed_and_a_precision_that_nobody_measured_is_advised_against(home: Path) -> None:
+    own = 'precision = "bfloat16"\ncompile = true\ndeliver = false\npriority = 3\n'
+    (home / "config.toml").write_text(CONFIG + own)
+    row = hilum(home, "models").stdout.splitlines()[1].split("\t")
+    assert row[6] == "bfloat16, compiled, deliver = false, priority 3"
+    settings = load(home / "config.toml", environment={})
+    card = read_cards(settings)["lung_ct"]
+    advice = (
+        "precision bfloat16 and compile are on, and the difference from float32 was never measured for this digest: "
+        "hilum models bench lung_ct STUDY"
+    )
+    (found,) = [each for each in _models(settings) if each.subject == "model lung_ct"]
+    assert (found.good, found.words) == (True, f"advice: {advice}")
+    measured = Measured("lung_ct", card.digest, "bfloat16", True, "cpu", "CPU", "2026-03-04T10:00:00+00:00", {})
+    assert keep(settings, measured) == home / "var" / "bench" / "lung_ct.json"
+    assert unmeasured(settings, card) is None
+    assert [path.name for path in (home / "var" / "bench").iterdir()] == ["lung_ct.json"]
+    keep(settings, replace(measured, digest="0" * 64))  # of another bundle
+    assert unmeasured(settings, card) == advice
+    keep(settings, replace(measured, precision="float16"))  # of another setting
+    assert unmeasured(settings, card) == advice
+    (home / "var" / "bench" / "lung_ct.json").write_text("[]")
+    assert unmeasured(settings, card) == advice
+
+
+def test_plain_float32_needs_no_measuring(home: Path) -> None:
+    (home / "config.toml").write_text(f'{CONFIG}precision = "float32"\n')
+    settings = load(home / "config.toml", environment={})
+    assert unmeasured(settings, read_cards(settings)["lung_ct"]) is None
+
+
+def test_a_report_of_a_model_without_a_database_says_what_makes_one(home: Path) -> None:
+    done = hilum(home, "models", "report", "lung_ct")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "hilum serve makes it" in done.stderr
 
 
 def test_a_refusal_is_one_line_and_status_2_where_the_configuration_is_to_blame(home: Path) -> None:
@@ -270,7 +310,16 @@ def test_show_and_test_say_the_same_of_a_study_of_the_node(home: Path) -> None:
     assert len(of_show) == 6
 
 
-@pytest.mark.parametrize("arguments", [["models"], ["models", "add", "toy"], ["models", "test", "images"], ["studies"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["models"],
+        ["models", "add", "toy"],
+        ["models", "test", "images"],
+        ["models", "report", "lung_ct"],
+        ["studies"],
+    ],
+)
 def test_no_command_about_models_loads_torch_and_the_list_of_studies_nothing_of_theirs(
     home: Path, arguments: list[str]
 ) -> None:

@@ -11,7 +11,7 @@ from db.index import add_instances, generation
 from db.notices import is_notice_waiting
 from db.queries import retry_study, study_record
 from db.revisions import close_study
-from hilum.config import NodeSettings, PeerSettings, ResultSettings, Settings
+from hilum.config import ModelSettings, NodeSettings, PeerSettings, ResultSettings, Settings
 from hilum.notifying import Notifier
 from hilum.processes import StopSignal
 from study.errors import Reason
@@ -32,6 +32,29 @@ def refuse(database: Database) -> None:
         add_instances(uow, [image])
         close_study(uow, STUDY, [told], "", generation(uow, STUDY))
         uow.commit()
+
+
+def test_a_report_that_nobody_is_sent_any_more_is_owed_no_more(tmp_path: Path) -> None:
+    settings = Settings(
+        node=NodeSettings(data_dir=tmp_path / "var"),
+        results=ResultSettings(refusal_delay_seconds=0),
+        peers={"pacs": PEER},
+        models={"lung_ct": ModelSettings(name="lung_ct", bundle="builtin:lung_ct", deliver=False)},
+        base_dir=tmp_path,
+    )
+    with migrated("sqlite", tmp_path) as database:
+        refuse(database)
+        notifier = Notifier(settings, database, FileStore(settings.data_dir), StopSignal(), "node/keeper/1")
+        assert notifier.turn()
+        with database.reading() as uow:
+            record = study_record(uow, STUDY)
+            assert not is_notice_waiting(uow)
+        assert record is not None
+        assert record.results == ()
+        assert [event.kind for event in record.events][-1] == "job_refused"
+        with database.writing() as uow:
+            retry_study(uow, STUDY)
+            assert not is_notice_waiting(uow)
 
 
 def test_images_that_are_gone_end_the_report_and_nobody_else(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from inference.bundle import load_bundle
 from inference.catalog import read_card
 from inference.decoding import read_series
 from inference.description import ModelDescription
+from inference.options import RunOptions
 from inference.orientation import to_monai
 from inference.running import run_bundle
 from study.codes import ANATOMICAL_STRUCTURE, Code
@@ -59,7 +60,7 @@ def segment(value: int) -> Segment:
 
 
 def run(bundle: Path, volume: SeriesVolume, segments: int = 2) -> LabelMap:
-    return run_bundle(load_bundle(bundle, CPU), volume, [segment(value + 1) for value in range(segments)]).label_map
+    return run_bundle(load_bundle(bundle, CPU), volume, [segment(value + 1) for value in range(segments)])
 
 
 def run_by_monai(bundle: Path, volume: SeriesVolume, folder: Path) -> NDArray[Any]:
@@ -112,8 +113,8 @@ def test_the_side_of_a_finding_does_not_depend_on_the_order_of_the_axes(chest: S
     mirrored[:3, 3] += mirrored[:3, 2] * (part.voxels.shape[2] - 1)
     mirrored[:3, 2] *= -1
     turned = SeriesVolume(np.ascontiguousarray(part.voxels[:, :, ::-1]), mirrored, part.sop_instance_uids)
-    straight = run_bundle(bundle, part, [segment(1)]).label_map.values
-    np.testing.assert_array_equal(run_bundle(bundle, turned, [segment(1)]).label_map.values[:, :, ::-1], straight)
+    straight = run_bundle(bundle, part, [segment(1)]).values
+    np.testing.assert_array_equal(run_bundle(bundle, turned, [segment(1)]).values[:, :, ::-1], straight)
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
@@ -152,7 +153,7 @@ def test_labels_are_not_interpolated_on_the_way_back(tmp_path: Path) -> None:
     decided = [{"_target_": "AsDiscreted", "keys": "pred", "argmax": True}, INVERT]
     finer = [{"_target_": "Spacingd", "keys": "image", "pixdim": [1.5, 1.5, 1.5], "mode": "nearest"}, SCALE]
     bundle = load_bundle(blocks_bundle(tmp_path / "blocks", preprocessing=finer, postprocessing=decided), CPU)
-    found = run_bundle(bundle, volume, [segment(1), segment(2)]).label_map.values
+    found = run_bundle(bundle, volume, [segment(1), segment(2)]).values
     assert dice(found == SPLEEN, truth == SPLEEN) > 0.85
     near_spleen = np.zeros(truth.shape, dtype=bool)
     rows = np.flatnonzero((truth == SPLEEN).any(axis=(0, 2)))
@@ -348,3 +349,31 @@ def test_what_a_chain_says_of_labels_in_training_is_forgiven(tmp_path: Path) -> 
     graph["postprocessing"]["transforms"][2] |= {"keys": ["pred", "label"], "argmax": [True, False]}
     config.write_text(json.dumps(graph))
     assert dice(run(bundle, volume).values == SPLEEN, truth == SPLEEN) > 0.93
+
+
+SMOOTH_NET = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.smooth = torch.nn.Conv3d(1, 1, 3, padding=1, bias=False)
+
+    def forward(self, image):
+        return (self.smooth(image) > 100.0).float()
+"""
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler, of torch
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_a_compiled_network_gives_what_it_gives_as_it_stands(tmp_path: Path) -> None:
+    """For one shape after another: it is compiled once for all."""
+    weights = {"smooth.weight": torch.full((1, 1, 3, 3, 3), 1 / 27)}
+    bundle = zoo_bundle(tmp_path / "smooth", network=SMOOTH_NET, weights=weights)
+    plain, compiled = (load_bundle(bundle, CPU, RunOptions(compile=each)) for each in (False, True))
+    assert compiled.compiled
+    for orientation in ("coronal", "axial, head first, supine"):
+        volume, _ = blocks_volume(orientation)
+        ours, theirs = (run_bundle(each, volume, [segment(1)]).values for each in (compiled, plain))
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.any()

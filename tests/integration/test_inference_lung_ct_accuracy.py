@@ -92,7 +92,7 @@ def reference(
     bundle.postprocessing.transforms = tuple(
         step for step in transforms if type(step).__name__ != "KeepLargestConnectedComponentd"
     )
-    mask = run_bundle(bundle, volume, [LUNG]).label_map.values
+    mask = run_bundle(bundle, volume, [LUNG]).values
     components, count = cc3d.connected_components(mask, connectivity=26, return_N=True)
     sizes = np.bincount(components.ravel())[1:]
     kept = [label for label in range(1, count + 1) if sizes[label - 1] > SMALLEST_SHARE * sizes.max()]

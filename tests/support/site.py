@@ -15,6 +15,7 @@ from hilum.config import ModelSettings, Settings
 from hilum.pipeline import Pipeline
 from hilum.planning import Plan, plan_study, read_cards
 from hilum.wire import Request
+from inference.account import Account
 from inference.catalog import digest_of
 from study.entities import PlannedJob, StoredInstance
 from study.forms import Wish, all_variants, settle
@@ -56,8 +57,9 @@ class Site:
             serial="S-7",
             variants=all_variants(settle(Wish.from_json(wish), {}) for wish in job.parameters["wishes"]),
         ).to_bytes()
-        outcome = Pipeline(self.settings).run(Request.from_bytes(message))  # as it comes over the wire
-        return {result.form: dcmread(self.settings.data_dir / result.path) for result in outcome.results}
+        request = Request.from_bytes(message)  # as it comes over the wire
+        results = Pipeline(self.settings).run(request, Account())
+        return {result.form: dcmread(self.settings.data_dir / result.path) for result in results}
 
 
 def entry(bundle: Path, **description: object) -> ModelSettings:
@@ -69,7 +71,7 @@ def entry(bundle: Path, **description: object) -> ModelSettings:
 
 def site(folder: Path, datasets: Sequence[Dataset], *models: ModelSettings, **settings: Mapping[str, Any]) -> Site:
     """Return a site that holds the instances, and has planned what its models do with them."""
-    sections = {"inference": {"device": "cpu"}, **settings}
+    sections = {"inference": {"devices": ["cpu"]}, **settings}
     made = Settings.model_validate({**sections, "models": {model.name: model for model in models}, "base_dir": folder})
     paths, headers = {}, {}
     series: dict[str, list[StoredInstance]] = {}

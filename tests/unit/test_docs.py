@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from db.events import EventKind
-from hilum.config import ModelSettings, load
+from hilum.config import ModelSettings, Settings, load
 from inference.catalog import find_bundle, read_card
 from inference.description import (
     ClassDescription,
@@ -128,3 +129,17 @@ def test_every_key_of_a_model_is_documented() -> None:
         "measurements",
     }
     assert [key for key in sorted(keys) if not re.search(rf"`{key}`|\b{key} = ", MODELS)] == []
+
+
+def test_every_key_of_the_configuration_is_documented(tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs" / "configuration.md").read_text()
+    for name, field in Settings.model_fields.items():
+        table = (get_args(field.annotation) or (None, field.annotation))[-1]
+        if name not in {"models", "base_dir"}:  # what stands in an entry of a model: above
+            keys = page.partition(f"\n## [{name}]\n")[2] or page.partition(f"\n## [[{name}]]\n")[2]
+            keys = keys.partition("\n## [")[0]
+            assert [key for key in table.model_fields if f"`{key}`" not in keys] == [], name
+    block = re.search(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert block is not None
+    (tmp_path / "config.toml").write_text(block[1])
+    assert load(tmp_path / "config.toml", environment={}).urgent["emergency"].priority == 100

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import numpy as np
+import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from hilum.config import ModelSettings, PeerSettings, Settings
-from hilum.planning import Plan, plan_study, read_cards
+from db.notices import is_owed
+from hilum.config import ModelSettings, PeerSettings, Settings, UrgentSettings
+from hilum.planning import KEPT_HERE, Plan, digest_of, plan_study, read_cards
 from study.entities import StoredInstance
 from study.forms import Form
 from study.geometry import FrameOfReferencePolicy
@@ -137,3 +139,80 @@ def test_who_is_sent_what_is_settled_with_the_plan() -> None:
     assert of("MR1", only_from=["ct"]) == [": seg, sr"]
     assert of("CT1", only_models=["other"]) == [": seg, sr"]
     assert of("CT1", results=["refusal"]) == ["pacs: refusal", ": seg, sr"]
+
+
+def one_model(**entry: object) -> Settings:
+    entry = {"name": "lung_ct", "bundle": "builtin:lung_ct"} | entry
+    return SETTINGS.model_copy(update={"models": {"lung_ct": ModelSettings.model_validate(entry)}})
+
+
+def test_how_a_model_is_run_is_part_of_the_key_only_where_the_entry_says_it() -> None:
+    images = chest()
+    keys = {
+        key(plan(images, settings=one_model(**entry)))
+        for entry in ({}, {"precision": "float32"}, {"precision": "bfloat16"}, {"compile": True})
+    }
+    assert len(keys) == 4
+    assert key(plan(images, settings=one_model(compile=False))) == key(plan(images))
+    # What is not set is nowhere in it: jobs of before, which could not say it, keep their keys
+    assert not {"precision", "compile", "priority", "urgent"} & plan(images).jobs[0].parameters.keys()
+
+
+def test_jobs_of_before_keep_their_keys() -> None:
+    parameters = dict(plan(chest()).jobs[0].parameters)
+    for name in ("notes", "form", "wishes"):
+        del parameters[name]
+    assert sorted(parameters) == [
+        "allow_empty_patient_id",
+        "description",
+        "disclaimer",
+        "frame_of_reference",
+        "series_position",
+        "uneven_spacing",
+        "writer_version",
+    ]
+    assert digest_of(parameters) == plan(chest()).jobs[0].parameters_digest
+
+
+def test_an_urgent_study_goes_first_whichever_of_its_images_say_so_and_has_the_same_key() -> None:
+    emergency = UrgentSettings(name="emergency", department=("emergency",))
+    night = UrgentSettings(name="night", only_from=("CT9",), priority=30)
+    settings = one_model(priority=2).model_copy(
+        update={
+            "urgent": {"emergency": emergency, "night": night},
+            "peers": {"ct": PeerSettings(name="ct", ae_title="CT9")},
+        }
+    )
+    images = chest()
+    report = chest(
+        1,
+        Modality="SR",
+        SOPClassUID="1.2.840.10008.5.1.4.1.1.88.34",
+        InstitutionalDepartmentName="Emergency Department",
+    )
+    (job,) = plan(report, images, settings=settings).jobs
+    assert (job.priority, job.parameters["urgent"]) == (102, "emergency")
+    (calm,) = plan(images, settings=settings).jobs
+    assert (calm.priority, "urgent" in calm.parameters) == (2, False)
+    assert calm.parameters_digest == job.parameters_digest == plan(images).jobs[0].parameters_digest
+    from_night = [dataclasses.replace(image, calling_ae_title="CT9") for image in stored(images[:1])]
+    series = {from_night[0].header.series_instance_uid: [*from_night, *stored(images[1:])]}
+    (job,) = plan_study(settings, CARDS, series).jobs
+    assert (job.priority, job.parameters["urgent"]) == (32, "night")
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_what_a_model_in_the_shadow_finds_or_refuses_is_for_nobody(complete: bool) -> None:
+    peer = PeerSettings(name="pacs", ae_title="PACS", host="h", port=1, results=(Form.SR, Form.REFUSAL))
+    images = chest()
+    if not complete:
+        del images[7]
+    shadow = one_model(deliver=False).model_copy(update={"peers": {"pacs": peer}})
+    (job,) = plan(images, settings=shadow).jobs
+    (shown,) = plan(images, settings=SETTINGS.model_copy(update={"peers": {"pacs": peer}})).jobs
+    assert job.parameters["wishes"] == [KEPT_HERE.to_json()]
+    assert shown.parameters["wishes"] == [peer.wish().to_json()]
+    assert job.parameters_digest == shown.parameters_digest
+    assert (job.refusal is None) is complete
+    assert not is_owed(job.parameters, job.refusal)
+    assert is_owed(shown.parameters, shown.refusal) is not complete

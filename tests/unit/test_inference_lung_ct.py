@@ -46,7 +46,7 @@ def bundle() -> LoadedBundle:
 
 
 def segment(volume: SeriesVolume) -> LabelMap:
-    return run_bundle(bundle(), volume, card().segments).label_map
+    return run_bundle(bundle(), volume, card().segments)
 
 
 def sampled(orientation: str, *, touching: bool = False, lungs: bool = True, trachea: bool = True) -> Thorax:

@@ -51,7 +51,7 @@ def asymmetric() -> SeriesVolume:
 
 
 def run(folder: Path, *values: int) -> LabelMap:
-    return run_bundle(load_bundle(folder, CPU), asymmetric(), [segment(value) for value in values or (1,)]).label_map
+    return run_bundle(load_bundle(folder, CPU), asymmetric(), [segment(value) for value in values or (1,)])
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_two_bundles_keep_their_code_apart(tmp_path: Path) -> None:
     (second / "scripts" / "late.py").write_text("LIMIT = 7.0")
     path = list(sys.path)
     loaded = [load_bundle(folder, CPU) for folder in (first, second)]
-    outcomes = [run_bundle(bundle, asymmetric(), [segment(1)]).label_map.values.any() for bundle in loaded * 2]
+    outcomes = [run_bundle(bundle, asymmetric(), [segment(1)]).values.any() for bundle in loaded * 2]
     assert outcomes == [True, False, True, False]
     assert sys.path == path
     assert not [name for name in sys.modules if name.split(".")[0] == "scripts"]
@@ -143,8 +143,17 @@ def test_two_bundles_keep_their_code_apart(tmp_path: Path) -> None:
     ("body", "words"),
     [
         ("return image.clone().fill_(float('nan'))", "not finite"),
+        ("return image.clone().fill_(float('-inf'))", "not finite"),
         ("return image[..., :-1].clone()", "shape"),
+        ("return image[:, :0]", "shape"),
+        ("return image[0]", "shape"),
+        ("return torch.cat([image] * 2)", "shape"),
         ("return {'pred': image}", "dict"),
+        ("return [image, image]", "list"),
+        ("return None", "NoneType"),
+        ("return image.numpy()", "ndarray"),
+        ("return torch.complex(image, image)", "complex"),
+        ("return (image > self.threshold).long() * 2**40", "1099511627776, not declared"),
         ("return (image > self.threshold).float() * 2", "not declared"),
         ("return (image > self.threshold).float() * 0.5", "no labels"),
         ("return -(image > self.threshold).float()", "-1"),
@@ -154,6 +163,33 @@ def test_two_bundles_keep_their_code_apart(tmp_path: Path) -> None:
 def test_an_output_that_can_not_be_used_is_refused(tmp_path: Path, body: str, words: str) -> None:
     with pytest.raises(ModelOutputInvalid, match=words):
         run(write_bundle(tmp_path / "toy", body=body))
+
+
+@pytest.mark.parametrize(
+    ("func", "words"),
+    [
+        ("x * 0.3", "no labels"),
+        ("x * float('nan')", "no labels"),
+        ("x - 1.0", "-1, not declared"),
+        ("x.cpu().numpy()", "where its labels would lie"),
+        ("None", 'nothing under "pred"'),
+    ],
+)
+def test_a_postprocessing_that_spoils_its_labels_is_refused(tmp_path: Path, func: str, words: str) -> None:
+    spoil = {"_target_": "Lambdad", "keys": "pred", "func": f"$lambda x: {func}", "track_meta": False}
+    with pytest.raises(ModelOutputInvalid, match=words):
+        run(write_bundle(tmp_path / "toy", postprocessing=[spoil]))
+
+
+def test_a_postprocessing_without_a_prediction_is_refused(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "toy", postprocessing=[{"_target_": "DeleteItemsd", "keys": "pred"}])
+    with pytest.raises(ModelOutputInvalid, match='nothing under "pred"'):
+        run(bundle)
+
+
+def test_truth_values_are_labels(tmp_path: Path) -> None:
+    found = run(write_bundle(tmp_path / "toy", body="return image > self.threshold"))
+    np.testing.assert_array_equal(found.values, asymmetric().voxels > 0)
 
 
 def test_a_label_between_the_declared_ones_is_refused(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def image() -> np.ndarray[Any, np.dtype[np.float32]]:
 
 def said(card: ModelCard, bundle: Path, index: int = 0) -> tuple[Assessment, ...]:
     loaded = load_bundle(bundle, torch.device("cpu"))
-    return score_image(loaded, image(), (1.0, 1.0), card, index).assessments
+    return score_image(loaded, image(), (1.0, 1.0), card, index)
 
 
 def probabilities(assessments: tuple[Assessment, ...]) -> list[float]:
@@ -147,7 +147,7 @@ MEASURED = {
 def test_numbers_of_a_volume_have_names_and_units(tmp_path: Path) -> None:
     volume, _ = blocks_volume("axial, head first, supine")
     card, bundle = made(tmp_path, description=MEASURED, modality="CT", spatial_shape=["*"] * 3)
-    found = score_volume(load_bundle(bundle, torch.device("cpu")), volume, card).assessments
+    found = score_volume(load_bundle(bundle, torch.device("cpu")), volume, card)
     width, thickness = found
     assert (width.label, thickness.label) == ("Width", "Thickness")
     columns = volume.voxels.shape[2] // 2

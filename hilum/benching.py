@@ -1,0 +1,216 @@
+"""``hilum models bench``: how long each step of a model takes here, and how far its result is from plain float32."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from hilum.benched import apart_json, bench_json, show_bench
+from hilum.capacity import Budgets
+from hilum.config import Settings
+from hilum.measured import Measured, keep
+from hilum.picking import Picked, pick
+from hilum.planning import read_cards
+from hilum.spread import Spread
+from hilum.terminal import complain, is_terminal, say
+from inference.account import Account
+from inference.analysis import Analysis, Analyst
+from inference.catalog import ModelCard
+from inference.comparing import Difference, compare
+from inference.options import RunOptions
+from inference.timing import ForwardClock
+from study.errors import ArchiveError
+from study.imaging import Assessment
+
+
+@dataclass(frozen=True)
+class Apart:
+    """How far what a model says is from what it says in plain float32.
+
+    Parameters
+    ----------
+    labels
+        Of the label map; None for a model without one.
+    probability
+        The largest difference of a probability; None where there are none.
+    decisions
+        How many classes are decided otherwise.
+    numbers
+        Of each measurement: finding, name, unit, and both values; None where one run has none.
+    """
+
+    labels: Difference | None
+    probability: float | None
+    decisions: int
+    numbers: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What was measured of a model on one series.
+
+    Parameters
+    ----------
+    runs
+        The record of each run, as a job has it (docs/json.md).
+    forward_seconds, forward_calls, inference_seconds
+        Of the network alone, and of the step that it is a part of, in a further run that waited for each forward.
+    apart
+        From plain float32; None where the runs were that.
+    """
+
+    card: ModelCard
+    picked: Picked
+    runs: tuple[dict[str, Any], ...]
+    forward_seconds: float
+    forward_calls: int
+    inference_seconds: float
+    apart: Apart | None
+
+    @property
+    def steps(self) -> dict[str, Spread]:
+        """Return how long each step took over the runs that made it, and all of them together [s]."""
+        names = dict.fromkeys(name for run in self.runs for name in run["seconds"])
+        times = {name: [run["seconds"][name] for run in self.runs if name in run["seconds"]] for name in names}
+        times["all"] = [sum(run["seconds"].values()) for run in self.runs]
+        return {name: spread for name, values in times.items() if (spread := Spread.of(values))}
+
+    @property
+    def share(self) -> float:
+        """Return the part of the inference step that is the network's, 0 to 1."""
+        return self.forward_seconds / self.inference_seconds if self.inference_seconds else 0.0
+
+    @property
+    def peaks(self) -> dict[str, int | None]:
+        """Return the most memory that a run held [MB]."""
+        found = {key: [run["memory_mb"][key] for run in self.runs] for key in ("host_peak", "device_peak")}
+        return {key: max((mb for mb in held if mb is not None), default=None) for key, held in found.items()}
+
+
+def run_bench(settings: Settings, model: str, text: str, runs: int, device: str, *, as_json: bool) -> None:
+    """Print how long each step of a model takes; the errors are those of `bench`."""
+    found = bench(settings, model, text, runs, device)
+    if as_json:
+        say(json.dumps(bench_json(found), indent=1))
+    else:
+        show_bench(found)
+
+
+def bench(settings: Settings, model: str, text: str, runs: int, device: str) -> Bench:
+    """Run a model on a study so many times, and keep how far its result is from plain float32.
+
+    Nothing is stored of the study, and nothing is sent.
+
+    Parameters
+    ----------
+    text
+        A folder with the DICOM files of one study, or what stands for a study of the node's database.
+    device
+        "auto", "cpu", "cuda:0".
+
+    Raises
+    ------
+    ArchiveError
+        If there is no such model or study.
+    NoEligibleSeries, StudyRefused
+        If the model would not run on it, or refuses it.
+    InferenceError
+        If the model fails.
+    """
+    if model not in settings.models:
+        raise ArchiveError(f"No model {model}; there are: {', '.join(settings.models) or 'none'}.")
+    card = read_cards(settings)[model]
+    picked = pick(settings, card, text)
+    analyst = Analyst(device, settings.inference.threads)
+    options = Budgets(settings).options(model, str(analyst.device), analyst.device_bytes)
+    found = _measure(analyst, card, picked, options, runs)
+    if found.apart is not None:
+        keep(settings, _measured(settings, found))
+    return found
+
+
+def _measure(analyst: Analyst, card: ModelCard, picked: Picked, options: RunOptions, runs: int) -> Bench:
+    def run(words: str, options: RunOptions, clock: ForwardClock | None = None) -> Analysis:
+        account = Account(forward=clock)
+        _tell(words)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom's quote values, and may be a patient's
+            return analyst.analyse(
+                card, picked.paths, picked.headers, picked.geometry, picked.notes, options=options, account=account
+            )
+
+    records = [run(f"run {number} of {runs}", options).account.details() for number in range(1, runs + 1)]
+    clock = ForwardClock()
+    timed = run("a run whose network is timed", options, clock)
+    apart = None
+    if not _is_plain(timed.account.running):
+        apart = _apart(timed, run("a run in plain float32", replace(options, precision="float32", compile=False)))
+    return Bench(
+        card=card,
+        picked=picked,
+        runs=tuple(records),
+        forward_seconds=clock.seconds,
+        forward_calls=clock.calls,
+        inference_seconds=timed.account.seconds["inference"],
+        apart=apart,
+    )
+
+
+def _is_plain(running: Mapping[str, Any]) -> bool:
+    return running.get("precision") == "float32" and not running.get("compiled")
+
+
+def _apart(analysis: Analysis, plain: Analysis) -> Apart:
+    ours, theirs = analysis.result_set, plain.result_set
+    pairs = _pairs(ours.assessments, theirs.assessments)
+    probabilities = [
+        abs(one.probability - other.probability)
+        for one, other in pairs
+        if one.probability is not None and other.probability is not None
+    ]
+    return Apart(
+        labels=compare(ours.label_map, theirs.label_map) if ours.label_map and theirs.label_map else None,
+        probability=max(probabilities, default=None),
+        decisions=sum(one.detected != other.detected for one, other in pairs),
+        numbers=tuple(_numbers(analysis.account.measurements, plain.account.measurements)),
+    )
+
+
+def _pairs(ours: Iterable[Assessment], theirs: Iterable[Assessment]) -> list[tuple[Assessment, Assessment]]:
+    by_key = {each.key: each for each in theirs}
+    return [(each, by_key[each.key]) for each in ours if each.key in by_key]
+
+
+def _numbers(ours: Iterable[dict[str, Any]], theirs: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Give each measurement of either run with both its values."""
+    found, plain = _by_name(ours), _by_name(theirs)
+    for key in dict.fromkeys((*found, *plain)):
+        finding, name, unit = key
+        yield {"finding": finding, "name": name, "unit": unit, "value": found.get(key), "plain": plain.get(key)}
+
+
+def _by_name(measurements: Iterable[dict[str, Any]]) -> dict[tuple[str, str, str], float]:
+    return {(each["finding"], each["name"], each["unit"]): each["value"] for each in measurements}
+
+
+def _measured(settings: Settings, found: Bench) -> Measured:
+    entry, last = settings.models[found.card.name], found.runs[-1]
+    return Measured(
+        model=found.card.name,
+        digest=found.card.digest,
+        precision=entry.precision,
+        compile=entry.compile,
+        device=last["device"],
+        device_name=last["device_name"],
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        difference=apart_json(found.apart) or {},
+    )
+
+
+def _tell(words: str) -> None:
+    if is_terminal():
+        complain(f"{words} ...")

@@ -1,0 +1,123 @@
+"""What the machine has for models: which devices, how much memory, and what may run side by side."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from hilum.config import Settings
+from inference.options import RunOptions
+
+_SHARE_OF_MACHINE: Final = 0.8
+_MEGABYTE: Final = 1_000_000
+_SIGNS_OF_A_GPU: Final = ("/dev/nvidia0", "/proc/driver/nvidia/gpus", "/dev/kfd", "/dev/dxg")
+_COUNT: Final = "import torch; print(torch.cuda.device_count())"
+_CGROUP_LIMITS: Final = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def with_devices(settings: Settings) -> Settings:
+    """Return the settings with `devices` as a list: "auto" is every GPU, or the processor where there is none.
+
+    Only a process of its own asks torch, and only where something looks like a GPU.
+    """
+    if settings.inference.devices != "auto":
+        return settings
+    devices = tuple(f"cuda:{index}" for index in range(_gpus())) or ("cpu",)
+    return settings.model_copy(update={"inference": settings.inference.model_copy(update={"devices": devices})})
+
+
+def device_of(settings: Settings, index: int) -> str:
+    """Return the device of the worker of that index."""
+    devices = settings.inference.devices
+    if devices == "auto":
+        return "auto"
+    return devices[index] if index < len(devices) else ""
+
+
+def threads_of(settings: Settings) -> int:
+    """Return how many processor threads each worker takes: several share the processor; 0 leaves it to torch."""
+    workers = len(settings.inference.devices) if settings.inference.devices != "auto" else 1
+    if settings.inference.threads or workers == 1:
+        return settings.inference.threads
+    return max(1, len(os.sched_getaffinity(0)) // workers)
+
+
+def machine_bytes() -> int:
+    """Return the memory of the machine, or of the container that the process runs in where that is less."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for file in _CGROUP_LIMITS:
+        try:
+            limits.append(int(Path(file).read_text()))
+        except (OSError, ValueError):
+            continue  # no such control group, or "max"
+    return min(limits)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A job under way: its model, and the device that it runs on."""
+
+    model_name: str
+    device: str
+
+
+class Budgets:
+    """How much memory each model's jobs may take, and what fits beside what."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        devices = settings.inference.devices
+        self._devices = devices if devices != "auto" else ("auto",)
+        self.total_bytes = settings.inference.memory_mb * _MEGABYTE or int(machine_bytes() * _SHARE_OF_MACHINE)
+
+    def of(self, model: str) -> int:
+        """Return what one job of a model may hold of the machine's memory [bytes]: what its entry says, or a share."""
+        entry = self._settings.models.get(model)
+        own = entry.memory_mb if entry is not None else None
+        return own * _MEGABYTE if own is not None else self.total_bytes // len(self._devices)
+
+    def on_device(self, model: str, device: str, device_bytes: int | None) -> int | None:
+        """Return what one job of a model may hold of a GPU's memory [bytes]; None: all of it, as it is alone there.
+
+        Parameters
+        ----------
+        device_bytes
+            What the device has.
+        """
+        entry = self._settings.models.get(model)
+        if entry is not None and entry.device_memory_mb is not None:
+            return entry.device_memory_mb * _MEGABYTE
+        workers = self._devices.count(device)
+        return device_bytes // workers if device_bytes is not None and workers > 1 else None
+
+    def options(self, model: str, device: str, device_bytes: int | None) -> RunOptions:
+        """Return how a model of the configuration is run on a device."""
+        entry = self._settings.models[model]
+        return RunOptions(
+            precision=entry.precision,
+            compile=entry.compile,
+            device_memory_bytes=self.on_device(model, device, device_bytes),
+            may_use_cpu=entry.cpu_deadline_seconds is not None,
+        )
+
+    def fits(self, model: str, device: str, device_bytes: int | None, running: Sequence[Running]) -> bool:
+        """Tell whether a job of a model fits beside what runs on this machine; alone it always does."""
+        if running and sum(self.of(each.model_name) for each in running) + self.of(model) > self.total_bytes:
+            return False
+        beside = [each for each in running if each.device == device]
+        if not beside or device == "cpu" or device_bytes is None:
+            return True
+        wanted = [self.on_device(name, device, device_bytes) for name in (model, *(b.model_name for b in beside))]
+        return sum(device_bytes if each is None else each for each in wanted) <= device_bytes
+
+
+def _gpus() -> int:
+    if not any(Path(sign).exists() for sign in _SIGNS_OF_A_GPU):
+        return 0
+    counted = subprocess.run([sys.executable, "-P", "-c", _COUNT], capture_output=True, text=True, check=False)
+    return int(counted.stdout) if counted.returncode == 0 and counted.stdout.strip().isdigit() else 0

@@ -1,0 +1,163 @@
+"""Memory of the machine and of its devices: how much there is, what an error says of it, how it is given back."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import gc
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from study.errors import DeviceOutOfMemory
+
+MEGABYTE: Final = 1_000_000
+HOST: Final = torch.device("cpu")
+
+_CGROUPS: Final = Path("/sys/fs/cgroup")
+_OF_DEVICE: Final = (
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUDA driver error: out of memory",
+    "cudaErrorMemoryAllocation",
+    "OutOfMemoryError",  # TorchScript raises its own error with the name of the first in its text
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "CUFFT_ALLOC_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
+    "CUSPARSE_STATUS_ALLOC_FAILED",
+)
+"""How the libraries below torch say that a device's memory does not suffice: not always as `torch.OutOfMemoryError`."""
+_OF_HOST: Final = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory")
+
+
+class OutOfDeviceMemory(DeviceOutOfMemory):
+    """A device's memory did not suffice: a smaller demand may be met."""
+
+
+def memory_error(error: BaseException, device: torch.device, what: str) -> DeviceOutOfMemory | None:
+    """Return what an error says of memory; None if it says nothing.
+
+    Parameters
+    ----------
+    what
+        Did not fit, as in "this series".
+    """
+    if lacks_device_memory(error):
+        return OutOfDeviceMemory(f"The memory of {device} does not suffice for {what}.")
+    if lacks_host_memory(error):
+        return DeviceOutOfMemory(
+            f"The machine's own memory does not suffice for {what}; give it more, or let fewer models run side by side "
+            "(memory_mb)."
+        )
+    return None
+
+
+def lacks_device_memory(error: BaseException) -> bool:
+    """Tell whether an error means that the device's memory did not suffice."""
+    return any(isinstance(each, torch.OutOfMemoryError) or _says(each, _OF_DEVICE) for each in _chain(error))
+
+
+def lacks_host_memory(error: BaseException) -> bool:
+    """Tell whether an error means that the machine's own memory did not suffice."""
+    return any(isinstance(each, MemoryError) or _says(each, _OF_HOST) for each in _chain(error))
+
+
+def machine_bytes() -> int:
+    """Return how much memory this process may have [bytes]: the machine's, or less where its control group says so."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for file in _limit_files():
+        with suppress(OSError, ValueError):  # "max" is no number, and not every group has the file
+            limits.append(int(file.read_text()))
+    return min(limit for limit in limits if limit > 0)
+
+
+def device_bytes(device: torch.device) -> int:
+    """Return how much memory a device has [bytes]; of the processor, what this process may have."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return machine_bytes()
+
+
+def weight_bytes(network: torch.nn.Module) -> int:
+    """Return what a network holds as long as it is loaded [bytes]: its parameters and buffers."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*network.parameters(), *network.buffers()))
+
+
+def answers(device: torch.device) -> bool:
+    """Tell whether a device does what it is told; a GPU on which a kernel failed refuses all that comes after."""
+    if device.type != "cuda":
+        return True
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError:
+        return False
+    return True
+
+
+@contextmanager
+def at_most(device: torch.device, limit_bytes: int | None) -> Iterator[None]:
+    """Let this process have no more of a GPU's memory than `limit_bytes` within the block; None: all that there is.
+
+    What it holds already counts. The processor's memory is not limited so.
+    """
+    if device.type != "cuda" or limit_bytes is None:
+        yield
+        return
+    torch.cuda.empty_cache()  # what is cached but not used would count
+    torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / device_bytes(device)), device)
+    try:
+        yield
+    finally:
+        if answers(device):
+            torch.cuda.set_per_process_memory_fraction(1.0, device)
+
+
+def give_back(device: torch.device) -> None:
+    """Give memory that is no longer used back to the device, for other processes, and to the machine."""
+    gc.collect()  # a traceback that went round in a circle may still hold tensors
+    if device.type == "cuda" and answers(device):
+        torch.cuda.empty_cache()
+    _trim()(0)
+
+
+def _limit_files() -> Iterator[Path]:
+    """Yield where this process's control group, and those around it, may say how much memory it may have."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for _, controllers, group in (line.split(":", 2) for line in lines):
+        root = _CGROUPS / "memory" if "memory" in controllers.split(",") else _CGROUPS
+        name = "memory.max" if not controllers else "memory.limit_in_bytes"
+        place = root / group.lstrip("/")
+        yield from (each / name for each in (place, *place.parents) if each.is_relative_to(root))
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and what it came from: MONAI raises its own, that names the transform, from the first."""
+    each: BaseException | None = error
+    seen: set[int] = set()
+    while each is not None and id(each) not in seen:
+        yield each
+        seen.add(id(each))
+        each = each.__cause__ or (None if each.__suppress_context__ else each.__context__)
+
+
+def _says(error: BaseException, words: tuple[str, ...]) -> bool:
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
+@functools.cache
+def _trim() -> Callable[[int], object]:
+    """Return glibc's `malloc_trim`, which gives free pages back to the machine; elsewhere, what does nothing."""
+    try:
+        function: Callable[[int], object] = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return lambda pad: pad
+    return function

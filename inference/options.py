@@ -1,0 +1,32 @@
+"""How the site wants a model to be run: what changes its speed and memory, and may change its numbers a little."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Precision = Literal["float32", "tf32", "float16", "bfloat16"]
+"""How a network computes: plainly; with matrix products and convolutions in TensorFloat-32 (GPU alone); or under
+`torch.autocast` of that type, its weights staying float32."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What an entry of ``[[models]]`` says of running its model.
+
+    Parameters
+    ----------
+    precision
+        None: as the bundle allows, which is float16 on a GPU where its evaluator has ``amp``, and float32 otherwise.
+    compile
+        Whether the network goes through `torch.compile`.
+    device_memory_bytes
+        How much of a GPU's memory the model may take; None: all that there is.
+    may_use_cpu
+        Whether a series that does not fit into the GPU's memory may be analysed on the processor.
+    """
+
+    precision: Precision | None = None
+    compile: bool = False
+    device_memory_bytes: int | None = None
+    may_use_cpu: bool = False

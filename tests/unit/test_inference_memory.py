@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from inference.memory import (
+    HOST,
+    MEGABYTE,
+    OutOfDeviceMemory,
+    answers,
+    at_most,
+    device_bytes,
+    give_back,
+    machine_bytes,
+    memory_error,
+    weight_bytes,
+)
+from study.errors import DeviceOutOfMemory
+
+
+def wrapped(cause: Exception) -> Exception:
+    """Return an error as MONAI raises it from another one."""
+    try:
+        try:
+            raise cause
+        except Exception as error:
+            raise RuntimeError("applying transform <Activationsd>") from error
+    except RuntimeError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError(
+            "The following operation failed in the TorchScript interpreter.\nRuntimeError: CUDA out of memory."
+        ),
+    ],
+)
+def test_a_device_says_in_many_ways_that_its_memory_does_not_suffice(error: Exception) -> None:
+    for each in (error, wrapped(error), wrapped(wrapped(error))):
+        assert isinstance(memory_error(each, torch.device("cuda:0"), "this series"), OutOfDeviceMemory)
+
+
+def test_an_error_that_was_raised_while_another_was_handled_is_looked_through() -> None:
+    with pytest.raises(ValueError, match="on the way") as caught:  # noqa: PT012 - how it is raised is the case
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        except RuntimeError:
+            raise ValueError("on the way")  # noqa: B904 - see above
+    assert isinstance(memory_error(caught.value, HOST, "this series"), OutOfDeviceMemory)
+
+
+def test_the_machines_memory_is_no_devices() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**55)
+    for error in (MemoryError(), caught.value):
+        found = memory_error(error, torch.device("cuda:0"), "this series")
+        assert isinstance(found, DeviceOutOfMemory)
+        assert not isinstance(found, OutOfDeviceMemory)
+        assert "machine's own memory" in found.words
+
+
+def test_other_errors_say_nothing_of_memory() -> None:
+    assert memory_error(RuntimeError("CUDA error: an illegal memory access was encountered"), HOST, "x") is None
+    assert memory_error(ValueError("CUDA out of memory"), HOST, "x") is None
+
+
+def test_the_machine_has_the_memory_that_linux_says_or_less() -> None:
+    line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
+    assert 64 * MEGABYTE < machine_bytes() <= int(line.split()[1]) * 1024
+    assert device_bytes(HOST) == machine_bytes()
+
+
+def test_a_network_holds_its_parameters_and_buffers() -> None:
+    network = torch.nn.BatchNorm1d(5)  # two parameters, two buffers of 5, and a counter of 8 bytes
+    assert weight_bytes(network) == 4 * 5 * 4 + 8
+
+
+def test_nothing_is_limited_or_given_back_but_on_a_gpu() -> None:
+    with at_most(HOST, 1):
+        assert torch.zeros(1000).sum() == 0
+    give_back(HOST)
+    assert answers(HOST)
+
+
+@pytest.mark.gpu
+def test_a_limit_on_a_gpu_holds_within_its_block() -> None:
+    device = torch.device("cuda:0")
+    with at_most(device, 64 * MEGABYTE), pytest.raises(torch.OutOfMemoryError):
+        torch.empty(128 * MEGABYTE, dtype=torch.uint8, device=device)
+    assert torch.empty(128 * MEGABYTE, dtype=torch.uint8, device=device).numel() == 128 * MEGABYTE
