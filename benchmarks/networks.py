@@ -36,6 +36,7 @@ from benchmarks.network_runs import (
 from benchmarks.report import Spread, machine, print_machine, print_table, write_json
 from benchmarks.wholebody import Case, Size, make_case
 from inference.bundle import choose_device
+from study.errors import BundleInvalid
 
 SIZES: Final[Mapping[str, Size]] = {
     "cuda": Size(slices=512, pixels=512, segments=104, window=96, batch=2),
@@ -69,7 +70,7 @@ def print_end_to_end(case: Case, whole: EndToEnd) -> None:
     times = {step: [record["seconds"][step] for record in whole.records] for step in first["seconds"]}
     times["**all**"] = [sum(record["seconds"].values()) for record in whole.records]
     print_table(
-        [f"step, {len(whole.records)} runs in {first['running']['precision']}", "seconds, median (range)"],
+        [f"step, in {first['running']['precision']}", f"seconds, median (range), runs: {len(whole.records)}"],
         [[step, Spread.of(values).words(2)] for step, values in times.items()],
     )
     on_device = whole.peak("device_peak")
@@ -130,7 +131,10 @@ def print_limited(limited: Limited | None) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write the figures for machines where asked."""
     chosen = _arguments(arguments)
-    device = choose_device(chosen.device)
+    try:
+        device = choose_device(chosen.device)
+    except BundleInvalid as error:
+        raise SystemExit(f"not measured: {error}") from None
     size = _size(chosen, SIZES[device.type])
     facts = machine() | _device_facts(device)
     print_machine(facts)
@@ -161,12 +165,20 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--slices", type=int, help="of the generated CT, 1 mm apart")
     parser.add_argument("--size", type=int, dest="pixels", help="of each slice, in pixels of 0.7 mm along each side")
     parser.add_argument("--segments", type=int, help="104 by default")
-    parser.add_argument("--window", type=int, help="its edge, in voxels of 1.5 mm; a multiple of 8")
+    parser.add_argument("--window", type=_multiple_of_8, help="its edge, in voxels of 1.5 mm; a multiple of 8")
     parser.add_argument("--batch", type=int, help="windows that go through the network at a time; 2 by default")
     parser.add_argument("--runs", type=int, default=2)
     parser.add_argument("--limit-mb", type=int, help="of the GPU's memory, for the last part")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     return parser.parse_args(arguments)
+
+
+def _multiple_of_8(text: str) -> int:
+    """Return the edge of a window; the network halves it three times."""
+    edge = int(text)
+    if edge <= 0 or edge % 8:
+        raise argparse.ArgumentTypeError(f"{text} is no multiple of 8")
+    return edge
 
 
 if __name__ == "__main__":

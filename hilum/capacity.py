@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Final
 
 from hilum.config import Settings
+from inference.machine import machine_bytes
 from inference.options import RunOptions
 
 _SHARE_OF_MACHINE: Final = 0.8
+_WARM_PART: Final = 4
 _MEGABYTE: Final = 1_000_000
 _SIGNS_OF_A_GPU: Final = ("/dev/nvidia0", "/proc/driver/nvidia/gpus", "/dev/kfd", "/dev/dxg")
 _COUNT: Final = "import torch; print(torch.cuda.device_count())"
-_CGROUP_LIMITS: Final = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def with_devices(settings: Settings) -> Settings:
@@ -45,17 +46,6 @@ def threads_of(settings: Settings) -> int:
     if settings.inference.threads or workers == 1:
         return settings.inference.threads
     return max(1, len(os.sched_getaffinity(0)) // workers)
-
-
-def machine_bytes() -> int:
-    """Return the memory of the machine, or of the container that the process runs in where that is less."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for file in _CGROUP_LIMITS:
-        try:
-            limits.append(int(Path(file).read_text()))
-        except (OSError, ValueError):
-            continue  # no such control group, or "max"
-    return min(limits)
 
 
 @dataclass(frozen=True)
@@ -94,6 +84,11 @@ class Budgets:
             return entry.device_memory_mb * _MEGABYTE
         workers = self._devices.count(device)
         return device_bytes // workers if device_bytes is not None and workers > 1 else None
+
+    @property
+    def warm_bytes(self) -> int:
+        """Return how much of the machine's memory one worker's loaded models may hold [bytes]."""
+        return self.total_bytes // len(self._devices) // _WARM_PART
 
     def options(self, model: str, device: str, device_bytes: int | None) -> RunOptions:
         """Return how a model of the configuration is run on a device."""

@@ -44,7 +44,8 @@ class Pipeline:
     def _analyst(self) -> Analyst:
         """Return what runs models; made at first use, so that a missing device fails the job, with its words."""
         if self._made is None:
-            self._made = Analyst(self._device, self._threads)
+            on_cpu = self._device == "cpu"
+            self._made = Analyst(self._device, self._threads, self._budgets.warm_bytes if on_cpu else None)
         return self._made
 
     def facts(self) -> dict[str, Any]:
@@ -53,6 +54,11 @@ class Pipeline:
             return {"device_bytes": self._analyst.device_bytes}
         except BundleInvalid:
             return {}
+
+    @property
+    def is_usable(self) -> bool:
+        """Tell whether more can be run here: a GPU on which a kernel failed refuses all that comes after."""
+        return self._made is None or self._made.is_usable
 
     def warm(self, model: str, account: Account) -> None:
         """Load a configured model, so that its first study does not wait for it.

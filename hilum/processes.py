@@ -167,6 +167,8 @@ def spawn(role: str, settings: Settings, *, index: int = 0, descriptors: Mapping
     if role == "runner":
         # torch's threads wait for each other by spinning; beside any other load that costs several times the analysis.
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        # Large pages: half of what a network costs on the processor may be faults of small ones (docs/benchmarks.md)
+        environment.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, pass_fds=tuple(inherited.values()), env=environment, start_new_session=True
     )

@@ -5,20 +5,18 @@ from __future__ import annotations
 import ctypes
 import functools
 import gc
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Final
 
 import torch
 
+from inference.machine import machine_bytes
 from study.errors import DeviceOutOfMemory
 
 MEGABYTE: Final = 1_000_000
 HOST: Final = torch.device("cpu")
 
-_CGROUPS: Final = Path("/sys/fs/cgroup")
 _OF_DEVICE: Final = (
     "CUDA out of memory",
     "CUDA error: out of memory",
@@ -68,15 +66,6 @@ def lacks_host_memory(error: BaseException) -> bool:
     return any(isinstance(each, MemoryError) or _says(each, _OF_HOST) for each in _chain(error))
 
 
-def machine_bytes() -> int:
-    """Return how much memory this process may have [bytes]: the machine's, or less where its control group says so."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for file in _limit_files():
-        with suppress(OSError, ValueError):  # "max" is no number, and not every group has the file
-            limits.append(int(file.read_text()))
-    return min(limit for limit in limits if limit > 0)
-
-
 def device_bytes(device: torch.device) -> int:
     """Return how much memory a device has [bytes]; of the processor, what this process may have."""
     if device.type == "cuda":
@@ -124,19 +113,6 @@ def give_back(device: torch.device) -> None:
     if device.type == "cuda" and answers(device):
         torch.cuda.empty_cache()
     _trim()(0)
-
-
-def _limit_files() -> Iterator[Path]:
-    """Yield where this process's control group, and those around it, may say how much memory it may have."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for _, controllers, group in (line.split(":", 2) for line in lines):
-        root = _CGROUPS / "memory" if "memory" in controllers.split(",") else _CGROUPS
-        name = "memory.max" if not controllers else "memory.limit_in_bytes"
-        place = root / group.lstrip("/")
-        yield from (each / name for each in (place, *place.parents) if each.is_relative_to(root))
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -20,13 +20,13 @@ log = structlog.get_logger()
 
 
 def run(station: Station) -> None:
-    """Carry out orders until the keeper closes the line."""
+    """Carry out orders until the keeper closes the line, or the device takes none any more."""
     yield_to_reception()
     offer_to_the_kernel()
     line = endpoint(station.descriptors["line"])
     pipeline = Pipeline(station.settings, device_of(station.settings, station.index), threads_of(station.settings))
     station.announce(pipeline.facts())
-    while True:
+    while pipeline.is_usable:
         try:
             order = order_of(line.recv_bytes())
         except EOFError:
@@ -34,6 +34,7 @@ def run(station: Station) -> None:
         account = Account(_teller(line))
         answer = _warm(pipeline, order, account) if isinstance(order, Warm) else _analyse(pipeline, order, account)
         line.send_bytes(answer.to_bytes())
+    log.error("runner.device_unusable")
 
 
 def _teller(line: Connection[bytes, bytes]) -> Tell:

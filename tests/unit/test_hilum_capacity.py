@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from hilum.capacity import Budgets, Running, device_of, machine_bytes, threads_of, with_devices
+from hilum.capacity import Budgets, Running, device_of, threads_of, with_devices
 from hilum.config import ModelSettings, Settings
+from inference.machine import machine_bytes
 
 GB = 1_000_000_000
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from inference.machine import machine_bytes
 from inference.memory import (
     HOST,
     MEGABYTE,
@@ -13,7 +14,6 @@ from inference.memory import (
     at_most,
     device_bytes,
     give_back,
-    machine_bytes,
     memory_error,
     weight_bytes,
 )
