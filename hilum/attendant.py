@@ -56,7 +56,8 @@ class Limits:
     cpu_deadline_seconds
         From the moment when the processor takes the place of a GPU whose memory did not suffice.
     memory_bytes
-        Of the machine's memory, by the process and all that it started; None: no limit.
+        Of the machine's memory, by the process and all that it started, above what it held when it told its first
+        step: its libraries and the models that it keeps loaded are no order's. None: no limit.
     """
 
     deadline_seconds: float
@@ -240,10 +241,12 @@ class _Watch:
         self._next_beat = time.monotonic() + _HEARTBEAT_SECONDS
         self._next_family = time.monotonic()
         self._family_bytes = 0
+        self._at_rest_bytes = 0
 
     def hear(self, step: str, *, on_cpu: bool) -> None:
         """Note what the child begins; on the processor another deadline holds."""
         if not self._progress.step:
+            self._at_rest_bytes = private_bytes(self._pid)
             self._allow(self._limits.deadline_seconds)
         self._progress.step = step
         if on_cpu and not self._progress.on_cpu and self._limits.cpu_deadline_seconds is not None:
@@ -276,12 +279,13 @@ class _Watch:
         held = private_bytes(self._pid) + self._family_bytes
         self._progress.peak_bytes = max(self._progress.peak_bytes, held)
         limit = self._limits.memory_bytes
-        if limit is not None and held > limit:
+        taken = held - self._at_rest_bytes
+        if limit is not None and taken > limit:
             raise MemoryExceeded(
-                f"{self._work} held {held // _MEGABYTE} MB of the machine's memory, more than the "
+                f"{self._work} took {taken // _MEGABYTE} MB of the machine's memory, more than the "
                 f"{limit // _MEGABYTE} MB that it may, and was stopped{_during(self._progress)}; memory_mb in the "
                 "model's entry gives it more.",
-                {"held_mb": held // _MEGABYTE, "limit_mb": limit // _MEGABYTE},
+                {"taken_mb": taken // _MEGABYTE, "limit_mb": limit // _MEGABYTE},
             )
 
 

@@ -14,8 +14,8 @@ from hilum.config import Settings
 from inference.machine import machine_bytes
 from inference.options import RunOptions
 
-_SHARE_OF_MACHINE: Final = 0.8
-_WARM_PART: Final = 4
+_SHARE_OF_MACHINE: Final = 0.75  # what is left is for libraries, loaded models (a fifth of the share), and the rest
+_WARM_PART: Final = 5
 _MEGABYTE: Final = 1_000_000
 _SIGNS_OF_A_GPU: Final = ("/dev/nvidia0", "/proc/driver/nvidia/gpus", "/dev/kfd", "/dev/dxg")
 _COUNT: Final = "import torch; print(torch.cuda.device_count())"
