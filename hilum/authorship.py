@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from importlib.metadata import version
 
-from hilum.wire import Request
+from hilum.working.wire import Request
 from inference.catalog import ModelCard
 from sr_writer.context import ResultContext
 from study.imaging import ModelIdentity

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hilum.models import models
+from hilum.models.commands import models
 from hilum.options import ConfigOption, JsonOption, SetOption, database_of, settings_of, study_uid
 from hilum.terminal import complain, say, show_table
 from study.errors import ArchiveError

@@ -13,7 +13,7 @@ from db.engine import Database
 from db.filestore import FileStore
 from db.index import list_set_aside
 from hilum.config import PeerSettings, Settings
-from hilum.measured import unmeasured
+from hilum.models.measured import unmeasured
 from hilum.network import peer_of
 from hilum.ownership import complaint
 from hilum.planning import read_cards

@@ -17,11 +17,11 @@ from db.engine import Database
 from db.filestore import FileStore
 from db.notices import Notice
 from db.outbox import Outgoing
-from hilum.attendant import Attendant, Interrupted, Limits, Progress
 from hilum.config import Settings
 from hilum.dispatching import notices_of
 from hilum.processes import StopSignal
-from hilum.wire import Answer, Request
+from hilum.working.attendant import Attendant, Interrupted, Limits, Progress
+from hilum.working.wire import Answer, Request
 from study.entities import Job, ResultObject
 from study.errors import HilumError, LeaseLost, NonconformantObject, Reason
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from hilum.authorship import model_identity, result_context
-from hilum.capacity import Budgets
 from hilum.config import Settings
 from hilum.planning import ordered_slices, read_cards
 from hilum.rejecting import rejected_kept
-from hilum.wire import Request
+from hilum.working.capacity import Budgets
+from hilum.working.wire import Request
 from inference.account import Account
 from inference.analysis import Analyst
 from inference.catalog import ModelCard

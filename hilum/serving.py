@@ -6,13 +6,13 @@ import importlib
 import socket
 
 from db.engine import Database
-from hilum.capacity import with_devices
 from hilum.config import Settings
 from hilum.journal import open_journal
 from hilum.planning import read_cards
 from hilum.processes import Station, StopSignal
 from hilum.supervisor import ROLES, Supervisor
 from hilum.terminal import say
+from hilum.working.capacity import with_devices
 from study.errors import ConfigError
 
 

@@ -14,10 +14,10 @@ import structlog
 
 from db.engine import Database
 from db.filestore import FileStore
-from hilum.capacity import with_devices
 from hilum.config import Settings
 from hilum.processes import Child, StopSignal, spawn
-from hilum.recovery import release_what_died
+from hilum.working.capacity import with_devices
+from hilum.working.leases import release_what_died
 from scp.listening import open_listening_socket
 from study.errors import ConfigError
 

@@ -19,15 +19,15 @@ from db.durable import make_folders
 from db.engine import Database
 from db.filestore import FileStore
 from db.jobs import RunningJob
-from hilum.attendant import Attendant, Interrupted, Limits, Progress
-from hilum.capacity import Budgets, Running, device_of
 from hilum.config import Settings
 from hilum.dispatching import deviations, outgoing, settled
 from hilum.notifying import Notifier, verified
 from hilum.processes import Station, StopSignal
-from hilum.recovery import index_of_worker, owner, release_what_died, worker_of
-from hilum.warming import Warming
-from hilum.wire import Answer, Request, Warm
+from hilum.working.attendant import Attendant, Interrupted, Limits, Progress
+from hilum.working.capacity import Budgets, Running, device_of
+from hilum.working.leases import index_of_worker, owner, release_what_died, worker_of
+from hilum.working.warming import Warming
+from hilum.working.wire import Answer, Request, Warm
 from study.entities import Job
 from study.errors import HilumError, LeaseLost, RunnerDied
 from study.forms import Parcel, all_variants

@@ -16,7 +16,7 @@ from hilum.config import Settings
 from hilum.planning import read_cards
 from hilum.processes import Station
 from hilum.rejecting import rejected_kept
-from hilum.wire import Answer, Request, endpoint
+from hilum.working.wire import Answer, Request, endpoint
 from sr_writer.notices import write_notices
 from study.entities import ResultObject
 from study.errors import BundleInvalid, HilumError, SourceUnreadable

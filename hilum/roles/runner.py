@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from hilum.capacity import device_of, threads_of
 from hilum.pipeline import Pipeline
 from hilum.processes import Station, offer_to_the_kernel, yield_to_reception
-from hilum.wire import Answer, News, Request, Warm, endpoint, order_of
+from hilum.working.capacity import device_of, threads_of
+from hilum.working.wire import Answer, News, Request, Warm, endpoint, order_of
 from inference.account import Account, Tell
 from study.errors import HilumError, StudyRefused
 

@@ -16,7 +16,7 @@ from db.filestore import FileStore
 from hilum.config import DeliverySettings, PeerSettings, Settings
 from hilum.network import peer_of
 from hilum.processes import Station, StopSignal
-from hilum.recovery import owner, release_what_died
+from hilum.working.leases import owner, release_what_died
 from scp.object_file import describe, offers_for
 from scp.query import prove_stored
 from scp.requesting import accepted_classes

@@ -16,12 +16,12 @@ from pydicom.uid import ExplicitVRLittleEndian
 from typer.testing import CliRunner
 
 from db.index import add_instances
-from hilum.benched import bench_json, show_bench
-from hilum.benching import Bench, bench
 from hilum.cli import app
 from hilum.config import ModelSettings, Settings
-from hilum.measured import measured_last, unmeasured
-from hilum.picking import pick
+from hilum.models.benched import bench_json, show_bench
+from hilum.models.benching import Bench, bench
+from hilum.models.measured import measured_last, unmeasured
+from hilum.models.picking import pick
 from hilum.planning import read_cards
 from inference.catalog import digest_of
 from study.entities import StoredInstance

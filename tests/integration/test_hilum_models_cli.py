@@ -24,7 +24,7 @@ from db.index import add_instances, snapshot
 from db.revisions import close_study
 from hilum.config import load
 from hilum.doctor import _models
-from hilum.measured import Measured, keep, unmeasured
+from hilum.models.measured import Measured, keep, unmeasured
 from hilum.planning import plan_study, read_cards
 from inference.catalog import digest_of
 from study.entities import StoredInstance

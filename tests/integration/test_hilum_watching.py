@@ -19,9 +19,9 @@ from db.queries import study_record
 from db.revisions import close_study
 from db.tables import JobRow
 from hilum.config import ModelSettings, Settings
+from hilum.models.watching import read_report, run_report
+from hilum.models.weeks import monday_of
 from hilum.presenting import record_json, show_record
-from hilum.watching import read_report, run_report
-from hilum.weeks import monday_of
 from study.errors import ArchiveError, Reason
 from tests.support.databases import DIALECTS, migrated, planned, results, stored
 

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from hilum.config import ModelSettings, Settings
 from hilum.pipeline import Pipeline
 from hilum.planning import Plan, plan_study, read_cards
-from hilum.wire import Request
+from hilum.working.wire import Request
 from inference.account import Account
 from inference.catalog import digest_of
 from study.entities import PlannedJob, StoredInstance

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from hilum.capacity import Budgets, Running, device_of, threads_of, with_devices
 from hilum.config import ModelSettings, Settings
+from hilum.working.capacity import Budgets, Running, device_of, threads_of, with_devices
 from inference.machine import machine_bytes
 
 GB = 1_000_000_000

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from hilum.adding import run_add
 from hilum.config import load
+from hilum.models.adding import run_add
 from hilum.planning import read_cards
 from inference.catalog import digest_of
 from study.errors import BundleInvalid, ConfigError

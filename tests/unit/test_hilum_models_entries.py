@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hilum.entries import block, entries_of, with_entry, with_values
+from hilum.models.entries import block, entries_of, with_entry, with_values
 from study.errors import ConfigError
 
 ENTRY = {"name": "toy", "bundle": "bundles/toy", "digest": "0" * 64}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hilum.inspecting import Look, Saying, Script, look_at
+from hilum.models.inspecting import Look, Saying, Script, look_at
 from study.errors import BundleInvalid
 
 

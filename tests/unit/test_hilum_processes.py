@@ -11,7 +11,7 @@ import pytest
 
 from hilum.config import DeliverySettings
 from hilum.roles.sender import back_off
-from hilum.wire import Answer, Request
+from hilum.working.wire import Answer, Request
 from study.entities import ResultObject
 from study.headers import InstanceHeader
 from tests.support.peers import REPOSITORY

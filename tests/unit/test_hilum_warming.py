@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hilum.warming import Warming
+from hilum.working.warming import Warming
 
 
 def order(warming: Warming) -> list[str]:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from db.statistics import JobFacts
-from hilum.spread import Spread, digits, middle
-from hilum.weeks import by_week, monday_of
+from hilum.models.spread import Spread, digits, middle
+from hilum.models.weeks import by_week, monday_of
 from study.states import JobState
 
 NEW_YEAR = datetime(2027, 1, 1, 12, tzinfo=UTC)  # a Friday, in the 53rd week of the year before

@@ -11,9 +11,9 @@ from pathlib import Path
 from db.filestore import FileStore
 from db.index import snapshot
 from hilum.config import Settings
+from hilum.models.trying import read_folder
 from hilum.options import database_of, study_uid
 from hilum.planning import Plan, ordered_slices, plan_study
-from hilum.trying import read_folder
 from hilum.wording import place_words, reason_words
 from inference.catalog import ModelCard
 from study.entities import PlannedJob, StoredInstance

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from db.durable import draft_of, publish
 from hilum.config import DEFAULT_FILE, NAME_PATTERN, file_text, load
-from hilum.entries import block, entries_of, with_entry, with_values
-from hilum.inspecting import Look, look_at
+from hilum.models.entries import block, entries_of, with_entry, with_values
+from hilum.models.inspecting import Look, look_at
 from hilum.planning import read_cards
 from hilum.terminal import say
 from hilum.wording import output_words, printable, rule_words

@@ -12,10 +12,10 @@ from typing import Any
 
 from db.statistics import count_of_older_revisions, jobs_of_model, names_of_models
 from hilum.config import Settings
+from hilum.models.spread import Spread, digits, middle, spread_json
+from hilum.models.weeks import OUTCOMES, WAITING, Named, Week, by_week, monday_of
 from hilum.options import database_of
-from hilum.spread import Spread, digits, middle, spread_json
 from hilum.terminal import say, show_table
-from hilum.weeks import OUTCOMES, WAITING, Named, Week, by_week, monday_of
 from study.errors import ArchiveError
 
 

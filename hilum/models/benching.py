@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from hilum.benched import apart_json, bench_json, show_bench
-from hilum.capacity import Budgets
 from hilum.config import Settings
-from hilum.measured import Measured, keep
-from hilum.picking import Picked, pick
+from hilum.models.benched import apart_json, bench_json, show_bench
+from hilum.models.measured import Measured, keep
+from hilum.models.picking import Picked, pick
+from hilum.models.spread import Spread
 from hilum.planning import read_cards
-from hilum.spread import Spread
 from hilum.terminal import complain, is_terminal, say
+from hilum.working.capacity import Budgets
 from inference.account import Account
 from inference.analysis import Analysis, Analyst
 from inference.catalog import ModelCard

@@ -23,7 +23,7 @@ import psutil
 
 from hilum.config import Settings
 from hilum.processes import Child, StopSignal, spawn
-from hilum.wire import Answer, endpoint, report_of, send_aside
+from hilum.working.wire import Answer, endpoint, report_of, send_aside
 from study.errors import DeadlineExceeded, MemoryExceeded, RunnerDied
 
 _PAUSE_SECONDS: Final = 0.05

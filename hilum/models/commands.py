@@ -1,6 +1,6 @@
 """``hilum models``: list them, add one, try, time and watch them.
 
-The work is in `hilum.adding`, `hilum.trying`, `hilum.benching` and `hilum.watching`.
+The work is in `hilum.models.adding`, `hilum.models.trying`, `hilum.models.benching` and `hilum.models.watching`.
 """
 # ruff: noqa: PLC0415 - as in hilum.cli: only what a command needs is imported, inside it
 
@@ -60,7 +60,7 @@ def add(
     config: ConfigOption = None,
 ) -> None:
     """Show what a bundle is and does, and write its entry, with its digest, into the configuration file."""
-    from hilum.adding import run_add
+    from hilum.models.adding import run_add
 
     run_add(config, path, name, replace=replace)
 
@@ -82,7 +82,7 @@ def try_study(
 
     Exit status 1 where no model would run on a study.
     """
-    from hilum.trying import run_test
+    from hilum.models.trying import run_test
 
     raise typer.Exit(run_test(settings_of(config, assignments), study, as_json=as_json))
 
@@ -108,7 +108,7 @@ def bench(
 
     Where the model runs in other numbers than plain float32 it tells how far its result is from theirs, and keeps that.
     """
-    from hilum.benching import run_bench
+    from hilum.models.benching import run_bench
 
     run_bench(settings_of(config, assignments), name, study, runs, device, as_json=as_json)
 
@@ -122,6 +122,6 @@ def report(
     assignments: SetOption = None,
 ) -> None:
     """Tell what a model did week by week: studies, refusals by reason, times, and how its measurements are spread."""
-    from hilum.watching import run_report
+    from hilum.models.watching import run_report
 
     run_report(settings_of(config, assignments), name, weeks, as_json=as_json)

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from hilum.course import how, in_order, peaks, shortage
-from hilum.spread import digits, spread_json
+from hilum.models.spread import digits, spread_json
 from hilum.terminal import say, show_table
 
 if TYPE_CHECKING:
-    from hilum.benching import Apart, Bench
+    from hilum.models.benching import Apart, Bench
 
 _UNMEASURED: Final = (
     "writing and checking the results, the database, delivery, and what other jobs cost that run at the same time"
