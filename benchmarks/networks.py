@@ -22,6 +22,7 @@ from typing import Any, Final
 
 import torch
 
+from benchmarks.environment import compute_as_a_runner
 from benchmarks.network_runs import (
     MEGABYTE,
     EndToEnd,
@@ -182,4 +183,5 @@ def _multiple_of_8(text: str) -> int:
 
 
 if __name__ == "__main__":
+    compute_as_a_runner()
     main()

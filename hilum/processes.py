@@ -13,13 +13,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 from hilum.config import Settings
 
 _PR_SET_PDEATHSIG = 1
 _NICENESS = 5
 _OOM_SCORE = 500  # of -1000 to 1000 (proc(5))
+
+
+COMPUTING: Final = {
+    # torch's threads wait for each other by spinning; beside any other load that costs several times the analysis.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # Large pages: half of what a network costs on the processor may be faults of small ones (docs/benchmarks.md)
+    "THP_MEM_ALLOC_ENABLE": "1",
+}
+"""The environment in which models run; libraries read it as they are loaded. What a site sets itself wins."""
 
 
 def announce_to_nobody(facts: Mapping[str, Any]) -> None:
@@ -94,7 +103,7 @@ class Station:
     index
         Which of several processes of the role this is.
     descriptors
-        Inherited file descriptors by name ("listen", "requests", "answers").
+        Inherited file descriptors by name ("listen", "line").
     announce
         Tells the parent that the role is at work, with facts about it; once.
     host
@@ -147,9 +156,11 @@ class Child:
             self._alive = -1
         return status
 
-    def expect_nothing(self) -> None:
-        """Close the line on which the role announces itself: nobody waits for it."""
-        os.close(self._ready)
+
+def compute_as_a_runner() -> None:
+    """Give this process a runner's environment; before anything that computes is imported."""
+    for name, value in COMPUTING.items():
+        os.environ.setdefault(name, value)
 
 
 def spawn(role: str, settings: Settings, *, index: int = 0, descriptors: Mapping[str, int] | None = None) -> Child:
@@ -165,10 +176,7 @@ def spawn(role: str, settings: Settings, *, index: int = 0, descriptors: Mapping
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HILUM_")}
     environment["PYTHONPATH"] = os.pathsep.join(_search_path())
     if role == "runner":
-        # torch's threads wait for each other by spinning; beside any other load that costs several times the analysis.
-        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        # Large pages: half of what a network costs on the processor may be faults of small ones (docs/benchmarks.md)
-        environment.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+        environment = COMPUTING | environment
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, pass_fds=tuple(inherited.values()), env=environment, start_new_session=True
     )

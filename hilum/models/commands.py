@@ -108,6 +108,9 @@ def bench(
 
     Where the model runs in other numbers than plain float32 it tells how far its result is from theirs, and keeps that.
     """
+    from hilum.processes import compute_as_a_runner
+
+    compute_as_a_runner()
     from hilum.models.benching import run_bench
 
     run_bench(settings_of(config, assignments), name, study, runs, device, as_json=as_json)
