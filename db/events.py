@@ -35,6 +35,7 @@ class EventKind(StrEnum):
     DELIVERED = "delivered"
     DELIVERY_POSTPONED = "delivery_postponed"
     DELIVERY_KEPT_ASIDE = "delivery_kept_aside"
+    DELIVERY_WITHHELD = "delivery_withheld"  # the site wants no more of the model's results to go out
     DELIVERY_REPLACED = "delivery_replaced"  # the peer refused the form, and is sent another one instead
     NOTICE_WRITTEN = "notice_written"  # the refusal report for the PACS
     NOTICE_FAILED = "notice_failed"

@@ -20,6 +20,7 @@ import json
 import os
 import secrets
 import shutil
+import socket
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -206,12 +207,31 @@ class FileStore:
         StoreBusy
             If another process holds it.
         """
+        with self._held("node.lock", f"Another hilum serve uses {self.root}."):
+            yield
+
+    @contextmanager
+    def lock_of(self, worker: str) -> Iterator[None]:
+        """Hold the place of one worker of this machine: two of the same name would take each other's work.
+
+        Raises
+        ------
+        StoreBusy
+            If another process holds it.
+        """
+        make_folders([self.root / "locks"])
+        name = f"locks/{worker}@{socket.gethostname()}.lock"
+        with self._held(name, f"Another process on this machine works as {worker} on {self.root}."):
+            yield
+
+    @contextmanager
+    def _held(self, name: str, words: str) -> Iterator[None]:
         make_folders([self.root])
-        with (self.root / "node.lock").open("a") as file:
+        with (self.root / name).open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise StoreBusy(f"Another hilum serve uses {self.root}.") from None
+                raise StoreBusy(words) from None
             yield
 
 

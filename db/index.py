@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy import bindparam, insert, select, update
 
 from db import places, records
 from db.arrivals import Arrival, Changes, Version, sort_out
@@ -71,11 +71,6 @@ def studies_due(uow: UnitOfWork, quiet_seconds: float, as_of: datetime) -> list[
     return list(uow.execute(query).scalars())
 
 
-def next_silence(uow: UnitOfWork) -> datetime | None:
-    """Return when the study that awaits evaluation longest received its last instance; None where none waits."""
-    return uow.execute(select(func.min(StudyRow.last_received_at)).where(StudyRow.evaluation_due)).scalar_one_or_none()
-
-
 def snapshot(uow: UnitOfWork, study_instance_uid: str) -> StudySnapshot:
     """Return what the study holds now.
 
@@ -117,18 +112,6 @@ def instances_of_job(uow: UnitOfWork, job_id: int) -> list[StoredInstance]:
         .order_by(JobInstanceRow.position)
     )
     return [records.instance_of(row) for row in uow.execute(query)]
-
-
-def mark_for_evaluation(uow: UnitOfWork, study_instance_uid: str) -> None:
-    """Have the models matched to the study again, though nothing new arrived.
-
-    Raises
-    ------
-    ArchiveError
-        If the index knows no such study.
-    """
-    study = places.study(uow, study_instance_uid)
-    uow.execute(update(StudyRow).where(StudyRow.id == study.id).values(evaluation_due=True))
 
 
 def set_aside(uow: UnitOfWork, path: str, reason: Reason) -> None:

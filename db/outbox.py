@@ -89,14 +89,12 @@ def add_deliveries(uow: UnitOfWork, study: int, job: int, owed: Sequence[Outgoin
         uow.execute(insert(DeliveryRow), rows)
 
 
-def is_delivery_waiting(uow: UnitOfWork, peer: str, withheld: Collection[str] = ()) -> bool:
+def is_delivery_waiting(uow: UnitOfWork, peer: str) -> bool:
     """Tell whether `lease_deliveries` would find something: a look without a lock, for a sender that looks often."""
-    return uow.execute(_due(peer, uow.now(), withheld).limit(1)).first() is not None
+    return uow.execute(_due(peer, uow.now()).limit(1)).first() is not None
 
 
-def lease_deliveries(
-    uow: UnitOfWork, peer: str, owner: str, lease_seconds: float, limit: int, withheld: Collection[str] = ()
-) -> list[Delivery]:
+def lease_deliveries(uow: UnitOfWork, peer: str, owner: str, lease_seconds: float, limit: int) -> list[Delivery]:
     """Lease what is due to `peer`, at most `limit` deliveries, and return them in the order in which they must go.
 
     Those of one study stand together, lower positions first; studies in the order in which they fell due.
@@ -107,14 +105,12 @@ def lease_deliveries(
         Who takes them; unique among all senders at work.
     lease_seconds
         How long they are theirs [s].
-    withheld
-        Models of which nothing is sent; what is owed of them waits.
     """
     now = uow.now()
-    if uow.execute(_due(peer, now, withheld).limit(1)).first() is None:
+    if uow.execute(_due(peer, now).limit(1)).first() is None:
         return []
     uow.serialise(f"outbox {peer}")  # two senders of one peer would each see the other's first position as free
-    chosen = _in_order(uow, _due(peer, now, withheld), limit)
+    chosen = _in_order(uow, _due(peer, now), limit)
     if not chosen:
         return []
     lease = (
@@ -249,6 +245,12 @@ def keep_aside(uow: UnitOfWork, delivery_id: int, owner: str, reason: Reason, st
 _OUTDATED = Reason("Outdated", "A newer revision of the study took the place of this result before it was delivered.")
 
 
+_WITHHELD = Reason(
+    "Withheld",
+    "The model's entry had deliver = false before it was sent; once it delivers again, hilum retry sends it.",
+)
+
+
 def owe_no_more(uow: UnitOfWork, jobs: Collection[int]) -> None:
     """Keep aside what outdated jobs still owe: a result of fewer images, or of another name, must not come late.
 
@@ -287,6 +289,30 @@ def _put_outdated_aside(uow: UnitOfWork, *which: ColumnElement[bool]) -> None:
     uow.execute(pending.values(state=DeliveryState.KEPT_ASIDE.value, problem=False, reason=reason))
 
 
+def withhold(uow: UnitOfWork, models: Collection[str]) -> int:
+    """Keep here what is still owed of models whose results the site lets go no more; return how many deliveries.
+
+    It stays here when the site changes its mind, or takes the model out: `db.queries.retry_study` sends it.
+    """
+    of_these = select(JobRow.id).where(JobRow.id == DeliveryRow.job, JobRow.model_name.in_(list(models))).exists()
+    pending = update(DeliveryRow).where(of_these, DeliveryRow.state == _PENDING, DeliveryRow.lease_owner.is_(None))
+    values = {"state": DeliveryState.WITHHELD.value, "problem": False, "reason": records.reason_to_json(_WITHHELD)}
+    taken = uow.execute(pending.values(values).returning(DeliveryRow.study, DeliveryRow.job, DeliveryRow.peer)).all()
+    owed = dict.fromkeys((row.study, row.job, row.peer) for row in taken)
+    told = [
+        NewEvent(
+            study,
+            EventKind.DELIVERY_WITHHELD,
+            f"Kept here, {peer} is not sent it: {_WITHHELD.words}",
+            {"peer": peer},
+            job,
+        )
+        for study, job, peer in owed
+    ]
+    record(uow, uow.now(), told)
+    return len(taken)
+
+
 def hold_back(uow: UnitOfWork, peer: str, seconds: float) -> None:
     """Let all that is owed to `peer` wait for `seconds` at least: it did not even take the association."""
     until = uow.now() + timedelta(seconds=seconds)
@@ -314,31 +340,9 @@ def release_orphans(uow: UnitOfWork, owner_prefix: str) -> int:
     return _free(uow, DeliveryRow.lease_owner.startswith(owner_prefix, autoescape=True))
 
 
-def next_due(uow: UnitOfWork, peer: str) -> datetime | None:
-    """Return when the next delivery to `peer` falls due (which may be past); None where none waits."""
-    query = (
-        select(DeliveryRow.next_attempt_at)
-        .where(DeliveryRow.peer == peer, DeliveryRow.state == _PENDING, ~_follows_another())
-        .order_by(DeliveryRow.next_attempt_at)
-        .limit(1)
-    )
-    return uow.execute(query).scalar_one_or_none()
-
-
-def problems(uow: UnitOfWork, limit: int | None = None) -> list[Delivery]:
-    """Return the deliveries that a person should look at, newest first: kept aside, or refused as if for good."""
-    query = (
-        records.deliveries()
-        .where(DeliveryRow.state.in_([_PENDING, DeliveryState.KEPT_ASIDE.value]), DeliveryRow.problem)
-        .order_by(DeliveryRow.id.desc())
-        .limit(limit)
-    )
-    return [records.delivery_of(row) for row in uow.execute(query)]
-
-
-def _due(peer: str, now: datetime, withheld: Collection[str]) -> AnyQuery:
+def _due(peer: str, now: datetime) -> AnyQuery:
     """Return the query of what may be handed out now, longest due first."""
-    query = (
+    return (
         select(DeliveryRow.id, DeliveryRow.study, DeliveryRow.position)
         .where(
             DeliveryRow.peer == peer,
@@ -348,10 +352,6 @@ def _due(peer: str, now: datetime, withheld: Collection[str]) -> AnyQuery:
         )
         .order_by(DeliveryRow.next_attempt_at, DeliveryRow.id)
     )
-    if not withheld:
-        return query
-    of_these = select(JobRow.id).where(JobRow.id == DeliveryRow.job, JobRow.model_name.in_(list(withheld)))
-    return query.where(~of_these.exists())
 
 
 def _follows_another(*, later_than: datetime | None = None) -> ColumnElement[bool]:

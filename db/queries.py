@@ -29,6 +29,7 @@ from study.forms import Form
 from study.states import DeliveryState, JobState, StudyState, study_state
 
 _NOT_SELECTED = "NotSelected"
+_KEPT_HERE = "KeptHere"
 
 
 @dataclass
@@ -40,6 +41,8 @@ class _Standing:
     series: int = 0
     instances: int = 0
     jobs: list[tuple[JobState, Reason | None]] = field(default_factory=list)
+    models_of_results: dict[int, str] = field(default_factory=dict)
+    owing: set[int] = field(default_factory=set)
     deliveries: list[tuple[DeliveryState, bool, Reason | None]] = field(default_factory=list)
 
     def state(self, *, receiving: bool) -> StudyState:
@@ -54,6 +57,9 @@ class _Standing:
         """Return why the study is in a state that a person asks about."""
         if state is StudyState.NOT_SELECTED:
             return Reason(_NOT_SELECTED, self.not_selected or "")
+        kept_here = [model for job, model in self.models_of_results.items() if job not in self.owing]
+        if state is StudyState.DELIVERED and kept_here:
+            return Reason(_KEPT_HERE, f"The results of {', '.join(kept_here)} are kept here, and sent to nobody.")
         failed = [reason for job, reason in self.jobs if job is JobState.FAILED]
         kept = [reason for delivery, _, reason in self.deliveries if delivery is DeliveryState.KEPT_ASIDE]
         refused = [reason for job, reason in self.jobs if job is JobState.REFUSED]
@@ -115,11 +121,16 @@ def study_record(uow: UnitOfWork, study_instance_uid: str) -> StudyRecord | None
     )
 
 
-def retry_study(uow: UnitOfWork, study_instance_uid: str) -> tuple[int, int]:
+def retry_study(uow: UnitOfWork, study_instance_uid: str, withheld: Collection[str] = ()) -> tuple[int, int]:
     """Have everything tried again that failed or waits: jobs, deliveries, and the match of models to the study.
 
     Failed jobs are queued as if they had never crashed, waiting ones and deliveries are due at once, what was kept
     aside is pending again; whether a refusal still holds is judged anew when the study is evaluated.
+
+    Parameters
+    ----------
+    withheld
+        The models of which nothing may be sent.
 
     Returns
     -------
@@ -151,6 +162,7 @@ def retry_study(uow: UnitOfWork, study_instance_uid: str) -> tuple[int, int]:
             ~_outdated_refusals(),
             or_(
                 DeliveryRow.state == DeliveryState.KEPT_ASIDE.value,
+                (DeliveryRow.state == DeliveryState.WITHHELD.value) & ~_is_of(withheld),
                 (DeliveryRow.state == DeliveryState.PENDING.value) & DeliveryRow.lease_owner.is_(None),
             ),
         )
@@ -163,6 +175,11 @@ def retry_study(uow: UnitOfWork, study_instance_uid: str) -> tuple[int, int]:
     words = f"On request: {len(jobs)} job(s) and {len(deliveries)} undelivered result(s) are tried again."
     record(uow, now, [NewEvent(study.id, EventKind.RETRY, words, numbers)])
     return len(jobs), len(deliveries)
+
+
+def _is_of(models: Collection[str]) -> ColumnElement[bool]:
+    """Tell whether a delivery is of the results of one of these models."""
+    return select(JobRow.id).where(JobRow.id == DeliveryRow.job, JobRow.model_name.in_(list(models))).exists()
 
 
 def _outdated_refusals() -> ColumnElement[bool]:
@@ -216,17 +233,25 @@ def _standings(uow: UnitOfWork, studies: Collection[int] | None) -> dict[int, _S
     revisions = select(RevisionRow.study, RevisionRow.number, RevisionRow.not_selected).order_by(RevisionRow.number)
     for study, number, words in of_these(revisions, RevisionRow.study):
         standings[study].revision, standings[study].not_selected = number, words
-    jobs = select(JobRow.study, JobRow.state, JobRow.reason).where(JobRow.current).order_by(JobRow.id)
-    for study, state, reason in of_these(jobs, JobRow.study):
+    jobs = (
+        select(JobRow.study, JobRow.id, JobRow.model_name, JobRow.state, JobRow.reason)
+        .where(JobRow.current)
+        .order_by(JobRow.id)
+    )
+    for study, key, model, state, reason in of_these(jobs, JobRow.study):
         standings[study].jobs.append((JobState(state), records.reason_from_json(reason)))
+        if state == JobState.DONE.value:
+            standings[study].models_of_results[key] = model
     owed = (
-        select(DeliveryRow.study, DeliveryRow.state, DeliveryRow.problem, DeliveryRow.reason)
+        select(DeliveryRow.study, DeliveryRow.job, DeliveryRow.state, DeliveryRow.problem, DeliveryRow.reason)
         .join(JobRow, JobRow.id == DeliveryRow.job)
         .join(ResultRow, ResultRow.id == DeliveryRow.result)
         .where(JobRow.current, ResultRow.form != Form.REFUSAL.value)
         .order_by(DeliveryRow.id)
     )
-    for study, state, problem, reason in of_these(owed, DeliveryRow.study):
+    for study, job, state, problem, reason in of_these(owed, DeliveryRow.study):
+        if state not in (DeliveryState.WITHHELD.value, DeliveryState.STANDBY.value):
+            standings[study].owing.add(job)
         standings[study].deliveries.append((DeliveryState(state), problem, records.reason_from_json(reason)))
     return standings
 

@@ -145,7 +145,7 @@ def show(
     if as_json:
         say(json.dumps(record_json(record), indent=1))
     else:
-        show_record(record, {model.name for model in settings.models.values() if not model.deliver})
+        show_record(record)
 
 
 @app.command()
@@ -177,10 +177,11 @@ def retry(
     """Try again what failed: analyses, deliveries, and refusals that other settings may lift."""
     from db.queries import retry_study
 
-    database = database_of(settings_of(config, assignments))
+    settings = settings_of(config, assignments)
+    database = database_of(settings)
     uid = study_uid(database, study)
     with database.writing() as uow:
-        failed, owed = retry_study(uow, uid)
+        failed, owed = retry_study(uow, uid, settings.shadow_models)
         uow.commit()
     say(f"{uid}: {failed} failed or refused job(s) and {owed} undelivered result(s) are tried again")
     say(f"refusals are judged anew with the settings of the running node; hilum show {uid} tells how it goes")

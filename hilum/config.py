@@ -37,7 +37,8 @@ AETitleText = Annotated[str, AfterValidator(ae_title)]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Patterns = Annotated[tuple[str, ...], BeforeValidator(texts), AfterValidator(patterns)]
-Device = Annotated[str, Field(pattern=r"^(cpu|cuda:[0-9]{1,2})$")]
+_DEVICE: Final = re.compile(r"cpu|cuda:[0-9]{1,2}")
+_SUCH_DEVICES: Final = 'is "auto", or a list of devices, as ["cuda:0", "cpu"]'
 Port = Annotated[int, Field(ge=0, le=65535)]
 TransferSyntax = Literal["explicit", "implicit", "rle"]
 _LONGEST_PREFIX: Final = 16
@@ -92,14 +93,17 @@ def _devices(given: object) -> object:
         return given
     listed = [given] if isinstance(given, str) else given
     if not isinstance(listed, list | tuple) or not listed:
-        raise ValueError('is "auto", or a list of devices, as ["cuda:0", "cpu"]')
+        raise ValueError(_SUCH_DEVICES)
+    strange = [each for each in listed if not isinstance(each, str) or not _DEVICE.fullmatch(each)]
+    if strange:
+        raise ValueError(f"{strange[0]!r} is no device; it {_SUCH_DEVICES}")
     return tuple(listed)
 
 
 class InferenceSettings(Section):
     """Where and how long models run."""
 
-    devices: Annotated[Literal["auto"] | tuple[Device, ...], BeforeValidator(_devices)] = "auto"
+    devices: Annotated[Literal["auto"] | tuple[str, ...], BeforeValidator(_devices)] = "auto"
     threads: int = Field(default=0, ge=0, le=256)
     deadline_seconds: float = Field(default=900, gt=0)
     attempts: int = Field(default=3, ge=1, le=10)
@@ -231,7 +235,10 @@ class UrgentSettings(Section):
     @model_validator(mode="after")
     def _says_something(self) -> UrgentSettings:
         if not self.rule(()).conditions and self.only_from is None:
-            raise ValueError("says of no study that it is urgent; give department, study_description or only_from")
+            raise ValueError(
+                "says of no study that it is urgent; give department, study_description, series_description, "
+                "requested_priority or only_from"
+            )
         return self
 
     def rule(self, calling_ae_titles: Iterable[str]) -> UrgencyRule:
@@ -295,6 +302,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Take values from the caller alone; `load` adds the layers."""
         return (init_settings,)
+
+    @property
+    def shadow_models(self) -> frozenset[str]:
+        """Return the models that run and whose results nobody is sent."""
+        return frozenset(model.name for model in self.models.values() if not model.deliver)
 
     def deadline(self, model: str) -> float:
         """Return how long an analysis by a model may take [s]."""

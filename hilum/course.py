@@ -33,6 +33,7 @@ def course(job: Job) -> Iterator[str]:
 def _lines(job: Job) -> Iterator[str]:
     details = job.details
     yield _seconds(details.get("seconds") or {})
+    yield _stopped(details)
     yield where(details)
     yield how(details.get("running") or {})
     yield from shortage(details)
@@ -48,15 +49,30 @@ def _seconds(seconds: Mapping[str, float]) -> str:
     return f"{brief(sum(seconds.values()))} s: {steps}"
 
 
+def _stopped(details: Mapping[str, Any]) -> str:
+    """Return how far an attempt came that was ended from outside, or ended without an answer; "" for others."""
+    if "stopped_in" not in details:
+        return ""
+    step = f"in {details['stopped_in']}" if details["stopped_in"] else "before its first step"
+    return f"stopped {step} after {brief(details['stopped_after_seconds'])} s"
+
+
 def brief(seconds: float) -> str:
     """Return a time [s] as a person compares it: two digits below ten seconds, tenths above."""
     return f"{seconds:.1f}" if seconds >= 10 else f"{seconds:.2f}"
 
 
+def device_words(details: Mapping[str, Any]) -> str:
+    """Return on which device an analysis ran; "" where nothing says it."""
+    device, name = details.get("device"), details.get("device_name")
+    if not device:
+        return ""
+    return f"on {device} ({name})" if name and name.lower() != device else f"on {device}"
+
+
 def where(details: Mapping[str, Any]) -> str:
     """Return where an analysis ran, with how much memory; "" where nothing says it."""
-    device, name = details.get("device"), details.get("device_name")
-    told = [f"on {device}{f' ({name})' if name and name.lower() != device else ''}"] if device else []
+    told = [words for words in [device_words(details)] if words]
     warm = details.get("model_was_warm")
     if warm is not None:
         told.append("the model was loaded already" if warm else "the model was loaded for it")

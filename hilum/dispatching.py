@@ -65,11 +65,16 @@ def notices_of(job: Job, settings: Settings) -> dict[str, Variant]:
     return {peer: variant for peer, variant in found.items() if peer and variant is not None}
 
 
-def deviations(parcels: Iterable[Parcel], results: Sequence[ResultObject]) -> dict[str, Any]:
+def deviations(parcels: Iterable[Parcel], results: Sequence[ResultObject], *, shadow: bool = False) -> dict[str, Any]:
     """Return for a job's details where a peer is not sent what it wished for; nothing where there is none.
 
     That is a form in whose place another was made, since the peer refuses it, and one in which this result has nothing
     to show, as an RT Structure Set of a classification.
+
+    Parameters
+    ----------
+    shadow
+        Whether the site lets none of the model's results go.
     """
     made = {result.variant for result in results}
     replaced = [
@@ -83,4 +88,5 @@ def deviations(parcels: Iterable[Parcel], results: Sequence[ResultObject]) -> di
         for variant in parcel.variants
         if variant.key not in made
     ]
-    return {name: found for name, found in {"replaced": replaced, "nothing_to_show": empty}.items() if found}
+    told = {"replaced": replaced, "nothing_to_show": empty, "shadow": shadow}
+    return {name: found for name, found in told.items() if found}

@@ -29,7 +29,7 @@ _TORCH_SAYS = (
 
 
 @dataclass(frozen=True)
-class Finding:
+class Checked:
     """One thing that was looked at."""
 
     subject: str
@@ -37,7 +37,7 @@ class Finding:
     words: str
 
 
-def examine(settings: Settings) -> list[Finding]:
+def examine(settings: Settings) -> list[Checked]:
     """Return what was found, good and bad, in the order of importance."""
     checks: list[tuple[str, Callable[[], str]]] = [
         ("packages", _packages),
@@ -46,27 +46,27 @@ def examine(settings: Settings) -> list[Finding]:
         ("database", lambda: _database(settings)),
         ("port", lambda: _port(settings)),
     ]
-    findings = [Finding("configuration", True, f"valid; paths count from {settings.base_dir}")]
-    findings += [_finding(subject, check) for subject, check in checks]
-    findings += _models(settings)
-    findings.append(_finding("device", lambda: _device(settings)))
-    findings += _peers(settings)
-    return findings
+    found = [Checked("configuration", True, f"valid; paths count from {settings.base_dir}")]
+    found += [_checked(subject, check) for subject, check in checks]
+    found += _models(settings)
+    found.append(_checked("device", lambda: _device(settings)))
+    found += _peers(settings)
+    return found
 
 
 class _Unwell(Exception):
     """What is wrong, in words with the remedy."""
 
 
-def _finding(subject: str, check: Callable[[], str]) -> Finding:
+def _checked(subject: str, check: Callable[[], str]) -> Checked:
     try:
-        return Finding(subject, True, check())
+        return Checked(subject, True, check())
     except _Unwell as error:
-        return Finding(subject, False, str(error))
+        return Checked(subject, False, str(error))
     except HilumError as error:
-        return Finding(subject, False, error.words)
+        return Checked(subject, False, error.words)
     except OSError as error:
-        return Finding(subject, False, f"{error.strerror}: {error.filename}" if error.filename else str(error))
+        return Checked(subject, False, f"{error.strerror}: {error.filename}" if error.filename else str(error))
 
 
 def _packages() -> str:
@@ -124,22 +124,22 @@ def _port(settings: Settings) -> str:
     return f"{node.bind}:{node.port} is free"
 
 
-def _models(settings: Settings) -> Iterator[Finding]:
+def _models(settings: Settings) -> Iterator[Checked]:
     """Tell of the models together, then of each what keeps it from running, or what could be said better of it."""
     try:
         cards = read_cards(settings).values()
     except HilumError as error:
-        yield Finding("models", False, error.words)
+        yield Checked("models", False, error.words)
         return
     if not cards:
-        yield Finding("models", False, 'none; add [[models]] with name = "lung_ct", bundle = "builtin:lung_ct"')
+        yield Checked("models", False, 'none; add [[models]] with name = "lung_ct", bundle = "builtin:lung_ct"')
         return
     named = (f"{card.name} {card.version} ({card.kind}, {', '.join(card.rule.modality)})" for card in cards)
     objections = [card.objection.words for card in cards if card.objection]
-    yield Finding("models", not objections, ". ".join(["; ".join(named), *objections]))
+    yield Checked("models", not objections, ". ".join(["; ".join(named), *objections]))
     for card in cards:
         for hint in (*card.hints, *filter(None, [unmeasured(settings, card)])):
-            yield Finding(f"model {card.name}", True, f"advice: {hint}")
+            yield Checked(f"model {card.name}", True, f"advice: {hint}")
 
 
 def _device(settings: Settings) -> str:
@@ -154,36 +154,36 @@ def _device(settings: Settings) -> str:
     return f"torch {found}"
 
 
-def _peers(settings: Settings) -> Iterator[Finding]:
+def _peers(settings: Settings) -> Iterator[Checked]:
     if not settings.destinations:
-        yield Finding("peers", False, 'no peer takes results; give one host, port and results = ["seg", "sr"]')
+        yield Checked("peers", False, 'no peer takes results; give one host, port and results = ["seg", "sr"]')
     for peer in settings.peers.values():
         if peer.host:
-            answers = _finding(f"peer {peer.name}", lambda peer=peer: _echo(peer, settings))  # type: ignore[misc]
+            answers = _checked(f"peer {peer.name}", lambda peer=peer: _echo(peer, settings))  # type: ignore[misc]
             yield answers
             if answers.good and peer.results:
                 yield from _forms(peer, settings)
 
 
-def _forms(peer: PeerSettings, settings: Settings) -> Iterator[Finding]:
+def _forms(peer: PeerSettings, settings: Settings) -> Iterator[Checked]:
     """Tell which of the forms that a peer is to be sent it will take, and what becomes of the others."""
     subject = f"peer {peer.name} results"
     forms = {*peer.results, *(INSTEAD[form] for form in peer.results if form in INSTEAD)}
     try:
         accepted = accepted_classes(peer_of(peer), settings.node.ae_title, sorted({SOP_CLASSES[f] for f in forms}))
     except HilumError as error:
-        yield Finding(subject, False, error.words)
+        yield Checked(subject, False, error.words)
         return
     taken = [form for form in peer.results if SOP_CLASSES[form] in accepted]
-    yield Finding(subject, bool(taken), f"takes {', '.join(taken) or 'none of them'}")
+    yield Checked(subject, bool(taken), f"takes {', '.join(taken) or 'none of them'}")
     for form in peer.results:
         if form in taken:
             continue
         instead = INSTEAD.get(form)
         if instead is not None and SOP_CLASSES[instead] in accepted:
-            yield Finding(subject, True, f"refuses {form} ({uid_name(SOP_CLASSES[form])}); {instead} is sent instead")
+            yield Checked(subject, True, f"refuses {form} ({uid_name(SOP_CLASSES[form])}); {instead} is sent instead")
         else:
-            yield Finding(
+            yield Checked(
                 subject,
                 False,
                 f"refuses {form} ({uid_name(SOP_CLASSES[form])}): it would wait here for ever; allow that SOP Class "

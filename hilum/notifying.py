@@ -20,7 +20,8 @@ from db.outbox import Outgoing
 from hilum.config import Settings
 from hilum.dispatching import notices_of
 from hilum.processes import StopSignal
-from hilum.working.attendant import Attendant, Interrupted, Limits, Progress
+from hilum.working.attendant import Attendant, Interrupted
+from hilum.working.watch import Limits, Progress
 from hilum.working.wire import Answer, Request
 from study.entities import Job, ResultObject
 from study.errors import HilumError, LeaseLost, NonconformantObject, Reason
@@ -140,6 +141,10 @@ def verified(store: FileStore, result: ResultObject, folder: str) -> ResultObjec
     path = (store.root / result.path).resolve()
     if path.parent.name != folder or not path.is_relative_to(store.root.resolve()):
         raise NonconformantObject(f"The {result.form.upper()} is not in the folder of its job.")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != result.digest:
+    try:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        raise NonconformantObject(f"The {result.form.upper()} is not where it was written.") from error
+    if found != result.digest:
         raise NonconformantObject(f"The {result.form.upper()} on disk is not the one that was written.")
     return result

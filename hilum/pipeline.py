@@ -10,7 +10,7 @@ from hilum.authorship import model_identity, result_context
 from hilum.config import Settings
 from hilum.planning import ordered_slices, read_cards
 from hilum.rejecting import rejected_kept
-from hilum.working.capacity import Budgets
+from hilum.working.capacity import Budgets, torch_device
 from hilum.working.wire import Request
 from inference.account import Account
 from inference.analysis import Analyst
@@ -27,7 +27,7 @@ class Pipeline:
     Parameters
     ----------
     device
-        Where models run: "auto", "cpu", "cuda:0".
+        Where models run, as the site calls it: "auto", "cpu", "cuda:1"; of the GPUs this process sees that one alone.
     threads
         Of the processor, for decoding and for models; 0 leaves torch's own choice.
     """
@@ -45,15 +45,17 @@ class Pipeline:
         """Return what runs models; made at first use, so that a missing device fails the job, with its words."""
         if self._made is None:
             on_cpu = self._device == "cpu"
-            self._made = Analyst(self._device, self._threads, self._budgets.warm_bytes if on_cpu else None)
+            self._made = Analyst(
+                torch_device(self._device), self._threads, self._budgets.warm_bytes if on_cpu else None
+            )
         return self._made
 
     def facts(self) -> dict[str, Any]:
-        """Return what the keeper must know of the device; nothing where it can not be used, which the job tells."""
+        """Return what the keeper must know of the device: its memory, or why it can not be used."""
         try:
             return {"device_bytes": self._analyst.device_bytes}
-        except BundleInvalid:
-            return {}
+        except BundleInvalid as error:
+            return {"unusable": error.words}
 
     @property
     def is_usable(self) -> bool:
@@ -103,6 +105,11 @@ class Pipeline:
                 pixels=analysis.pixels,
             )
         return tuple(self._in_store(result, request) for result in objects)
+
+    def details(self, account: Account) -> dict[str, Any]:
+        """Return the record of an analysis, with the device as the site calls it."""
+        found = account.details()
+        return found | {"device": self._device} if found["device"] == torch_device(self._device) else found
 
     def _options(self, model: str) -> RunOptions:
         return self._budgets.options(model, self._device, self._analyst.device_bytes)

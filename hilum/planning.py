@@ -119,6 +119,19 @@ def verdicts_of(card: ModelCard, selection: Selection) -> tuple[Verdict, ...]:
     )
 
 
+def reasons_against(card: ModelCard, selection: Selection, conflicts: tuple[Reason, ...]) -> tuple[Reason, ...]:
+    """Return why a model does not run on a study of which it wants a series; empty where it runs, or wants none.
+
+    Parameters
+    ----------
+    conflicts
+        What keeps every model from the study.
+    """
+    if not (selection.chosen or selection.refused):
+        return ()
+    return (card.objection,) if card.objection else conflicts or selection.refusal
+
+
 def _outcome(verdict: SeriesVerdict, selection: Selection) -> VerdictOutcome:
     if verdict is selection.chosen:
         return VerdictOutcome.CHOSEN
@@ -224,7 +237,7 @@ def model_parameters(settings: Settings, model: ModelSettings, card: ModelCard) 
     return parameters
 
 
-def digest_of(value: object) -> str:
+def json_digest(value: object) -> str:
     """Return the SHA-256, hexadecimal, of `value` as canonical JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -243,7 +256,7 @@ def _job(
         return None
     digests = {instance.header.sop_instance_uid: instance.digest for instance in series[verdict.series_instance_uid]}
     chosen = tuple(dict.fromkeys(header.sop_instance_uid for header in verdict.headers))
-    reasons = (card.objection,) if card.objection else conflicts or selection.refusal
+    reasons = reasons_against(card, selection, conflicts)
     senders = {instance.calling_ae_title for instance in series[verdict.series_instance_uid]}
     wishes = wishes_for(settings, model.name, senders)
     parameters = result_parameters(settings) | model_parameters(settings, model, card)
@@ -254,14 +267,14 @@ def _job(
         model_name=model.name,
         model_digest=card.digest,
         series_instance_uid=verdict.series_instance_uid,
-        instances_digest=digest_of(sorted((uid, digests[uid]) for uid in chosen)),
+        instances_digest=json_digest(sorted((uid, digests[uid]) for uid in chosen)),
         # No part of the job's key: what follows from the rest of it, to whom results go, and what it goes before.
         parameters=parameters
         | {"notes": verdict.notes, "form": card.rule.form, "wishes": [wish.to_json() for wish in wishes]}
         | ({"urgent": urgent.name} if urgent else {}),
-        parameters_digest=digest_of(parameters),
+        parameters_digest=json_digest(parameters),
         sop_instance_uids=chosen,
-        deadline_seconds=model.deadline_seconds or settings.inference.deadline_seconds,
+        deadline_seconds=settings.deadline(model.name),
         refusal=StudyRefused(reasons).reason if reasons else None,
         priority=model.priority + (urgent.priority if urgent else 0),
     )

@@ -143,14 +143,8 @@ def local(time: datetime | None) -> str:
     return "" if time is None else time.astimezone().isoformat(sep=" ", timespec="milliseconds")[:23]
 
 
-def show_record(record: StudyRecord, kept_here: Collection[str] = ()) -> None:
-    """Print everything about a study for a person.
-
-    Parameters
-    ----------
-    kept_here
-        The models whose results are sent to nobody, as the site wants it.
-    """
+def show_record(record: StudyRecord) -> None:
+    """Print everything about a study for a person."""
     summary = record.summary
     say(f"Study {summary.study_instance_uid}")
     say(
@@ -162,30 +156,13 @@ def show_record(record: StudyRecord, kept_here: Collection[str] = ()) -> None:
     show_table(
         "Series",
         ("Series Instance UID", "Modality", "Number", "Description", "Instances"),
-        [
-            [
-                str(series.get(key, ""))
-                for key in ("series_instance_uid", "modality", "series_number", "series_description", "instances")
-            ]
-            for series in record.series
-        ],
+        list(_rows_of_series(record)),
     )
     show_verdicts(record.verdicts)
     show_table(
         "Jobs",
         ("Job", "Model", "State", "Attempt", "Started", "Ended", "Reason"),
-        [
-            (
-                str(job.id),
-                job.model_name,
-                job.state.value if job.current else f"{job.state.value} (older revision)",
-                str(job.attempt),
-                local(job.started_at),
-                local(job.ended_at),
-                reason_words(job.reason),
-            )
-            for job in record.jobs
-        ],
+        list(_rows_of_jobs(record.jobs)),
     )
     for job in (job for job in record.jobs if job.current):
         for words in (*course(job), *_deviations(job)):
@@ -193,9 +170,27 @@ def show_record(record: StudyRecord, kept_here: Collection[str] = ()) -> None:
     show_table(
         "Results",
         ("Job", "Form", "Objects", "SOP Instance UID", "File", "Peer", "State", "Attempts", "Next try", "Reason"),
-        list(_series_rows(record, {job.id for job in record.jobs if job.current and job.model_name in kept_here})),
+        list(_rows_of_results(record, {job.id for job in record.jobs if job.details.get("shadow")})),
     )
-    show_table("Events", ("Time", "Event", "Words"), list(_event_rows(record.events)))
+    show_table("Events", ("Time", "Event", "Job", "Words"), list(_rows_of_events(record.events)))
+
+
+def _rows_of_series(record: StudyRecord) -> Iterator[tuple[str, ...]]:
+    keys = ("series_instance_uid", "modality", "series_number", "series_description", "instances")
+    return (tuple(str(series.get(key, "")) for key in keys) for series in record.series)
+
+
+def _rows_of_jobs(jobs: Sequence[Job]) -> Iterator[tuple[str, ...]]:
+    for job in jobs:
+        yield (
+            str(job.id),
+            job.model_name,
+            job.state.value if job.current else f"{job.state.value} (older revision)",
+            str(job.attempt),
+            local(job.started_at),
+            local(job.ended_at),
+            reason_words(job.reason),
+        )
 
 
 def _deviations(job: Job) -> Iterator[str]:
@@ -226,7 +221,7 @@ def show_verdicts(verdicts: Sequence[Verdict]) -> None:
     )
 
 
-def _series_rows(record: StudyRecord, kept_here: Collection[int]) -> Iterator[tuple[str, ...]]:
+def _rows_of_results(record: StudyRecord, kept_here: Collection[int]) -> Iterator[tuple[str, ...]]:
     """Give a row for the objects of a series that stand alike with a peer: pictures come by the hundred."""
     deliveries: dict[tuple[int, str], list[Delivery | None]] = {}
     for delivery in record.deliveries:
@@ -261,9 +256,9 @@ def _waiting(deliveries: Sequence[Delivery | None]) -> tuple[str, str, str]:
     return str(max(each.attempts for each in there)), local(min(due)) if due else "", " ".join(reasons)
 
 
-def _event_rows(events: Sequence[Event]) -> Iterator[tuple[str, str, str]]:
-    """Give a row for each event; those that say the same one after the other are one."""
-    for (kind, words), group in groupby(events, key=lambda event: (event.kind, event.words)):
+def _rows_of_events(events: Sequence[Event]) -> Iterator[tuple[str, str, str, str]]:
+    """Give a row for each event; those that say the same of a job one after the other are one."""
+    for (kind, job, words), group in groupby(events, key=lambda event: (event.kind, event.job_id, event.words)):
         same = list(group)
         times = f" ({len(same)} times)" if len(same) > 1 else ""
-        yield local(same[-1].at), kind, f"{words}{times}"
+        yield local(same[-1].at), kind, "" if job is None else str(job), f"{words}{times}"

@@ -27,6 +27,8 @@ COMPUTING: Final = {
     "OMP_WAIT_POLICY": "PASSIVE",
     # Large pages: half of what a network costs on the processor may be faults of small ones (docs/benchmarks.md)
     "THP_MEM_ALLOC_ENABLE": "1",
+    # torch.compile in this process alone: helpers that live on could not be told from what a model left behind
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",
 }
 """The environment in which models run; libraries read it as they are loaded. What a site sets itself wins."""
 
@@ -163,10 +165,22 @@ def compute_as_a_runner() -> None:
         os.environ.setdefault(name, value)
 
 
-def spawn(role: str, settings: Settings, *, index: int = 0, descriptors: Mapping[str, int] | None = None) -> Child:
+def spawn(
+    role: str,
+    settings: Settings,
+    *,
+    index: int = 0,
+    descriptors: Mapping[str, int] | None = None,
+    further: Mapping[str, str] | None = None,
+) -> Child:
     """Start a role in a process of its own, which ends when this one does, however it ends.
 
     Call it from the main thread: PR_SET_PDEATHSIG acts when the *thread* that started the child ends.
+
+    Parameters
+    ----------
+    further
+        Environment of the role's own.
     """
     alive_read, alive_write = os.pipe()
     ready_read, ready_write = os.pipe()
@@ -177,8 +191,15 @@ def spawn(role: str, settings: Settings, *, index: int = 0, descriptors: Mapping
     environment["PYTHONPATH"] = os.pathsep.join(_search_path())
     if role == "runner":
         environment = COMPUTING | environment
+    environment |= further or {}
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, pass_fds=tuple(inherited.values()), env=environment, start_new_session=True
+        command,
+        stdin=subprocess.PIPE,
+        # What a model prints is nobody's, and where nobody reads it, it would hang
+        stdout=subprocess.DEVNULL if role == "runner" else None,
+        pass_fds=tuple(inherited.values()),
+        env=environment,
+        start_new_session=True,
     )
     for descriptor in (alive_read, ready_write):
         os.close(descriptor)

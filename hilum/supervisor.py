@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import socket
 import threading
@@ -17,6 +18,7 @@ from db.filestore import FileStore
 from hilum.config import Settings
 from hilum.processes import Child, StopSignal, spawn
 from hilum.working.capacity import with_devices
+from hilum.working.family import adopt_orphans, end_processes, family, orphans
 from hilum.working.leases import release_what_died
 from scp.listening import open_listening_socket
 from study.errors import ConfigError
@@ -69,6 +71,7 @@ class Supervisor:
         self._posts += [_Post("keeper", index) for index in range(len(self._settings.inference.devices))]
         self._posts += [_Post(role, 0) for role in ROLES if role not in ("receiver", "keeper")]
         self._announced = False
+        self._others: set[int] = set()
 
     def run(self, stop: StopSignal) -> None:
         """Serve until `stop` is set; every role has ended when this returns.
@@ -82,6 +85,8 @@ class Supervisor:
         """
         stop.call_when_set(lambda: self._happenings.put(_Happening("stop")))
         store = FileStore(self._settings.data_dir)
+        adopt_orphans()
+        self._others = {each.pid for each in family(os.getpid())}
         with store.lock():
             database = Database.open(self._settings.database_url)
             database.migrate()
@@ -114,6 +119,8 @@ class Supervisor:
                 happening = _Happening("restart")
             if happening.kind == "stop":
                 return
+            if happening.kind == "ended":
+                self._end_what_it_left()
             if happening.kind == "ended" and happening.post and happening.child is happening.post.child:
                 self._plan_restart(happening.post)
             if happening.kind == "ready" and happening.post:
@@ -151,6 +158,11 @@ class Supervisor:
         log.warning("role.ended", role=post.role, index=post.index, status=status, restart_in=post.back_off)
         post.restart_at = time.monotonic() + post.back_off
         post.back_off = min(post.back_off * 2, _LONGEST_BACK_OFF)
+
+    def _end_what_it_left(self) -> None:
+        """End what a keeper that died could not: processes that models had started."""
+        known = {post.child.process.pid for post in self._posts if post.child is not None}
+        end_processes(orphans(known | self._others))
 
     def _next_restart_in(self) -> float | None:
         due = [post.restart_at for post in self._posts if post.restart_at is not None]

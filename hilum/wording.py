@@ -45,8 +45,11 @@ _TEXTS: Final = {
 
 
 def reason_words(reason: Reason | None) -> str:
-    """Return a refusal or failure on one line."""
-    return f"{reason.code}: {reason.words}" if reason else ""
+    """Return a refusal or failure on one line, with what helps: that is the site's to know, and in no report."""
+    if reason is None:
+        return ""
+    remedy = reason.numbers.get("remedy")
+    return f"{reason.code}: {reason.words}{f' Remedy: {remedy}.' if remedy else ''}"
 
 
 def outcome_words(verdict: Verdict) -> str:

@@ -44,6 +44,8 @@ class Account:
         Where the network ran, as torch calls it; it changes where the processor takes the GPU's place.
     seconds
         Of each step: load, decode, preprocess, inference, postprocess, measure, encode.
+    begun
+        The step that began last; "" before the first.
     was_warm
         Whether the model was loaded before; None where it did not come so far.
     memory_steps
@@ -58,6 +60,7 @@ class Account:
     forward: ForwardClock | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seconds: dict[str, float] = field(default_factory=dict)
+    begun: str = ""
     was_warm: bool | None = None
     memory_steps: list[dict[str, Any]] = field(default_factory=list)
     running: dict[str, Any] = field(default_factory=dict)
@@ -78,6 +81,7 @@ class Account:
         """
         if not quietly:
             self.tell(name, self._on_cpu_instead)
+        self.begun = name
         start = time.perf_counter()
         try:
             yield

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -23,12 +25,14 @@ from inference.series import Said, Series, figures
 from inference.shelf import Key, Shelf
 from inference.surroundings import SEED
 from inference.timing import ForwardClock
+from inference.traces import Traces
 from study.errors import BundleInvalid, DeviceOutOfMemory
 from study.geometry import VolumeGeometry
 from study.headers import InstanceHeader
 from study.imaging import ResultSet
 
 _AS_IT_COMES: Final = RunOptions()
+_MOST_WORDS: Final = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +66,17 @@ class Analyst:
         For decoding and for torch on the CPU; 0 leaves torch's own choice.
     warm_bytes
         How much the loaded models may hold together [bytes]; None: half of a GPU's memory, a quarter of the machine's.
+    clock
+        Seconds that never go back, by which is forgotten how little memory there once was.
     """
 
-    def __init__(self, device: str = "cpu", threads: int = 0, warm_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        device: str = "cpu",
+        threads: int = 0,
+        warm_bytes: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         if threads > 0:
             torch.set_num_threads(threads)
         self.device = choose_device(device)
@@ -72,7 +84,8 @@ class Analyst:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)  # also what a bundle's own code calls "cuda" is this one
         self._shelves = {HOST: Shelf.on(HOST), self.device: Shelf.on(self.device, warm_bytes)}
-        self._footholds = Footholds()
+        self._footholds = Footholds(clock)
+        self._left: list[str] = []
 
     @property
     def device_bytes(self) -> int | None:
@@ -81,8 +94,23 @@ class Analyst:
 
     @property
     def is_usable(self) -> bool:
-        """Tell whether the device still answers: after an illegal access, say, a process can not use its GPU again."""
-        return answers(self.device)
+        """Tell whether another model may run here.
+
+        Not where the device answers no more, as after an illegal access, nor where a bundle left something in the
+        process that can not be put back (`inference.traces`).
+        """
+        return not self._left and answers(self.device)
+
+    @contextmanager
+    def _watched(self, account: Account) -> Iterator[None]:
+        """Have on record what a bundle leaves in the process for good within the block."""
+        before = Traces.found()
+        try:
+            yield
+        finally:
+            if left := before.left():
+                self._left += left
+                account.running["left_behind"] = left[:_MOST_WORDS]
 
     def load(self, card: ModelCard, options: RunOptions = _AS_IT_COMES, account: Account | None = None) -> LoadedBundle:
         """Return the card's bundle, loaded once for each digest and each way to run it.
@@ -95,7 +123,7 @@ class Analyst:
             If it does not fit, even after all others were let go.
         """
         account = account or Account()
-        with at_most(self.device, options.device_memory_bytes):
+        with self._watched(account), at_most(self.device, options.device_memory_bytes):
             return self._load(card, options, account, self._ladder(card, options, account))
 
     def analyse(
@@ -135,7 +163,7 @@ class Analyst:
         account.begins_on(self.device)
         series = Series(tuple(paths), tuple(headers), geometry, self.threads)
         try:
-            with at_most(self.device, options.device_memory_bytes):
+            with self._watched(account), at_most(self.device, options.device_memory_bytes):
                 said = self._climb(card, series, options, account)
         finally:
             give_back(self.device)
@@ -157,14 +185,16 @@ class Analyst:
         first, needed = self._first(card, options, account, ladder), self._footholds.of(key, voxels)
         begin = first if needed is None or first.place == "cpu" else ladder.begin(needed)
         said, foothold = ladder.climb(begin, lambda foothold: self._attempt(card, series, options, account, foothold))
-        if foothold != first:
+        if foothold not in (first, needed):  # one that was needed before grows old from then on
             self._footholds.note(key, voxels, foothold)
         return said
 
     def _first(self, card: ModelCard, options: RunOptions, account: Account, ladder: Ladder) -> Foothold:
         """Return the whole demand, with the model loaded; the processor's where the model itself does not fit."""
         try:
-            return Foothold(self._load(card, options, account, ladder).windows)
+            bundle = self._load(card, options, account, ladder)
+            ladder.takes_each_alone = bundle.takes_each_alone
+            return Foothold(bundle.windows)
         except OutOfDeviceMemory as error:
             if self.device == HOST or not options.may_use_cpu:
                 raise DeviceOutOfMemory(ladder.lament("this model")) from error
@@ -209,8 +239,7 @@ class Analyst:
             raise BundleInvalid(card.objection.words)
         shelf, key = self._shelves[device], Key.of(card, options)
         bundle = shelf.take(key)
-        if account.was_warm is None:
-            account.was_warm = bundle is not None
+        was_warm = bundle is not None
         if bundle is None:
             with account.step("load"):
                 _demand_unchanged(card)
@@ -218,6 +247,8 @@ class Analyst:
             if left := shelf.put(key, card.name, bundle):
                 words = f"The models that are kept on {device} hold more than {shelf.limit // MEGABYTE} MB; let go of "
                 account.note_memory("let_go", f"{words}{', '.join(left)}.", models=left)
+        if account.was_warm is None:  # not before: one that can not be loaded was not loaded for this
+            account.was_warm = was_warm
         return bundle
 
     def _ladder(self, card: ModelCard, options: RunOptions, account: Account) -> Ladder:
@@ -234,7 +265,6 @@ class Analyst:
         """Return how a bundle is run, for the record."""
         return {
             "precision": bundle.precision,
-            "tf32": bundle.precision == "tf32",
             "compiled": bundle.compiled,
             "memory_format": bundle.memory_format,
             "threads": torch.get_num_threads(),
@@ -242,7 +272,6 @@ class Analyst:
             "windows_at_a_time": bundle.windows,
             "stitched_on_host": bundle.stitches_on_host,
             "seed": SEED,
-            "deterministic": True,
         }
 
 

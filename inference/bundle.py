@@ -32,8 +32,9 @@ from inference.memory import memory_error
 from inference.metadata import CONFIGS, METADATA, Metadata
 from inference.options import Precision, RunOptions
 from inference.own_code import own_code
+from inference.placing import place_on
 from inference.precision import precision_on
-from inference.speed import MemoryFormat, compiled, laid_out, windows_at_a_time
+from inference.speed import MemoryFormat, compiled, laid_out, takes_each_alone, windows_at_a_time
 from inference.surroundings import surroundings_kept
 from inference.weights import load_network
 from study.errors import BundleInvalid
@@ -76,6 +77,8 @@ class LoadedBundle:
         How many go through the network at a time; None where the inferer has none that are known.
     stitches_on_host
         Whether the volume stays on the host, with the bundle's transforms, while the network is on a device.
+    takes_each_alone
+        Whether the network is known to give for each window the same, whatever others go through with it.
     """
 
     path: Path
@@ -95,6 +98,7 @@ class LoadedBundle:
     compiled: bool = False
     windows: int | None = None
     stitches_on_host: bool = False
+    takes_each_alone: bool = False
 
     def at_a_time(self, windows: int | None) -> LoadedBundle:
         """Return the same bundle with so many windows at a time; its own number is kept where None is given.
@@ -124,6 +128,7 @@ class LoadedBundle:
             compiled=self.compiled,
             windows=self.windows,
             stitches_on_host=True,
+            takes_each_alone=self.takes_each_alone,
         )
 
 
@@ -196,14 +201,16 @@ def _load(
     forgive_missing_labels(postprocessing, _PREDICTION)
     inferer_id = _place(parser, "inferer")
     inferer = parser.get_parsed_content(inferer_id) if inferer_id else SimpleInferer()
+    place_on(device, inferer, preprocessing, postprocessing)
     network = load_network(parser, path, device)
-    windows = windows_at_a_time(inferer, network, device)
-    memory_format = laid_out(network, device)
+    windows = windows_at_a_time(inferer, network, device, as_it_stands=options.as_it_stands)
+    memory_format: MemoryFormat = "contiguous" if options.as_it_stands else laid_out(network, device)
+    compiles = options.compile and not options.as_it_stands
     mixed, mixed_dtype = _mixed_precision(parser)
     loaded = LoadedBundle(
         path=path,
         device=device,
-        network=compiled(network, same_shapes=windows is not None) if options.compile else network,
+        network=compiled(network, same_shapes=windows is not None) if compiles else network,
         inferer=inferer,
         preprocessing=preprocessing,
         postprocessing=postprocessing,
@@ -212,10 +219,13 @@ def _load(
         is_planar=metadata.is_planar and not isinstance(inferer, SliceInferer),
         notes=invert_labels_by_nearest(postprocessing),
         modules=modules,
-        precision=precision_on(device, options.precision, mixed=mixed, mixed_dtype=mixed_dtype),
+        precision=precision_on(
+            device, "float32" if options.as_it_stands else options.precision, mixed=mixed, mixed_dtype=mixed_dtype
+        ),
         memory_format=memory_format,
-        compiled=options.compile,
+        compiled=compiles,
         windows=windows,
+        takes_each_alone=takes_each_alone(network),
     )
     return loaded.at_a_time(windows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -18,9 +19,11 @@ from numpy.typing import NDArray
 from inference.account import Account
 from inference.bundle import LoadedBundle, root_cause
 from inference.chains import inverts
+from inference.fetching import extremes, fetched
 from inference.memory import HOST, memory_error
 from inference.own_code import own_code
-from inference.precision import as_float32, compute_repeatably, reduced
+from inference.placing import demand_place
+from inference.precision import as_float32, compute_repeatably, in_force, reduced
 from inference.speed import compiling, is_of_compiler
 from inference.surroundings import start_chance_anew, surroundings_kept
 from study.errors import BundleInvalid, HilumError, InferenceError, ModelOutputInvalid
@@ -32,10 +35,15 @@ image that lost its own."""
 
 
 @contextmanager
-def at_work(bundle: LoadedBundle) -> Iterator[None]:
+def at_work(bundle: LoadedBundle, account: Account | None = None) -> Iterator[None]:
     """Run a bundle's code within the block: its own modules are there, gradients are not, errors are ours.
 
     Chance starts from the same place each time, and what the code changes for the whole process is put back.
+
+    Parameters
+    ----------
+    account
+        Has on record what was in force as the block ended.
     """
     try:
         with (
@@ -46,7 +54,11 @@ def at_work(bundle: LoadedBundle) -> Iterator[None]:
         ):
             compute_repeatably(bundle.precision)
             start_chance_anew(bundle.preprocessing, bundle.postprocessing)
-            yield
+            try:
+                yield
+            finally:
+                if account is not None:
+                    account.running |= in_force(bundle.device)
     except HilumError:
         raise
     except Exception as error:  # the bundle's code may raise anything at all
@@ -71,6 +83,7 @@ def predicted(bundle: LoadedBundle, image: torch.Tensor, account: Account) -> An
     image
         (channels, ...), as the preprocessing left it.
     """
+    demand_place(image, bundle.device, "preprocessing")
     network = bundle.network if account.forward is None else account.forward.on(bundle.network)
     waits_on_host = bundle.stitches_on_host and bundle.windows is not None
     batch = image.to(HOST if waits_on_host else bundle.device)[None]
@@ -140,9 +153,11 @@ def demand_finite(prediction: Any) -> torch.Tensor:  # noqa: ANN401 - a network 
         raise ModelOutputInvalid(f"The network gave a {type(prediction).__name__} where a tensor is expected.")
     if prediction.is_complex():
         raise ModelOutputInvalid("The network gave complex numbers.")
-    if prediction.is_floating_point() and not bool(torch.isfinite(prediction).all()):
+    plain = prediction.as_tensor() if isinstance(prediction, MetaTensor) else prediction
+    # To look at the extremes takes no memory; a mask of what is finite, and its parts, take more than the output.
+    if plain.is_floating_point() and plain.numel() and not all(map(math.isfinite, extremes(plain))):
         raise ModelOutputInvalid("The network gave values that are not finite.")
-    return prediction.as_tensor() if isinstance(prediction, MetaTensor) else prediction
+    return plain
 
 
 def postprocessed(bundle: LoadedBundle, chain: Compose, sample: dict[str, Any]) -> Any:  # noqa: ANN401 - see above
@@ -150,6 +165,7 @@ def postprocessed(bundle: LoadedBundle, chain: Compose, sample: dict[str, Any]) 
     given = chain(sample)
     if not isinstance(given, Mapping) or given.get(bundle.output_key) is None:
         raise ModelOutputInvalid(f'The postprocessing gave nothing under "{bundle.output_key}".')
+    demand_place(given[bundle.output_key], bundle.device, "postprocessing")
     return given[bundle.output_key]
 
 
@@ -198,8 +214,7 @@ def on_grid(output: Any, affine: NDArray[np.float64], shape: tuple[int, ...]) ->
         raise ModelOutputInvalid(
             f"The output lies on another grid than the source: {tuple(output.shape[1:])} for {shape}."
         )
-    array: NDArray[Any] = output.as_tensor().cpu().numpy()
-    return array
+    return fetched(output.as_tensor())
 
 
 def _same_grid(output: MetaTensor, affine: NDArray[np.float64], shape: tuple[int, ...]) -> bool:

@@ -62,7 +62,8 @@ def _demand_declared(values: NDArray[Any], segments: Sequence[Segment]) -> None:
     declared = {0} | {segment.value for segment in segments}
     if declared >= set(range(max(declared) + 1)):
         return  # the values lie between the lowest and the highest, and there is no gap between them
-    undeclared = set().union(*(np.unique(plane).tolist() for plane in values)) - declared
+    found = sum(np.bincount(plane.ravel(), minlength=max(declared) + 1) for plane in values)
+    undeclared = set(np.flatnonzero(found).tolist()) - declared
     if undeclared:
         raise ModelOutputInvalid(f"The output holds labels that no segment declares: {sorted(undeclared)}.")
 

@@ -8,6 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+MEGABYTE: Final = 1_000_000
+"""[bytes], as settings, records and words count memory."""
+
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 
 

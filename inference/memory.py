@@ -29,13 +29,28 @@ _OF_DEVICE: Final = (
     "CUFFT_ALLOC_FAILED",
     "CUSOLVER_STATUS_ALLOC_FAILED",
     "CUSPARSE_STATUS_ALLOC_FAILED",
+    "Triton Error [CUDA]: out of memory",
 )
 """How the libraries below torch say that a device's memory does not suffice: not always as `torch.OutOfMemoryError`."""
+_SUSPECT: Final = (
+    "unable to find an engine to execute this computation",
+    "CUDNN_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_INTERNAL_ERROR",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+)
+"""What they say where memory is short for what they need themselves, and also where something else is wrong."""
 _OF_HOST: Final = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory")
 
 
 class OutOfDeviceMemory(DeviceOutOfMemory):
     """A device's memory did not suffice: a smaller demand may be met."""
+
+
+class PerhapsOutOfDeviceMemory(OutOfDeviceMemory):
+    """A library below torch failed as it does where a device's memory is short, and may have failed of something else.
+
+    A smaller demand is worth one try.
+    """
 
 
 def memory_error(error: BaseException, device: torch.device, what: str) -> DeviceOutOfMemory | None:
@@ -46,6 +61,8 @@ def memory_error(error: BaseException, device: torch.device, what: str) -> Devic
     what
         Did not fit, as in "this series".
     """
+    if (said := next((words for words in _SUSPECT if _in_chain(error, (words,))), None)) and not _is_certain(error):
+        return PerhapsOutOfDeviceMemory(f"The model failed on {device}, perhaps since its memory is short: {said}.")
     if lacks_device_memory(error):
         return OutOfDeviceMemory(f"The memory of {device} does not suffice for {what}.")
     if lacks_host_memory(error):
@@ -57,13 +74,13 @@ def memory_error(error: BaseException, device: torch.device, what: str) -> Devic
 
 
 def lacks_device_memory(error: BaseException) -> bool:
-    """Tell whether an error means that the device's memory did not suffice."""
-    return any(isinstance(each, torch.OutOfMemoryError) or _says(each, _OF_DEVICE) for each in _chain(error))
+    """Tell whether an error means that the device's memory did not suffice, or may mean it."""
+    return _is_certain(error) or _in_chain(error, _SUSPECT)
 
 
 def lacks_host_memory(error: BaseException) -> bool:
     """Tell whether an error means that the machine's own memory did not suffice."""
-    return any(isinstance(each, MemoryError) or _says(each, _OF_HOST) for each in _chain(error))
+    return any(isinstance(each, MemoryError) for each in _chain(error)) or _in_chain(error, _OF_HOST)
 
 
 def device_bytes(device: torch.device) -> int:
@@ -125,8 +142,16 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         each = each.__cause__ or (None if each.__suppress_context__ else each.__context__)
 
 
+def _is_certain(error: BaseException) -> bool:
+    return any(isinstance(each, torch.OutOfMemoryError) for each in _chain(error)) or _in_chain(error, _OF_DEVICE)
+
+
+def _in_chain(error: BaseException, words: tuple[str, ...]) -> bool:
+    return any(_says(each, words) for each in _chain(error))
+
+
 def _says(error: BaseException, words: tuple[str, ...]) -> bool:
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    return isinstance(error, RuntimeError | torch.jit.Error) and any(word in str(error) for word in words)
 
 
 @functools.cache

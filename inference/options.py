@@ -24,9 +24,13 @@ class RunOptions:
         How much of a GPU's memory the model may take; None: all that there is.
     may_use_cpu
         Whether a series that does not fit into the GPU's memory may be analysed on the processor.
+    as_it_stands
+        Whether nothing is done for speed: its weights lie as they come, as many windows go through the network at a
+        time as the bundle says, all in plain float32; `precision` and `compile` do not count then.
     """
 
     precision: Precision | None = None
     compile: bool = False
     device_memory_bytes: int | None = None
     may_use_cpu: bool = False
+    as_it_stands: bool = False

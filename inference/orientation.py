@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from study.imaging import Affine
@@ -61,3 +62,13 @@ def plane_to_monai(plane: NDArray[Any], spacing: tuple[float, float]) -> tuple[N
 def plane_from_monai(array: NDArray[Any]) -> NDArray[Any]:
     """Return a single image, (columns, rows), with the axes (row, column)."""
     return array.transpose(1, 0)
+
+
+def channels_reversed(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a view of (channels, ...) whose spatial axes are in the reverse order."""
+    return array.transpose(0, *range(array.ndim - 1, 0, -1))
+
+
+def tensor_reversed(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a view of a tensor whose axes are in the reverse order."""
+    return tensor.permute(*range(tensor.ndim - 1, -1, -1))

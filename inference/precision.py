@@ -8,6 +8,7 @@ from typing import Any, Final
 import torch
 
 from inference.options import Precision
+from inference.switches import is_deterministic, rounding
 
 _REDUCED: Final[dict[Precision, torch.dtype]] = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -49,6 +50,11 @@ def compute_repeatably(precision: Precision) -> None:
     products: Any = torch.backends.cuda.matmul
     products.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
     cudnn.deterministic, cudnn.benchmark = True, False
+
+
+def in_force(device: torch.device) -> dict[str, Any]:
+    """Return how torch computes on a device now, whoever set it, as an analysis's record has it."""
+    return {"tf32": "tf32" in rounding(device), "deterministic": is_deterministic()}
 
 
 def as_float32(prediction: Any) -> Any:  # noqa: ANN401 - a network may return anything

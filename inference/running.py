@@ -43,7 +43,7 @@ def run_bundle(
         If the bundle's code fails in any other way.
     """
     account = account or Account()
-    with at_work(bundle):
+    with at_work(bundle, account):
         run = _run_plane_by_plane if bundle.is_planar else _run_volume
         output = run(bundle, volume, account)
         with account.step("postprocess", quietly=True):

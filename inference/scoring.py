@@ -66,7 +66,7 @@ def _score(
     slices: tuple[int, ...],
 ) -> tuple[Assessment, ...]:
     quietly = any(slices)  # of many images, the first alone is told of
-    with at_work(bundle):
+    with at_work(bundle, account):
         key = bundle.intake.key
         with account.step("preprocess", quietly=quietly):
             image: torch.Tensor = with_affine(bundle, torch.from_numpy(array), torch.from_numpy(affine))

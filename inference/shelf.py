@@ -26,11 +26,12 @@ class Key:
     digest: str
     precision: Precision | None
     compile: bool
+    as_it_stands: bool = False
 
     @classmethod
     def of(cls, card: ModelCard, options: RunOptions) -> Key:
         """Return the key of a model that is run with these options."""
-        return cls(card.path, card.digest, options.precision, options.compile)
+        return cls(card.path, card.digest, options.precision, options.compile, options.as_it_stands)
 
 
 @dataclass(frozen=True, eq=False)

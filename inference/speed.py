@@ -24,6 +24,21 @@ MemoryFormat = Literal["contiguous", "channels_last"]
 _PLANAR_WEIGHTS: Final = 4  # axes of a two-dimensional convolution's weights: out, in, rows, columns
 _SOLID_WEIGHTS: Final = 5
 _MOST_SHAPES: Final = 64
+_KNOWN: Final = ("torch.nn.modules.", "monai.networks.")
+_TRAINS: Final = 5  # which argument of batch_norm says so
+_NORMS: Final = ("BatchNorm", "SyncBatchNorm")
+_LAYERS: Final = (
+    "conv2d conv_transpose2d batch_norm instance_norm group_norm max_pool2d avg_pool2d adaptive_avg_pool2d pad "
+    "upsample_bilinear2d upsample_nearest2d upsample_bicubic2d pixel_shuffle constant_pad_nd reflection_pad2d dropout "
+    "relu relu6 leaky_relu elu gelu silu mish hardswish prelu sigmoid tanh softplus "
+    "cat add sub mul div neg exp clamp clone contiguous detach"
+)
+_SHAPES: Final = (  # with numbers and lists of these, a network finds out what it was given
+    "size dim len format append list slice __getitem__ eq ne lt le gt ge __is__ __isnot__ __not__ __and__ __or__ "
+    "floordiv remainder Int Bool Float ceil floor warn"
+)
+_OF_EACH: Final = frozenset(f"{_LAYERS} {_SHAPES}".split())
+"""Operations of TorchScript that take each window for itself."""
 
 
 def laid_out(network: torch.nn.Module, device: torch.device) -> MemoryFormat:
@@ -77,8 +92,68 @@ def is_planar(network: torch.nn.Module) -> bool:
     return _PLANAR_WEIGHTS in axes and _SOLID_WEIGHTS not in axes
 
 
-def windows_at_a_time(inferer: Any, network: torch.nn.Module, device: torch.device) -> int | None:  # noqa: ANN401
-    """Return how many windows go through the network at a time; None where the inferer has none."""
+def windows_at_a_time(
+    inferer: Any,  # noqa: ANN401 - a bundle's own may be anything
+    network: torch.nn.Module,
+    device: torch.device,
+    *,
+    as_it_stands: bool = False,
+) -> int | None:
+    """Return how many windows go through the network at a time; None where the inferer has none.
+
+    The bundle's own number stays where it is asked for, and where the result might depend on it.
+    """
     if not isinstance(inferer, SlidingWindowInferer):
         return None
-    return 1 if device.type == "cpu" and is_planar(network) else max(1, int(inferer.sw_batch_size))
+    if not as_it_stands and device.type == "cpu" and is_planar(network) and takes_each_alone(network):
+        return 1
+    return max(1, int(inferer.sw_batch_size))
+
+
+def takes_each_alone(network: torch.nn.Module) -> bool:
+    """Tell whether a network is known to give for each window the same, whatever others go through with it.
+
+    Known are torch's and MONAI's own modules, but for norms that look at the whole batch, and TorchScript of operations
+    that take each window for itself. Of a bundle's own code nothing is known.
+    """
+    if isinstance(network, torch.jit.ScriptModule):
+        return _operates_on_each(network)
+    return all(_is_of_each(module) for module in network.modules())
+
+
+def _is_of_each(module: torch.nn.Module) -> bool:
+    if module.training or not type(module).__module__.startswith(_KNOWN):
+        return False
+    is_batch_norm = isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+    return not is_batch_norm or module.running_mean is not None
+
+
+def _operates_on_each(network: torch.jit.ScriptModule) -> bool:
+    norms = [module for module in network.modules() if str(getattr(module, "original_name", "")).startswith(_NORMS)]
+    if any(module.training for module in network.modules()) or any(_looks_at_batch(norm) for norm in norms):
+        return False
+    graph: Any = network.inlined_graph
+    return all(_is_operation_on_each(node) for node in _nodes(graph))
+
+
+def _is_operation_on_each(node: Any) -> bool:  # noqa: ANN401 - a gap of torch's declarations
+    kind, inputs = str(node.kind()), list(node.inputs())
+    if kind == "aten::batch_norm" and inputs[_TRAINS].toIValue() is True:
+        return False
+    if kind == "aten::slice" and str(inputs[0].type()) == "Tensor":
+        return False  # perhaps of the windows
+    name = kind.removeprefix("aten::")
+    return kind.startswith("prim::") or name in _OF_EACH or name.removesuffix("_") in _OF_EACH
+
+
+def _looks_at_batch(norm: torch.nn.Module) -> bool:
+    """Tell whether a norm in TorchScript has no statistics of its own."""
+    return getattr(norm, "running_mean", None) is None
+
+
+def _nodes(block: Any) -> Iterator[Any]:  # noqa: ANN401 - a gap of torch's declarations
+    """Give each operation of a piece of TorchScript, and of the pieces in it."""
+    for node in block.nodes():
+        yield node
+        for inner in node.blocks():
+            yield from _nodes(inner)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from monai.bundle.config_parser import ConfigParser
 
+from inference.memory import HOST, lacks_device_memory, lacks_host_memory
 from study.errors import BundleInvalid
 
 _CHECKPOINT_LOADER = "CheckpointLoader"
@@ -43,9 +44,7 @@ def load_network(parser: ConfigParser, path: Path, device: torch.device) -> torc
     if not isinstance(network, torch.nn.Module):
         raise BundleInvalid("The bundle's network_def is no torch module.")
     if not isinstance(network, torch.jit.ScriptModule):
-        _fill(
-            network, weights, _keys(parser, loaders), device, demanded=_needs_weights(parser, place, network, loaders)
-        )
+        _fill(network, weights, _keys(parser, loaders), demanded=_needs_weights(parser, place, network, loaders))
     network.to(device)
     network.eval()
     return network
@@ -118,9 +117,7 @@ def _needs_weights(parser: ConfigParser, place: str | None, network: torch.nn.Mo
     return of_library and not _makes_itself(parser, place) and any(True for _ in network.parameters())
 
 
-def _fill(
-    network: torch.nn.Module, weights: Path, keys: tuple[str, ...], device: torch.device, *, demanded: bool
-) -> None:
+def _fill(network: torch.nn.Module, weights: Path, keys: tuple[str, ...], *, demanded: bool) -> None:
     if not weights.is_file():
         others = sorted(file.name for file in weights.parent.glob("*") if file.suffix in (".pt", ".pth", ".ckpt"))
         if others and not demanded:
@@ -133,15 +130,19 @@ def _fill(
                 f"The bundle's weights are missing: {weights}; without them the network would give random results."
             )
         return
+    state = _state_dict(weights, keys)
     try:
-        network.load_state_dict(_state_dict(weights, keys, device))
+        network.load_state_dict(state)
     except RuntimeError as error:
+        if lacks_device_memory(error) or lacks_host_memory(error):
+            raise
         raise BundleInvalid(f"{weights} does not fit the bundle's network: {str(error)[:500]}") from error
 
 
-def _state_dict(weights: Path, keys: tuple[str, ...], device: torch.device) -> dict[str, Any]:
+def _state_dict(weights: Path, keys: tuple[str, ...]) -> dict[str, Any]:
+    """Return the weights in a file, on the host: a device need not hold them twice."""
     try:
-        content = torch.load(weights, map_location=device, weights_only=True)
+        content = torch.load(weights, map_location=HOST, weights_only=True)
     except pickle.UnpicklingError as error:
         raise BundleInvalid(f"{weights} holds more than weights, and is not loaded; save a state dict.") from error
     for name in keys:

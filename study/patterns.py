@@ -7,8 +7,10 @@ from collections.abc import Iterable
 
 
 def patterns(given: tuple[str, ...]) -> tuple[str, ...]:
-    """Return regular expressions as they are; ValueError where one is none."""
+    """Return regular expressions as they are; ValueError where one is none, or is empty and so found everywhere."""
     for pattern in given:
+        if not pattern:
+            raise ValueError("an empty regular expression is found in every text; leave it out")
         try:
             re.compile(pattern)
         except re.error as error:
@@ -17,5 +19,9 @@ def patterns(given: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def occurs(pattern: str, texts: Iterable[str]) -> bool:
-    """Tell whether a regular expression is found in any of the texts."""
+    """Tell whether a regular expression is found in any of the texts.
+
+    Each is looked at as a whole, however long: what a rule leaves out must not be let in by a long text. Where a miss
+    harms nobody, the caller cuts them.
+    """
     return any(re.search(pattern, text, re.IGNORECASE) for text in texts)

@@ -25,6 +25,7 @@ class DeliveryState(StrEnum):
     KEPT_ASIDE = "KEPT_ASIDE"  # the peer will never take this object as it is; a person should look
     STANDBY = "STANDBY"  # made in case the peer refuses another form; owed to nobody until then
     REPLACED = "REPLACED"  # the peer refused its form, and is sent another one instead
+    WITHHELD = "WITHHELD"  # the site took the model's delivery back before it went out; sent only on request
 
 
 class StudyState(StrEnum):
@@ -59,7 +60,10 @@ _JOB_MOVES: dict[JobState, frozenset[JobState]] = {
 }
 
 _DELIVERY_MOVES: dict[DeliveryState, frozenset[DeliveryState]] = {
-    DeliveryState.PENDING: frozenset({DeliveryState.DELIVERED, DeliveryState.KEPT_ASIDE, DeliveryState.REPLACED}),
+    DeliveryState.PENDING: frozenset(
+        {DeliveryState.DELIVERED, DeliveryState.KEPT_ASIDE, DeliveryState.REPLACED, DeliveryState.WITHHELD}
+    ),
+    DeliveryState.WITHHELD: frozenset({DeliveryState.PENDING}),
     DeliveryState.STANDBY: frozenset({DeliveryState.PENDING}),
     DeliveryState.REPLACED: frozenset(),
     DeliveryState.DELIVERED: frozenset(),

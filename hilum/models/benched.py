@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from hilum.course import how, in_order, peaks, shortage
+from hilum.course import device_words, how, in_order, peaks, shortage
+from hilum.models.bench import Apart, Bench
 from hilum.models.spread import digits, spread_json
 from hilum.terminal import say, show_table
-
-if TYPE_CHECKING:
-    from hilum.models.benching import Apart, Bench
 
 _UNMEASURED: Final = (
     "writing and checking the results, the database, delivery, and what other jobs cost that run at the same time"
@@ -24,8 +22,7 @@ def show_bench(bench: Bench) -> None:
     show_table("Seconds", ("Step", "Median", "Lowest", "Highest", "Runs"), _rows_of_steps(bench))
     for words in _beside(bench):
         say(words)
-    if bench.apart is not None:
-        _show_apart(bench.apart)
+    _show_apart(bench.apart)
     say(f"not measured: {_UNMEASURED}")
 
 
@@ -49,10 +46,8 @@ def bench_json(bench: Bench) -> dict[str, Any]:
     }
 
 
-def apart_json(apart: Apart | None) -> dict[str, Any] | None:
-    """Return how far a result is from plain float32, as JSON has it; None where it is plain float32."""
-    if apart is None:
-        return None
+def apart_json(apart: Apart) -> dict[str, Any]:
+    """Return how far a result is from plain float32, as JSON has it."""
     labels = apart.labels
     return {
         "voxels": None
@@ -70,8 +65,7 @@ def _about(bench: Bench) -> Iterator[str]:
     count = len(bench.picked.paths)
     yield f"{card.name} {card.version} on {bench.picked.words}: {count} slice{'' if count == 1 else 's'}"
     runs = f"{len(bench.runs)} run{'' if len(bench.runs) == 1 else 's'}"
-    name = "" if last["device_name"].lower() == last["device"] else f" ({last['device_name']})"
-    yield f"{runs} on {last['device']}{name}: {how(last['running'])}"
+    yield f"{runs} {device_words(last)}: {how(last['running'])}"
     yield from dict.fromkeys(words for run in bench.runs for words in shortage(run))
 
 
@@ -90,13 +84,10 @@ def _beside(bench: Bench) -> Iterator[str]:
         f"the network alone: {digits(bench.forward_seconds)} s in {forwards}, {bench.share:.0%} of "
         f"the {digits(bench.inference_seconds)} s of inference (of a further run, which is timed forward by forward)"
     )
-    if bench.apart is None:
-        where = bench.runs[-1]["device"]
-        yield f"on {where} it runs in plain float32: no difference to measure; another device may use other numbers"
 
 
 def _show_apart(apart: Apart) -> None:
-    say("difference from plain float32:")
+    say("difference from the bundle as it stands, in plain float32:")
     for words in _apart(apart):
         say(f"  {words}")
     if apart.labels is not None:

@@ -4,91 +4,27 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from hilum.config import Settings
+from hilum.models.bench import Apart, Bench
 from hilum.models.benched import apart_json, bench_json, show_bench
 from hilum.models.measured import Measured, keep
 from hilum.models.picking import Picked, pick
-from hilum.models.spread import Spread
 from hilum.planning import read_cards
 from hilum.terminal import complain, is_terminal, say
-from hilum.working.capacity import Budgets
+from hilum.working.capacity import Budgets, threads_of, with_devices
 from inference.account import Account
 from inference.analysis import Analysis, Analyst
 from inference.catalog import ModelCard
-from inference.comparing import Difference, compare
+from inference.comparing import compare
 from inference.options import RunOptions
 from inference.timing import ForwardClock
 from study.errors import ArchiveError
 from study.imaging import Assessment
-
-
-@dataclass(frozen=True)
-class Apart:
-    """How far what a model says is from what it says in plain float32.
-
-    Parameters
-    ----------
-    labels
-        Of the label map; None for a model without one.
-    probability
-        The largest difference of a probability; None where there are none.
-    decisions
-        How many classes are decided otherwise.
-    numbers
-        Of each measurement: finding, name, unit, and both values; None where one run has none.
-    """
-
-    labels: Difference | None
-    probability: float | None
-    decisions: int
-    numbers: tuple[dict[str, Any], ...]
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What was measured of a model on one series.
-
-    Parameters
-    ----------
-    runs
-        The record of each run, as a job has it (docs/json.md).
-    forward_seconds, forward_calls, inference_seconds
-        Of the network alone, and of the step that it is a part of, in a further run that waited for each forward.
-    apart
-        From plain float32; None where the runs were that.
-    """
-
-    card: ModelCard
-    picked: Picked
-    runs: tuple[dict[str, Any], ...]
-    forward_seconds: float
-    forward_calls: int
-    inference_seconds: float
-    apart: Apart | None
-
-    @property
-    def steps(self) -> dict[str, Spread]:
-        """Return how long each step took over the runs that made it, and all of them together [s]."""
-        names = dict.fromkeys(name for run in self.runs for name in run["seconds"])
-        times = {name: [run["seconds"][name] for run in self.runs if name in run["seconds"]] for name in names}
-        times["all"] = [sum(run["seconds"].values()) for run in self.runs]
-        return {name: spread for name, values in times.items() if (spread := Spread.of(values))}
-
-    @property
-    def share(self) -> float:
-        """Return the part of the inference step that is the network's, 0 to 1."""
-        return self.forward_seconds / self.inference_seconds if self.inference_seconds else 0.0
-
-    @property
-    def peaks(self) -> dict[str, int | None]:
-        """Return the most memory that a run held [MB]."""
-        found = {key: [run["memory_mb"][key] for run in self.runs] for key in ("host_peak", "device_peak")}
-        return {key: max((mb for mb in held if mb is not None), default=None) for key, held in found.items()}
 
 
 def run_bench(settings: Settings, model: str, text: str, runs: int, device: str, *, as_json: bool) -> None:
@@ -125,11 +61,11 @@ def bench(settings: Settings, model: str, text: str, runs: int, device: str) -> 
         raise ArchiveError(f"No model {model}; there are: {', '.join(settings.models) or 'none'}.")
     card = read_cards(settings)[model]
     picked = pick(settings, card, text)
-    analyst = Analyst(device, settings.inference.threads)
+    settings = with_devices(settings)
+    analyst = Analyst(device, threads_of(settings))
     options = Budgets(settings).options(model, str(analyst.device), analyst.device_bytes)
     found = _measure(analyst, card, picked, options, runs)
-    if found.apart is not None:
-        keep(settings, _measured(settings, found))
+    keep(settings, _measured(settings, found))
     return found
 
 
@@ -146,9 +82,7 @@ def _measure(analyst: Analyst, card: ModelCard, picked: Picked, options: RunOpti
     records = [run(f"run {number} of {runs}", options).account.details() for number in range(1, runs + 1)]
     clock = ForwardClock()
     timed = run("a run whose network is timed", options, clock)
-    apart = None
-    if not _is_plain(timed.account.running):
-        apart = _apart(timed, run("a run in plain float32", replace(options, precision="float32", compile=False)))
+    plain = run("a run as the bundle stands, in plain float32", replace(options, as_it_stands=True))
     return Bench(
         card=card,
         picked=picked,
@@ -156,12 +90,8 @@ def _measure(analyst: Analyst, card: ModelCard, picked: Picked, options: RunOpti
         forward_seconds=clock.seconds,
         forward_calls=clock.calls,
         inference_seconds=timed.account.seconds["inference"],
-        apart=apart,
+        apart=_apart(timed, plain),
     )
-
-
-def _is_plain(running: Mapping[str, Any]) -> bool:
-    return running.get("precision") == "float32" and not running.get("compiled")
 
 
 def _apart(analysis: Analysis, plain: Analysis) -> Apart:
@@ -207,7 +137,7 @@ def _measured(settings: Settings, found: Bench) -> Measured:
         device=last["device"],
         device_name=last["device_name"],
         at=datetime.now(UTC).isoformat(timespec="seconds"),
-        difference=apart_json(found.apart) or {},
+        difference=apart_json(found.apart),
     )
 
 

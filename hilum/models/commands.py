@@ -106,7 +106,7 @@ def bench(
 ) -> None:
     """Run a model on a study, here and now, and tell how long each step takes; nothing is stored or sent.
 
-    Where the model runs in other numbers than plain float32 it tells how far its result is from theirs, and keeps that.
+    It also tells how far the result is from that of the bundle as it stands in plain float32, and keeps that.
     """
     from hilum.processes import compute_as_a_runner
 

@@ -7,12 +7,15 @@ import os
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from db.durable import make_folders, publish
 from hilum.config import ModelSettings, Settings
+from hilum.working.capacity import device_kind
 from inference.catalog import ModelCard
 
-_FOLDER = "bench"
+_FOLDER: Final = "bench"
+_ON: Final = {"cpu": "the processor", "cuda": "a GPU"}
 
 
 @dataclass(frozen=True)
@@ -42,19 +45,28 @@ class Measured:
     at: str
     difference: dict[str, Any]
 
-    def is_of(self, card: ModelCard, entry: ModelSettings) -> bool:
-        """Tell whether it was measured of this very bundle, run as its entry says now."""
-        return (self.digest, self.precision, self.compile) == (card.digest, entry.precision, entry.compile)
+    def is_of(self, card: ModelCard, entry: ModelSettings, kind: str) -> bool:
+        """Tell whether it was measured of this very bundle, run as its entry says now, on a device of that kind."""
+        measured = (self.digest, self.precision, self.compile, self.device.partition(":")[0])
+        return measured == (card.digest, entry.precision, entry.compile, kind)
 
 
 def keep(settings: Settings, measured: Measured) -> Path:
     """Write down what was measured of a model in place of what was measured before, whole or not at all."""
+    text = json.dumps(asdict(measured), indent=1)
     file = _file(settings, measured.model)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, draft = tempfile.mkstemp(prefix=f".{measured.model}.", dir=file.parent)
-    with os.fdopen(descriptor, "w") as stream:
-        json.dump(asdict(measured), stream, indent=1)
-    return Path(draft).replace(file)
+    make_folders([file.parent])
+    descriptor, name = tempfile.mkstemp(prefix=f".{measured.model}.", dir=file.parent)
+    draft = Path(name)
+    try:
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        publish(draft, file)
+    finally:
+        draft.unlink(missing_ok=True)
+    return file
 
 
 def measured_last(settings: Settings, model_name: str) -> Measured | None:
@@ -70,12 +82,14 @@ def unmeasured(settings: Settings, card: ModelCard) -> str | None:
     entry = settings.models[card.name]
     changes = [f"precision {entry.precision}"] if entry.precision not in {None, "float32"} else []
     changes += ["compile"] if entry.compile else []
-    last = measured_last(settings, card.name)
-    if not changes or (last is not None and last.is_of(card, entry)):
+    if not changes:
+        return None
+    last, kind = measured_last(settings, card.name), device_kind(settings)
+    if last is not None and last.is_of(card, entry, kind):
         return None
     return (
         f"{' and '.join(changes)} {'are' if len(changes) > 1 else 'is'} on, and the difference from float32 was never "
-        f"measured for this digest: hilum models bench {card.name} STUDY"
+        f"measured for this digest on {_ON[kind]}: hilum models bench {card.name} STUDY"
     )
 
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from db.filestore import FileStore
-from db.index import snapshot
 from hilum.config import Settings
-from hilum.models.trying import read_folder
-from hilum.options import database_of, study_uid
+from hilum.models.studies import read_folder, study_of_node
 from hilum.planning import Plan, ordered_slices, plan_study
 from hilum.wording import place_words, reason_words
 from inference.catalog import ModelCard
@@ -106,11 +103,4 @@ def _of_folder(folder: Path) -> tuple[Stored, _Locate]:
 
 
 def _of_node(settings: Settings, text: str) -> tuple[Stored, _Locate]:
-    try:
-        with closing(database_of(settings)) as database:
-            uid = study_uid(database, text)
-            with database.reading() as uow:
-                series = snapshot(uow, uid).series
-    except ArchiveError as error:
-        raise ArchiveError(f"{text} is no folder, and no study of the node: {error.words}") from None
-    return series, FileStore(settings.data_dir).locate
+    return study_of_node(settings, text).series, FileStore(settings.data_dir).locate

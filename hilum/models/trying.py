@@ -3,61 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
-import struct
-import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydicom import dcmread
-from pydicom.errors import InvalidDicomError
-
-from db.index import snapshot
 from hilum.config import Settings
-from hilum.options import database_of, study_uid
-from hilum.planning import judge, read_cards, verdicts_of
+from hilum.models.studies import Folder, read_folder, study_of_node
+from hilum.planning import judge, read_cards, reasons_against, verdicts_of
 from hilum.presenting import reason_json, show_verdicts, verdict_json
 from hilum.terminal import complain, say
 from hilum.wording import place_words, reason_words
 from inference.catalog import ModelCard
 from study.entities import Verdict
-from study.errors import ArchiveError, Reason
-from study.headers import HEADER_KEYWORDS, InstanceHeader
+from study.errors import Reason
+from study.headers import InstanceHeader
 from study.identity import identity_conflicts
 from study.states import VerdictOutcome
 
 Series = Mapping[str, Sequence[InstanceHeader]]
-
-# What pydicom raises over bytes that are no data set; deep nesting ends in RecursionError.
-_PARSE_ERRORS = (ValueError, TypeError, LookupError, AttributeError, NotImplementedError, OverflowError, EOFError,
-                 OSError, RecursionError, struct.error)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Folder:
-    """The studies in a folder, and what of its files is none.
-
-    Parameters
-    ----------
-    studies
-        The headers of each series by its UID, by Study Instance UID.
-    not_dicom
-        How many files are no DICOM files.
-    copies
-        How many files hold an instance that another file holds already.
-    left_out
-        DICOM files that the node could not index, and why.
-    paths
-        Of each instance, by its Study and its SOP Instance UID.
-    """
-
-    studies: dict[str, dict[str, list[InstanceHeader]]] = field(default_factory=dict)
-    not_dicom: int = 0
-    copies: int = 0
-    left_out: tuple[tuple[Path, str], ...] = ()
-    paths: dict[tuple[str, str], Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -114,7 +78,7 @@ def run_test(settings: Settings, text: str, *, as_json: bool) -> int:
     """
     cards = read_cards(settings)
     folder = read_folder(Path(text)) if Path(text).is_dir() else None
-    studies = folder.studies if folder else _study_of_the_node(settings, text)
+    studies = folder.studies if folder else _of_node(settings, text)
     trials = [try_models(settings, cards, uid, series) for uid, series in sorted(studies.items())]
     if as_json:
         say(json.dumps({"files": _files_json(folder), "studies": [_trial_json(trial) for trial in trials]}, indent=1))
@@ -123,30 +87,6 @@ def run_test(settings: Settings, text: str, *, as_json: bool) -> int:
     if not trials:
         complain(f"hilum: there is no DICOM study in {text}")
     return 0 if trials and all(trial.runs for trial in trials) else 1
-
-
-def read_folder(folder: Path) -> Folder:
-    """Return the studies in a folder and all below it; pixel data are not read."""
-    studies: dict[str, dict[str, list[InstanceHeader]]] = {}
-    paths: dict[tuple[str, str], Path] = {}
-    left_out: list[tuple[Path, str]] = []
-    not_dicom = copies = 0
-    for path in _files(folder):
-        try:
-            header = _header(path)
-        except InvalidDicomError:
-            not_dicom += 1
-        except _PARSE_ERRORS as error:
-            words = str(error) if str(error).endswith("is absent or empty") else type(error).__name__
-            left_out.append((path, words))
-        else:
-            key = (header.study_instance_uid, header.sop_instance_uid)
-            copies += key in paths
-            if key not in paths:
-                paths[key] = path
-                series = studies.setdefault(header.study_instance_uid, {})
-                series.setdefault(header.series_instance_uid, []).append(header)
-    return Folder(studies, not_dicom, copies, tuple(left_out), paths)
 
 
 def try_models(settings: Settings, cards: Mapping[str, ModelCard], study_instance_uid: str, series: Series) -> Trial:
@@ -158,36 +98,17 @@ def try_models(settings: Settings, cards: Mapping[str, ModelCard], study_instanc
         selection = judge(settings, card, series)
         own = verdicts_of(card, selection)
         chosen = next((verdict for verdict in own if verdict.outcome is VerdictOutcome.CHOSEN), None)
-        wanted = selection.chosen or selection.refused
-        reasons = ((card.objection,) if card.objection else conflicts or selection.refusal) if wanted else ()
+        reasons = reasons_against(card, selection, conflicts)
         opinions.append(Opinion(card.name, None if reasons else chosen, reasons))
         verdicts += own
     instances = sum(len(headers) for headers in series.values())
     return Trial(study_instance_uid, len(series), instances, conflicts, tuple(verdicts), tuple(opinions))
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for where, folders, names in os.walk(folder):
-        folders.sort()
-        yield from (path for name in sorted(names) if (path := Path(where, name)).is_file())
-
-
-def _header(path: Path) -> InstanceHeader:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's warnings quote values, and may be a patient's
-        dataset = dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER_KEYWORDS))
-        return InstanceHeader.of(dataset, str(dataset.file_meta.get("TransferSyntaxUID", "")))
-
-
-def _study_of_the_node(settings: Settings, text: str) -> dict[str, Series]:
-    try:
-        database = database_of(settings)
-        uid = study_uid(database, text)
-    except ArchiveError as error:
-        raise ArchiveError(f"{text} is no folder, and no study of the node: {error.words}") from None
-    with database.reading() as uow:
-        seen = snapshot(uow, uid)
-    return {uid: {key: [one.header for one in instances] for key, instances in seen.series.items()}}
+def _of_node(settings: Settings, text: str) -> dict[str, dict[str, list[InstanceHeader]]]:
+    seen = study_of_node(settings, text)
+    series = {uid: [each.header for each in instances] for uid, instances in seen.series.items()}
+    return {seen.study_instance_uid: series}
 
 
 def _show(folder: Folder | None, trials: Sequence[Trial]) -> None:

@@ -6,6 +6,7 @@ time, so that one that can not be loaded, or never ends loading, costs its own j
 
 from __future__ import annotations
 
+import errno
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -23,13 +24,14 @@ from hilum.config import Settings
 from hilum.dispatching import deviations, outgoing, settled
 from hilum.notifying import Notifier, verified
 from hilum.processes import Station, StopSignal
-from hilum.working.attendant import Attendant, Interrupted, Limits, Progress
-from hilum.working.capacity import Budgets, Running, device_of
+from hilum.working.attendant import Attendant, Interrupted
+from hilum.working.capacity import Budgets, Running, device_of, seen_by
 from hilum.working.leases import index_of_worker, owner, release_what_died, worker_of
 from hilum.working.warming import Warming
+from hilum.working.watch import Limits, Progress
 from hilum.working.wire import Answer, Request, Warm
 from study.entities import Job
-from study.errors import HilumError, LeaseLost, RunnerDied
+from study.errors import DatabaseUnavailable, HilumError, LeaseLost, Reason, RunnerDied
 from study.forms import Parcel, all_variants
 from study.states import JobState
 
@@ -40,12 +42,28 @@ _LEASE_SECONDS = 30.0
 _RUNNER_PAUSE_SECONDS = 2.0  # between two starts of a runner that dies while it has nothing to do
 _WARM_UP_SECONDS = 120.0  # the longest that a job waits for another model to be loaded ahead
 
+_DEVICE_PAUSE_SECONDS = 60.0  # between two tries of a device that can not be used
+_OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+
+_MORE_TIME = "deadline_seconds (on the processor: cpu_deadline_seconds) in the model's entry gives it more"
+
 
 def run(station: Station) -> None:
-    """Work through the queue until told to stop; a job that is under way then goes back to it."""
+    """Work through the queue until told to stop; a job that is under way then goes back to it.
+
+    Raises
+    ------
+    StoreBusy
+        If another keeper of this machine has the same place in the list of devices.
+    """
+    store = FileStore(station.settings.data_dir)
+    with store.lock_of(worker_of(station.index)):
+        _work(station, store)
+
+
+def _work(station: Station, store: FileStore) -> None:
     database = Database.open(station.settings.database_url)
     database.check_schema()
-    store = FileStore(station.settings.data_dir)
     worker = worker_of(station.index)
     release_what_died(database, store, worker)
     keeper = Keeper(station.settings, database, store, station.stop, station.index)
@@ -77,11 +95,18 @@ class Keeper:
         self._owner = owner(store, worker_of(index))
         self._device = device_of(settings, index)
         self._budgets = Budgets(settings)
-        self._runner = Attendant("runner", settings, stop, index, adopting=True)
+        self._runner = Attendant("runner", settings, stop, index, environment=seen_by(settings, index), adopting=True)
+        self._loaded: set[str] = set()  # by the runner that is alive
         self._warming = Warming(settings.models)
+        self._told_of_device = False
 
     def turn(self) -> bool:
-        """Do the next job that is due and fits beside what runs; tell whether there was one."""
+        """Do the next job that is due and fits beside what runs; tell whether there was one.
+
+        Where the device can not be used, jobs wait: another worker may have one, or a driver come back.
+        """
+        if not self._is_able():
+            return False
         with self._database.reading() as uow:
             if not jobs.is_work_waiting(uow, self._fits):
                 return False
@@ -100,6 +125,8 @@ class Keeper:
         """Make sure that a runner is alive; a new one has no model loaded yet."""
         if not self._runner.is_alive:
             self._runner.start()
+            self._loaded.clear()
+            self._told_of_device = False
             self._warming.begin_anew()
 
     def look_after_runner(self) -> None:
@@ -117,8 +144,9 @@ class Keeper:
     def warm_next(self) -> None:
         """Have the next model loaded ahead, where one is left; what goes wrong with it is told by its own jobs."""
         model = self._warming.next()
-        if model is None or not self._runner.is_alive:
+        if model is None or not self._runner.is_alive or not self._is_able():
             return
+        self._loaded.add(model)
         limits = Limits(min(_WARM_UP_SECONDS, self._settings.deadline(model)), memory_bytes=self._budgets.of(model))
         try:
             answer = self._runner.ask(Warm(model).to_bytes(), limits, Progress())
@@ -127,12 +155,26 @@ class Keeper:
         except HilumError as error:
             answer = Answer(0, 0, "failed", code=error.code, words=error.words)
             self.stop_runner()
-        if answer.outcome == "done":
+        if (answer.outcome, answer.job_id) == ("done", 0):
             self._warming.is_loaded(model)
         else:
             self._warming.leave_cold(model)
             log.warning("model.not_warm", model=model, code=answer.code, words=answer.words)
         self.start_runner()
+
+    def _is_able(self) -> bool:
+        """Tell whether the runner's device can be used, as far as it is known; one that can not is tried again."""
+        words = self._runner.facts.get("unusable")
+        if words is None:
+            # Of the processor nothing has to be waited for
+            return self._device == "cpu" or bool(self._runner.facts)
+        if not self._told_of_device:
+            log.error("device.unusable", device=self._device, words=words)
+            self._told_of_device = True
+        if time.monotonic() - self._runner.started_at > _DEVICE_PAUSE_SECONDS:
+            self.stop_runner()
+            self.start_runner()
+        return False
 
     def _fits(self, model: str, running: Sequence[RunningJob]) -> bool:
         workers = [(each, index_of_worker(self._store, each.owner)) for each in running]
@@ -159,10 +201,17 @@ class Keeper:
             log.info("job.interrupted")
         except HilumError as error:
             self.stop_runner()
-            self._fail(job, error, progress.details())
-        except OSError:  # the disk, not the job: it is tried again later, and does not count
+            self._fail(job, error.reason, transient=error.transient, details=progress.details())
+        except OSError as error:
             log.exception("job.disk_failed")
-            self._interrupt(job)
+            if error.errno in _OF_THE_DISK:  # not the job: it is tried again later, and does not count
+                self._interrupt(job)
+            else:
+                self.stop_runner()
+                words = f"The folder of the study's results can not be used: {error.strerror}."
+                self._fail(job, Reason("StoreDamaged", words), transient=True, details=progress.details())
+        if not self._runner.is_clean:  # what a model left there is no other job's
+            self.stop_runner()
         self.start_runner()
 
     def _interrupt(self, job: Job) -> None:
@@ -175,11 +224,13 @@ class Keeper:
     def _ask(self, job: Job, parcels: Sequence[Parcel], progress: Progress) -> Answer:
         """Give the job to the runner and return its answer, renewing the lease meanwhile; `Attendant.ask` raises."""
         self.start_runner()
+        self._loaded.add(job.model_name)
         entry = self._settings.models.get(job.model_name)
         limits = Limits(
             job.deadline_seconds,
             entry.cpu_deadline_seconds if entry is not None else None,
             self._budgets.of(job.model_name),
+            _MORE_TIME,
         )
         return self._runner.ask(self._request(job, parcels).to_bytes(), limits, progress, lambda: self._renew(job))
 
@@ -199,9 +250,12 @@ class Keeper:
         return folder
 
     def _renew(self, job: Job) -> None:
-        with self._database.writing() as uow:
-            jobs.renew_lease(uow, job.id, job.attempt, self._owner, _LEASE_SECONDS)
-            uow.commit()
+        try:
+            with self._database.writing() as uow:
+                jobs.renew_lease(uow, job.id, job.attempt, self._owner, _LEASE_SECONDS)
+                uow.commit()
+        except DatabaseUnavailable:  # it may be back before the lease ends; the analysis has nothing to do with it
+            log.warning("job.lease_not_renewed", exc_info=True)
 
     def _commit(self, job: Job, answer: Answer, parcels: Sequence[Parcel]) -> None:
         if (answer.job_id, answer.attempt) != (job.id, job.attempt):
@@ -215,19 +269,10 @@ class Keeper:
             log.info("job.refused", code=answer.code)
         else:
             # Whatever the model left broken in its process, a context of the GPU for instance, is no other job's
+            # Neither is what another model broken there this one's: it is tried once more in a process of its own
+            tainted = job.crashes == 0 and len(self._loaded) > 1
             self.stop_runner()
-            with self._database.writing() as uow:
-                state = jobs.fail_attempt(
-                    uow,
-                    job.id,
-                    job.attempt,
-                    answer.reason,
-                    answer.transient,
-                    self._settings.inference.attempts,
-                    answer.details,
-                )
-                uow.commit()
-            log.warning("job.attempt_failed", code=answer.code, state=state)
+            self._fail(job, answer.reason, transient=answer.transient or tainted, details=answer.details)
 
     def _finish(self, job: Job, answer: Answer, parcels: Sequence[Parcel]) -> None:
         folder = f"{job.id}-{job.attempt}"
@@ -253,19 +298,24 @@ class Keeper:
         )
         with self._database.writing() as uow:
             jobs.finish_job(
-                uow, job.id, job.attempt, results, deliveries, answer.details | deviations(parcels, results)
+                uow,
+                job.id,
+                job.attempt,
+                results,
+                deliveries,
+                answer.details | deviations(parcels, results, shadow=job.model_name in self._settings.shadow_models),
             )
             uow.commit()
         log.info("job.done", results=len(results), deliveries=len(deliveries))
 
-    def _fail(self, job: Job, error: HilumError, details: Mapping[str, Any]) -> None:
+    def _fail(self, job: Job, reason: Reason, *, transient: bool, details: Mapping[str, Any]) -> None:
         try:
             with self._database.writing() as uow:
                 state = jobs.fail_attempt(
-                    uow, job.id, job.attempt, error.reason, error.transient, self._settings.inference.attempts, details
+                    uow, job.id, job.attempt, reason, transient, self._settings.inference.attempts, details
                 )
                 uow.commit()
         except LeaseLost:
             log.warning("job.lease_lost")
             return
-        log.warning("job.attempt_failed", code=error.code, state=state, final=state is JobState.FAILED)
+        log.warning("job.attempt_failed", code=reason.code, state=state, final=state is JobState.FAILED)

@@ -41,7 +41,7 @@ def _answer(settings: Settings, request: Request) -> Answer:
     except Exception as error:  # the process's edge: a strange header may raise anything, and it must be on record
         log.exception("notice.crashed")
         words = f"Writing it stopped with {type(error).__name__}; the log has the details."
-        return Answer(request.job_id, request.attempt, "failed", code="UnexpectedError", words=words, transient=True)
+        return Answer.of_crash(words, request)
     return Answer(request.job_id, request.attempt, "done", results)
 
 

@@ -26,6 +26,7 @@ def run(station: Station) -> None:
     line = endpoint(station.descriptors["line"])
     pipeline = Pipeline(station.settings, device_of(station.settings, station.index), threads_of(station.settings))
     station.announce(pipeline.facts())
+    account = Account(_teller(line))
     while pipeline.is_usable:
         try:
             order = order_of(line.recv_bytes())
@@ -34,7 +35,7 @@ def run(station: Station) -> None:
         account = Account(_teller(line))
         answer = _warm(pipeline, order, account) if isinstance(order, Warm) else _analyse(pipeline, order, account)
         line.send_bytes(answer.to_bytes())
-    log.error("runner.device_unusable")
+    log.warning("runner.used_up", left_behind=account.running.get("left_behind"))
 
 
 def _teller(line: Connection[bytes, bytes]) -> Tell:
@@ -48,7 +49,7 @@ def _warm(pipeline: Pipeline, order: Warm, account: Account) -> Answer:
         return Answer(0, 0, "failed", code=error.code, words=error.words)
     except Exception as error:  # the loop's edge: a bundle may raise anything, and the others must load
         log.exception("model.crashed", model=order.model_name)
-        return Answer(0, 0, "failed", code="UnexpectedError", words=f"Loading stopped with {type(error).__name__}.")
+        return Answer.of_crash(f"Loading stopped with {type(error).__name__}.")
     return Answer(0, 0, "done")
 
 
@@ -58,20 +59,12 @@ def _analyse(pipeline: Pipeline, request: Request, account: Account) -> Answer:
             results = pipeline.run(request, account)
         except StudyRefused as refusal:
             log.info("job.refused", code=refusal.reason.code)
-            return Answer.of_error(request, refusal, "refused", details=account.details())
+            return Answer.of_error(request, refusal, "refused", details=pipeline.details(account))
         except HilumError as error:
             log.warning("job.failed", code=error.code, exc_info=True)
-            return Answer.of_error(request, error, details=account.details())
+            return Answer.of_error(request, error, details=pipeline.details(account))
         except Exception as error:  # the loop's edge: a model may raise anything, and the next study must run
             log.exception("job.crashed")
             words = f"The analysis stopped with {type(error).__name__}; the log has the details."
-            return Answer(
-                request.job_id,
-                request.attempt,
-                "failed",
-                details=account.details(),
-                code="UnexpectedError",
-                words=words,
-                transient=True,
-            )
-    return Answer(request.job_id, request.attempt, "done", results, account.details())
+            return Answer.of_crash(words, request, pipeline.details(account))
+    return Answer(request.job_id, request.attempt, "done", results, pipeline.details(account))

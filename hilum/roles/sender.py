@@ -49,6 +49,11 @@ def run(station: Station) -> None:
     database.check_schema()
     store = FileStore(station.settings.data_dir)
     release_what_died(database, store, "sender")
+    with database.writing() as uow:
+        withheld = outbox.withhold(uow, station.settings.shadow_models)
+        uow.commit()
+    if withheld:
+        log.warning("deliveries.withheld", count=withheld)
     couriers = [
         Courier(peer, station.settings, database, store, station.stop) for peer in station.settings.destinations
     ]
@@ -73,8 +78,6 @@ class Courier:
         self._peer = peer_of(peer)
         self._ae_title = settings.node.ae_title
         self._delivery = settings.delivery
-        # Also of what was owed before the site wrote `deliver = false` nothing leaves the node
-        self._withheld = frozenset(model.name for model in settings.models.values() if not model.deliver)
         self._database = database
         self._store = store
         self._stop = stop
@@ -121,10 +124,10 @@ class Courier:
     def turn(self) -> bool:
         """Take what is due to the peer over one association; tell whether there was anything."""
         with self._database.reading() as uow:
-            if not outbox.is_delivery_waiting(uow, self.name, self._withheld):
+            if not outbox.is_delivery_waiting(uow, self.name):
                 return False
         with self._database.writing() as uow:
-            due = outbox.lease_deliveries(uow, self.name, self._owner, _LEASE_SECONDS, _AT_ONCE, self._withheld)
+            due = outbox.lease_deliveries(uow, self.name, self._owner, _LEASE_SECONDS, _AT_ONCE)
             uow.commit()
         if due:
             self._deliver(due)

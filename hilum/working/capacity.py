@@ -7,16 +7,16 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
 
 from hilum.config import Settings
-from inference.machine import machine_bytes
+from inference.machine import MEGABYTE, machine_bytes
 from inference.options import RunOptions
 
 _SHARE_OF_MACHINE: Final = 0.75  # what is left is for libraries, loaded models (a fifth of the share), and the rest
 _WARM_PART: Final = 5
-_MEGABYTE: Final = 1_000_000
 _SIGNS_OF_A_GPU: Final = ("/dev/nvidia0", "/proc/driver/nvidia/gpus", "/dev/kfd", "/dev/dxg")
 _COUNT: Final = "import torch; print(torch.cuda.device_count())"
 
@@ -33,11 +33,36 @@ def with_devices(settings: Settings) -> Settings:
 
 
 def device_of(settings: Settings, index: int) -> str:
-    """Return the device of the worker of that index."""
+    """Return the device of the worker of that index; "" where this machine lists none, as of a keeper elsewhere."""
     devices = settings.inference.devices
     if devices == "auto":
         return "auto"
     return devices[index] if index < len(devices) else ""
+
+
+def device_kind(settings: Settings) -> str:
+    """Return "cuda" where models run on GPUs, at least also, else "cpu"."""
+    return "cuda" if any(device.startswith("cuda") for device in with_devices(settings).inference.devices) else "cpu"
+
+
+def seen_by(settings: Settings, index: int) -> dict[str, str]:
+    """Return the environment in which the worker of that index sees its own GPU alone, as the first; or none.
+
+    A bundle that names a GPU by itself then means the one that it runs on.
+    """
+    kind, _, number = device_of(settings, index).partition(":")
+    if kind == "cpu":
+        return {"CUDA_VISIBLE_DEVICES": ""}
+    there = [each for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each]
+    if kind != "cuda" or not number:
+        return {}
+    place = int(number)
+    return {"CUDA_VISIBLE_DEVICES": there[place] if place < len(there) else "" if there else number}
+
+
+def torch_device(device: str) -> str:
+    """Return what torch calls a device where `seen_by` holds."""
+    return "cuda:0" if device.startswith("cuda:") else device
 
 
 def threads_of(settings: Settings) -> int:
@@ -63,13 +88,13 @@ class Budgets:
         self._settings = settings
         devices = settings.inference.devices
         self._devices = devices if devices != "auto" else ("auto",)
-        self.total_bytes = settings.inference.memory_mb * _MEGABYTE or int(machine_bytes() * _SHARE_OF_MACHINE)
+        self.total_bytes = settings.inference.memory_mb * MEGABYTE or int(machine_bytes() * _SHARE_OF_MACHINE)
 
     def of(self, model: str) -> int:
         """Return what one job of a model may hold of the machine's memory [bytes]: what its entry says, or a share."""
         entry = self._settings.models.get(model)
         own = entry.memory_mb if entry is not None else None
-        return own * _MEGABYTE if own is not None else self.total_bytes // len(self._devices)
+        return own * MEGABYTE if own is not None else self.total_bytes // len(self._devices)
 
     def on_device(self, model: str, device: str, device_bytes: int | None) -> int | None:
         """Return what one job of a model may hold of a GPU's memory [bytes]; None: all of it, as it is alone there.
@@ -81,7 +106,7 @@ class Budgets:
         """
         entry = self._settings.models.get(model)
         if entry is not None and entry.device_memory_mb is not None:
-            return entry.device_memory_mb * _MEGABYTE
+            return entry.device_memory_mb * MEGABYTE
         workers = self._devices.count(device)
         return device_bytes // workers if device_bytes is not None and workers > 1 else None
 
@@ -111,6 +136,7 @@ class Budgets:
         return sum(device_bytes if each is None else each for each in wanted) <= device_bytes
 
 
+@cache
 def _gpus() -> int:
     if not any(Path(sign).exists() for sign in _SIGNS_OF_A_GPU):
         return 0

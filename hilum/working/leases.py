@@ -1,4 +1,4 @@
-"""After a crash: what a dead node had leased is free again, since the lock on its data directory is ours."""
+"""Under which name work is leased, and how what dead workers had leased is free again."""
 
 from __future__ import annotations
 

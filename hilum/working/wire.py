@@ -7,12 +7,13 @@ ends each with one `Answer`; `News` in between tell the keeper how far it is.
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from pydantic import TypeAdapter
 
 from study.entities import Job, ResultObject
 from study.errors import HilumError, Numbers, Reason
@@ -188,6 +189,19 @@ class Answer:
             transient=error.transient,
         )
 
+    @classmethod
+    def of_crash(cls, words: str, request: Request | None = None, details: dict[str, Any] | None = None) -> Answer:
+        """Return the answer where nobody foresaw how it ended: a request is tried again, a load ahead is not."""
+        return cls(
+            request.job_id if request else 0,
+            request.attempt if request else 0,
+            "failed",
+            details=details or {},
+            code="UnexpectedError",
+            words=words,
+            transient=request is not None,
+        )
+
     @property
     def reason(self) -> Reason:
         """Return why the job was refused or failed."""
@@ -199,22 +213,11 @@ class Answer:
 
     @classmethod
     def from_bytes(cls, message: bytes) -> Answer:
-        """Return what `to_bytes` wrote."""
-        values = json.loads(message)
-        values["results"] = tuple(ResultObject(**result) for result in values["results"])
-        return cls(**values)
+        """Return what `to_bytes` wrote; ValueError for anything else, which code of others may have sent."""
+        return _ANSWER.validate_json(message, strict=True)
 
 
-def send_aside(line: Connection, message: bytes) -> None:
-    """Send without waiting: a process that never reads must not keep its keeper from the deadline."""
-
-    def send() -> None:
-        try:
-            line.send_bytes(message)
-        except OSError:
-            return  # it is gone; whoever waits for its answer sees that
-
-    threading.Thread(target=send, name="to-writer", daemon=True).start()
+_ANSWER: Final = TypeAdapter(Answer)
 
 
 def endpoint(descriptor: int) -> Connection[bytes, bytes]:

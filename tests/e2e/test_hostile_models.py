@@ -28,7 +28,7 @@ EXPECTED: Mapping[str, tuple[str, str]] = {
     "eats_memory": ("MemoryExceeded", "more than the 1500 MB that it may"),
     "closes_everything": ("RunnerDied", "closed the line to its keeper (inference)"),
     "babbles": ("RunnerDied", "said what is no answer (inference)"),
-    "promises_more": ("RunnerDied", "said what is no answer (inference)"),
+    "promises_more": ("DeadlineExceeded", "longer than 2 s and was stopped (inference)"),
     "leaves_children": ("RunnerDied", "by signal 6 (inference)"),
     "gives_nan": ("ModelOutputInvalid", "not finite"),
     "gives_other_shape": ("ModelOutputInvalid", "shape"),

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pydicom
 import pytest
 from numpy.typing import NDArray
@@ -20,6 +21,14 @@ from tests.support.validators import dcmqi_label_map
 
 SHAPE = (8, 24, 20)
 SLOW = "time.sleep(4)\n        return (image > 0).float()"
+
+
+PARENT = "subprocess.Popen(['sleep', '86396'], start_new_session=True)\n        time.sleep(60)"
+CHILD = ["sleep", "86396"]
+
+
+def children_left() -> list[int]:
+    return [process.pid for process in psutil.process_iter(["cmdline"]) if process.info["cmdline"] == CHILD]
 
 
 @pytest.fixture
@@ -103,3 +112,30 @@ def test_an_urgent_study_goes_before_those_that_wait(node: Node, tmp_path: Path)
     assert started.index("9") == len(running_before)
     assert started.index("9") < 5, "nothing waited, so nothing was proven"
     assert done["9"].priority == 100
+
+
+def test_what_a_model_started_ends_with_its_keeper(tmp_path: Path) -> None:
+    made = Node(tmp_path / "node")
+    parent = entry(tmp_path, "parent", network(PARENT), {"select.description_include": "."})
+    made.config.write_text(made.config.read_text() + parent)
+    with running(made) as node:
+        study(tmp_path / "1", 1)
+        node.send(tmp_path / "1")
+        wait_until(lambda: len(children_left()) == 1, 60, "the model's own process")
+        node.process_of("keeper").kill()
+        wait_until(lambda: not children_left(), 20, "its end")
+
+
+def test_jobs_wait_for_a_device_that_is_not_there(tmp_path: Path) -> None:
+    made = Node(tmp_path / "node", settings={"inference.devices": ["cuda:9"]})
+    made.config.write_text(
+        made.config.read_text() + entry(tmp_path, "slow", network(), {"select.description_include": "."})
+    )
+    with running(made) as node:
+        study(tmp_path / "1", 1)
+        node.send(tmp_path / "1")
+        logs = node.data_dir / "logs"
+        wait_until(lambda: any("device.unusable" in log.read_text() for log in logs.glob("keeper-*")), 60, "the log")
+        wait_until(lambda: len(slow_jobs(node)) == 1, 30, "the job")
+        assert [(job.state, job.attempt) for job in slow_jobs(node).values()] == [(JobState.QUEUED, 0)]
+        assert "FAIL device" in node.command("doctor", check=False).stdout

@@ -16,13 +16,11 @@ from db.index import (
     current_instances,
     generation,
     list_set_aside,
-    mark_for_evaluation,
-    next_silence,
     set_aside,
     snapshot,
     studies_due,
 )
-from db.queries import study_record
+from db.queries import retry_study, study_record
 from db.revisions import close_study
 from db.tables import PatientRow, StudyRow
 from study.entities import StoredInstance
@@ -151,14 +149,13 @@ def test_a_study_is_due_once_it_was_silent_and_no_more_once_it_is_closed(databas
     with database.reading() as uow:
         assert studies_due(uow, 60, START + timedelta(seconds=69.999)) == ["1.2.4"]
         assert studies_due(uow, 60, START + timedelta(seconds=70)) == ["1.2.4", STUDY]
-        assert next_silence(uow) == START - timedelta(seconds=50)
     with database.writing() as uow:
         assert close_study(uow, "1.2.4", [], "no model", generation(uow, "1.2.4")).closed
         uow.commit()
     with database.reading() as uow:
         assert studies_due(uow, 60, START + timedelta(days=1)) == [STUDY]
     with database.writing() as uow:
-        mark_for_evaluation(uow, "1.2.4")
+        assert retry_study(uow, "1.2.4") == (0, 0)
         uow.commit()
     with database.reading() as uow:
         assert studies_due(uow, 60, START + timedelta(days=1)) == ["1.2.4", STUDY]

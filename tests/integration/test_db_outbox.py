@@ -216,8 +216,7 @@ def test_what_was_kept_aside_blocks_nobody(database: Database) -> None:
     found = record(database)
     assert found.summary.state is StudyState.FAILED
     assert found.summary.reason == NEVER
-    with database.reading() as uow:
-        assert [(d.id, d.status) for d in outbox.problems(uow)] == [(batch[0].id, 0xA900)]
+    assert [(d.id, d.status) for d in found.deliveries if d.problem] == [(batch[0].id, 0xA900)]
 
 
 def test_a_dead_peer_delays_no_other_peer_and_no_other_study(database: Database) -> None:
@@ -279,21 +278,6 @@ def test_a_peer_that_stays_away_fills_no_journal(database: Database) -> None:
         postpone(database, lease(database)[0], problem=problem)
         let_time_pass(database)
     assert [event.kind for event in record(database).events].count("delivery_postponed") == 2
-
-
-def test_the_next_moment_to_look_is_known(database: Database) -> None:
-    with database.reading() as uow:
-        assert outbox.next_due(uow, "pacs") is None
-    report(database)
-    with database.reading() as uow:
-        due = outbox.next_due(uow, "pacs")
-        assert due is not None
-        assert due <= uow.now()
-    postpone(database, lease(database)[0], seconds=600)
-    with database.reading() as uow:
-        due = outbox.next_due(uow, "pacs")
-        assert due is not None
-        assert timedelta(seconds=590) < due - uow.now() <= timedelta(seconds=600)
 
 
 def test_a_retry_brings_everything_back(database: Database) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 
 from db import jobs
 from db.engine import Database
-from db.index import add_instances, generation, instances_of_job, mark_for_evaluation, studies_due
+from db.index import add_instances, generation, instances_of_job, studies_due
 from db.queries import retry_study, study_record
 from db.revisions import ClosedRevision, close_study
 from db.tables import JobRow
@@ -200,7 +200,7 @@ def test_other_settings_make_another_job(database: Database) -> None:
     add(database, [stored(1)])
     close(database, [planned([stored(1)], refusal=REFUSAL)])
     with database.writing() as uow:
-        mark_for_evaluation(uow, STUDY)
+        retry_study(uow, STUDY)
         uow.commit()
     closed = close(database, [with_parameters(planned([stored(1)]), "q" * 64)])
     assert closed.revision == 2

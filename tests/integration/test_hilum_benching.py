@@ -18,8 +18,9 @@ from typer.testing import CliRunner
 from db.index import add_instances
 from hilum.cli import app
 from hilum.config import ModelSettings, Settings
+from hilum.models.bench import Bench
 from hilum.models.benched import bench_json, show_bench
-from hilum.models.benching import Bench, bench
+from hilum.models.benching import bench
 from hilum.models.measured import measured_last, unmeasured
 from hilum.models.picking import pick
 from hilum.planning import read_cards
@@ -83,7 +84,8 @@ def site_of(home: Path, **description: object) -> Settings:
 
 
 def settings_for(home: Path, model: ModelSettings) -> Settings:
-    return Settings.model_validate({"models": {model.name: model}, "base_dir": home})
+    inference = {"devices": ["cpu"]}
+    return Settings.model_validate({"models": {model.name: model}, "inference": inference, "base_dir": home})
 
 
 def steps_of(found: Bench) -> Mapping[str, int]:
@@ -100,8 +102,9 @@ def test_each_step_is_timed_over_the_runs_and_the_model_is_loaded_once(images: P
     assert 0 < found.forward_seconds < found.inference_seconds
     assert found.share == found.forward_seconds / found.inference_seconds
     assert found.peaks["device_peak"] is None
-    assert found.apart is None  # it ran in plain float32
-    assert not (settings.data_dir / "bench").exists()
+    assert found.apart.labels is not None  # compared with the bundle as it stands, though it ran in float32 too
+    assert (found.apart.labels.differing, found.apart.labels.held) == (0, 72)
+    assert measured_last(settings, "toy") is not None
 
 
 def test_the_difference_of_a_label_map_from_float32_is_counted_and_kept(images: Path) -> None:
@@ -109,7 +112,6 @@ def test_the_difference_of_a_label_map_from_float32_is_counted_and_kept(images: 
     card = read_cards(settings)["toy"]
     assert "never measured" in (unmeasured(settings, card) or "")
     found = bench(settings, "toy", str(images), 1, "cpu")
-    assert found.apart is not None
     labels = found.apart.labels
     assert labels is not None
     assert (labels.differing, labels.held) == (48, 72)
@@ -132,7 +134,6 @@ def test_the_difference_of_probabilities_and_decisions_is_told(images: Path) -> 
     described: dict[str, Any] = {"kind": "classification", "activation": "softmax", "precision": "bfloat16"}
     settings = settings_for(images.parent, entry(bundle, **described))
     found = bench(settings, "sides", str(images.parent / "even"), 1, "cpu")
-    assert found.apart is not None
     # The scores are 0.5 and -0.5, and the other way round: softmax gives 1 / (1 + exp(-1)) and its complement
     assert found.apart.probability == pytest.approx(2 / (1 + np.exp(-1.0)) - 1, abs=1e-3)
     assert (found.apart.labels, found.apart.decisions) == (None, 2)
@@ -171,7 +172,8 @@ def test_the_command_gives_each_run_as_a_job_s_record(images: Path, monkeypatch:
     done = CliRunner().invoke(app, ["models", "bench", "toy", "images", "--runs", "2", "--device", "cpu", "--json"])
     assert (done.exit_code, done.stderr) == (0, "")
     told = json.loads(done.stdout)
-    assert (told["model"], told["slices"], told["difference"]) == ("toy", 8, None)
+    assert (told["model"], told["slices"]) == ("toy", 8)
+    assert told["difference"]["voxels"] == {"differing": 0, "held": 72, "share": 0.0}
     assert (told["seconds"]["load"]["n"], told["seconds"]["inference"]["n"]) == (1, 2)
     assert told["forward"]["share"] == pytest.approx(
         told["forward"]["seconds"] / told["forward"]["inference_seconds"], abs=0.05

@@ -20,7 +20,7 @@ from hilum.dispatching import deviations, notices_of, outgoing, settled, wishes_
 from hilum.planning import KEPT_HERE
 from study.entities import Job, PlannedJob, ResultObject
 from study.forms import SOP_CLASSES, Acceptance, Form, Parcel, Variant, Wish
-from study.states import JobState, StudyState
+from study.states import DeliveryState, JobState, StudyState
 from tests.support.databases import STUDY, migrated, planned, results, stored
 
 PEER = PeerSettings(
@@ -145,7 +145,7 @@ def test_what_a_model_found_in_the_shadow_is_kept_and_is_not_sent_later(database
     assert record.deliveries == ()
 
 
-def test_what_was_owed_of_a_model_before_it_went_into_the_shadow_waits_and_keeps_nothing_else(
+def test_what_was_owed_of_a_model_before_it_went_into_the_shadow_stays_here_until_somebody_asks(
     database: Database,
 ) -> None:
     plan = replace(planned([stored(1)]), parameters=PLANNED.parameters)
@@ -153,11 +153,30 @@ def test_what_was_owed_of_a_model_before_it_went_into_the_shadow_waits_and_keeps
     for _ in range(2):
         finish_next(database, SETTINGS)
     with database.writing() as uow:
-        due = outbox.lease_deliveries(uow, "pacs", "sender", 30, 32, withheld={"lung_ct"})
-        assert due
+        assert outbox.withhold(uow, ["lung_ct"]) == 2
+        assert outbox.withhold(uow, ["lung_ct"]) == 0
+        due = outbox.lease_deliveries(uow, "pacs", "sender", 30, 32)
         assert {jobs.job_by_id(uow, each.job_id).model_name for each in due} == {"other"}
-        assert not outbox.is_delivery_waiting(uow, "pacs", {"lung_ct"})
-        assert outbox.is_delivery_waiting(uow, "pacs")
+        for each in due:
+            outbox.delivered(uow, each.id, "sender", 0)
+        uow.commit()
+    # Neither what the configuration says by now nor a retry in the shadow lets anything go
+    with database.writing() as uow:
+        assert retry_study(uow, STUDY, ["lung_ct"]) == (0, 0)
+        assert not outbox.is_delivery_waiting(uow, "pacs")
+        uow.commit()
+    with database.reading() as uow:
+        record = study_record(uow, STUDY)
+    assert record is not None
+    assert record.summary.state is StudyState.DELIVERED
+    assert record.summary.reason is not None
+    assert record.summary.reason.words == "The results of lung_ct are kept here, and sent to nobody."
+    assert {each.state for each in record.deliveries if each.reason} == {DeliveryState.WITHHELD}
+    assert [event.kind for event in record.events].count("delivery_withheld") == 1
+    with database.writing() as uow:
+        assert retry_study(uow, STUDY) == (0, 2)
+        assert len(outbox.lease_deliveries(uow, "pacs", "sender", 30, 32)) == 2
+        uow.commit()
 
 
 def close(database: Database, plan: Sequence[PlannedJob]) -> None:

@@ -22,7 +22,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from db.engine import Database
 from db.index import add_instances, snapshot
 from db.revisions import close_study
-from hilum.config import load
+from hilum.config import Settings, load
 from hilum.doctor import _models
 from hilum.models.measured import Measured, keep, unmeasured
 from hilum.planning import plan_study, read_cards
@@ -105,6 +105,10 @@ def test_a_model_is_added_listed_and_refused_when_its_bundle_changes(home: Path)
     assert hilum(home, "models").stdout.splitlines()[2].endswith("\tyes")
 
 
+def with_devices_listed(settings: Settings, *devices: str) -> Settings:
+    return settings.model_copy(update={"inference": settings.inference.model_copy(update={"devices": devices})})
+
+
 def test_what_is_set_of_a_model_is_listed_and_a_precision_that_nobody_measured_is_advised_against(home: Path) -> None:
     own = 'precision = "bfloat16"\ncompile = true\ndeliver = false\npriority = 3\n'
     (home / "config.toml").write_text(CONFIG + own)
@@ -113,9 +117,10 @@ def test_what_is_set_of_a_model_is_listed_and_a_precision_that_nobody_measured_i
     settings = load(home / "config.toml", environment={})
     card = read_cards(settings)["lung_ct"]
     advice = (
-        "precision bfloat16 and compile are on, and the difference from float32 was never measured for this digest: "
-        "hilum models bench lung_ct STUDY"
+        "precision bfloat16 and compile are on, and the difference from float32 was never measured for this digest on "
+        "the processor: hilum models bench lung_ct STUDY"
     )
+    settings = with_devices_listed(settings, "cpu")
     (found,) = [each for each in _models(settings) if each.subject == "model lung_ct"]
     assert (found.good, found.words) == (True, f"advice: {advice}")
     measured = Measured("lung_ct", card.digest, "bfloat16", True, "cpu", "CPU", "2026-03-04T10:00:00+00:00", {})
@@ -126,6 +131,12 @@ def test_what_is_set_of_a_model_is_listed_and_a_precision_that_nobody_measured_i
     assert unmeasured(settings, card) == advice
     keep(settings, replace(measured, precision="float16"))  # of another setting
     assert unmeasured(settings, card) == advice
+    keep(settings, measured)
+    on_gpu = unmeasured(with_devices_listed(settings, "cpu", "cuda:1"), card)  # it was measured on the processor
+    assert on_gpu == advice.replace("the processor", "a GPU")
+    keep(settings, replace(measured, device="cuda:0"))
+    assert unmeasured(settings, card) == advice
+    assert unmeasured(with_devices_listed(settings, "cpu", "cuda:1"), card) is None
     (home / "var" / "bench" / "lung_ct.json").write_text("[]")
     assert unmeasured(settings, card) == advice
 

@@ -494,3 +494,12 @@ def test_one_process_at_a_time_holds_the_store(store: FileStore) -> None:
         process.kill()
     with store.lock():
         assert store.free_bytes() > 0
+
+
+def test_the_place_of_a_worker_is_held_by_one_process(tmp_path: Path) -> None:
+    store = FileStore(tmp_path)
+    busy = pytest.raises(StoreBusy, match="works as keeper-0")
+    with store.lock_of("keeper-0"), store.lock_of("keeper-1"), busy, store.lock_of("keeper-0"):
+        pass
+    with store.lock_of("keeper-0"):
+        pass

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
 
 from hilum.config import ModelSettings, Settings
-from hilum.working.capacity import Budgets, Running, device_of, threads_of, with_devices
+from hilum.working.capacity import Budgets, Running, device_of, seen_by, threads_of, with_devices
 from inference.machine import machine_bytes
 
 GB = 1_000_000_000
@@ -37,8 +38,10 @@ def test_a_list_is_left_as_it_is() -> None:
     assert [device_of(given, index) for index in range(4)] == ["cuda:1", "cpu", "cpu", ""]
 
 
-def test_workers_share_the_processor() -> None:
+def test_workers_share_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     assert threads_of(settings("cpu")) == 0
+    assert threads_of(settings("cpu", "cpu")) == 4
     assert threads_of(settings("cpu", "cpu", threads=3)) == 3
     assert threads_of(settings(*["cpu"] * 64)) == 1
 
@@ -91,3 +94,15 @@ def test_two_workers_of_one_gpu_share_its_memory() -> None:
     assert budgets.on_device("plain", "cuda:0", 10 * GB) == 5 * GB
     assert budgets.on_device("plain", "cuda:1", 10 * GB) is None
     assert budgets.on_device("third", "cuda:1", 10 * GB) == 3 * GB
+
+
+@pytest.mark.parametrize(
+    ("there", "seen"), [(None, ["", "1", "0"]), ("4,7", ["", "7", "4"]), ("4", ["", "", "4"]), ("", ["", "1", "0"])]
+)
+def test_a_worker_sees_its_own_gpu_alone(there: str | None, seen: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if there is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", there)
+    given = settings("cpu", "cuda:1", "cuda:0")
+    assert [seen_by(given, index)["CUDA_VISIBLE_DEVICES"] for index in range(3)] == seen
+    assert seen_by(Settings(), 0) == {}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import Any
 
 from hilum.course import course
+from hilum.working.attendant import Progress
 from inference.account import Account
 from study.entities import Job
 from study.states import JobState
@@ -77,6 +79,14 @@ def test_old_records_and_none_are_told_as_far_as_they_go() -> None:
     old = list(course(job({"seconds": {"inference": 2.0, "polish": 1.0}, "versions": {"hilum": "0.2"}})))
     assert old[1] == "  3.00 s: inference 2.00, polish 1.00"
     assert old[-1] == "  with hilum 0.2"
+
+
+def test_an_attempt_that_gave_no_answer_is_told_by_what_was_seen_of_it() -> None:
+    progress = Progress("inference", peak_bytes=2_500_000_000, started=time.monotonic() - 75)
+    lines = list(course(job(progress.details())))
+    assert lines[1:] == ["  stopped in inference after 75.0 s", "  peak memory 2500 MB host"]
+    at_once = list(course(job({"stopped_in": "", "stopped_after_seconds": 0.5})))
+    assert at_once[1:] == ["  stopped before its first step after 0.50 s"]
 
 
 def test_the_record_of_an_attempt_that_is_over_is_not_taken_for_the_one_that_runs() -> None:

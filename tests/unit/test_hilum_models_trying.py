@@ -13,7 +13,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from db.incoming import read_object
 from hilum.config import ModelSettings, Settings
-from hilum.models.trying import read_folder, try_models
+from hilum.models.studies import read_folder
+from hilum.models.trying import try_models
 from hilum.planning import plan_study, read_cards
 from hilum.wording import place_words, rule_words, why_words
 from study.entities import Verdict

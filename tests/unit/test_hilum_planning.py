@@ -13,7 +13,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from db.notices import is_owed
 from hilum.config import ModelSettings, PeerSettings, Settings, UrgentSettings
-from hilum.planning import KEPT_HERE, Plan, digest_of, plan_study, read_cards
+from hilum.planning import KEPT_HERE, Plan, json_digest, plan_study, read_cards
 from study.entities import StoredInstance
 from study.forms import Form
 from study.geometry import FrameOfReferencePolicy
@@ -171,7 +171,7 @@ def test_jobs_of_before_keep_their_keys() -> None:
         "uneven_spacing",
         "writer_version",
     ]
-    assert digest_of(parameters) == plan(chest()).jobs[0].parameters_digest
+    assert json_digest(parameters) == plan(chest()).jobs[0].parameters_digest
 
 
 def test_an_urgent_study_goes_first_whichever_of_its_images_say_so_and_has_the_same_key() -> None:

@@ -11,8 +11,9 @@ import pytest
 
 from hilum.config import DeliverySettings
 from hilum.roles.sender import back_off
-from hilum.working.wire import Answer, Request
+from hilum.working.wire import Answer, News, Request, Warm, order_of, report_of
 from study.entities import ResultObject
+from study.errors import Reason
 from study.headers import InstanceHeader
 from tests.support.peers import REPOSITORY
 
@@ -70,6 +71,18 @@ def test_requests_and_answers_survive_the_wire() -> None:
     result = ResultObject("seg", "1.2", "1.3", "1.4", "results/a", "d", 9)
     answer = Answer(1, 2, "done", (result,), {"seconds": 1.5})
     assert Answer.from_bytes(answer.to_bytes()) == answer
+    news, warm = News("inference", on_cpu=True), Warm("lung_ct")
+    assert [report_of(said.to_bytes()) for said in (answer, news)] == [answer, news]
+    assert [order_of(order.to_bytes()) for order in (request, warm)] == [request, warm]
+
+
+def test_a_crash_is_tried_again_where_it_was_a_job_s() -> None:
+    request = Request(7, 2, "m", "d", (), "i", {}, "p", "2026-01-02T03:04:05+00:00", "/out", "2.25.1", "s")
+    crash = Answer.of_crash("It stopped.", request, {"seconds": {}})
+    assert (crash.job_id, crash.attempt, crash.outcome, crash.transient) == (7, 2, "failed", True)
+    assert (crash.reason, crash.details) == (Reason("UnexpectedError", "It stopped."), {"seconds": {}})
+    ahead = Answer.of_crash("It stopped.")
+    assert (ahead.job_id, ahead.attempt, ahead.outcome, ahead.transient) == (0, 0, "failed", False)
 
 
 def test_back_off_doubles_to_its_bound_and_is_slow_for_a_problem() -> None:

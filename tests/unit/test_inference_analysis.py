@@ -12,6 +12,7 @@ from inference.account import Account
 from inference.analysis import Analysis, Analyst
 from inference.catalog import find_bundle, read_card
 from inference.comparing import compare
+from inference.description import ModelDescription
 from inference.options import RunOptions
 from inference.series import figures
 from inference.timing import ForwardClock
@@ -148,6 +149,31 @@ def test_planes_are_told_of_once_timed_on_demand_and_give_the_same_bytes_twice(t
     ((example, times),) = clock.inputs.values()
     assert (example.shape, times) == ((1, 1, 24, 20), 6)
     assert analyst.bare_seconds(card, RunOptions(), clock) > 0
+
+
+CLIPS = """
+import torch
+
+class Net(torch.nn.Module):
+    '''Marks all, and clips three voxels of metal in the image itself.'''
+
+    def forward(self, image):
+        marked = torch.ones_like(image)
+        image.clamp_(max=100.0)
+        return marked
+"""
+
+
+def test_a_model_that_writes_into_few_voxels_does_not_change_what_is_measured(tmp_path: Path) -> None:
+    voxels = np.full((8, 20, 20), 40.0)
+    voxels[3, 7, 9:12] = 3000.0
+    paths = save_series(ct_series(voxels), tmp_path / "series")
+    headers = [InstanceHeader.of(pydicom.dcmread(path, stop_before_pixels=True)) for path in paths]
+    geometry = assess(headers, FrameOfReferencePolicy.STRICT)
+    entry = ModelDescription(measures=("mean_attenuation",))
+    card = read_card("clips", zoo_bundle(tmp_path / "clips", network=CLIPS), entry)
+    found = Analyst("cpu").analyse(card, paths, headers, geometry).account.measurements
+    assert [each["value"] for each in found] == pytest.approx([voxels.mean()])  # 42.77 HU; clipped, 40.06
 
 
 def test_a_classifications_probabilities_are_figures_too() -> None:

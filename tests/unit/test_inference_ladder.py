@@ -19,7 +19,8 @@ import torch
 from inference.account import Account
 from inference.analysis import Analysis, Analyst
 from inference.catalog import ModelCard, read_card
-from inference.ladder import Foothold, Footholds
+from inference.ladder import Foothold, Footholds, Ladder
+from inference.memory import OutOfDeviceMemory, PerhapsOutOfDeviceMemory
 from inference.options import RunOptions
 from study.errors import BundleInvalid, DeviceOutOfMemory, InferenceError
 from study.geometry import FrameOfReferencePolicy, VolumeGeometry, assess
@@ -138,6 +139,49 @@ def test_where_the_rungs_end(foothold: Foothold, on_host: bool, may_use_cpu: boo
     assert foothold.next(on_host_already=on_host, may_use_cpu=may_use_cpu) == expected
 
 
+def test_where_a_transform_lacks_memory_fewer_windows_are_not_tried() -> None:
+    rungs, foothold = [], Foothold(8).next(on_host_already=False, may_use_cpu=True, in_transforms=True)
+    while foothold is not None:
+        rungs.append((foothold.place, foothold.windows))
+        foothold = foothold.next(on_host_already=False, may_use_cpu=True, in_transforms=True)
+    assert rungs == [("host", 8), ("cpu", None)]
+    assert Foothold(8).next(on_host_already=True, may_use_cpu=False, in_transforms=True) is None
+
+
+def test_what_may_be_a_lack_of_memory_is_tried_once_more_and_no_oftener() -> None:
+    def climb(fails: int) -> Foothold:
+        attempts = iter([PerhapsOutOfDeviceMemory("CUDNN_STATUS_INTERNAL_ERROR.")] * fails)
+
+        def attempt(foothold: Foothold) -> str:
+            for error in attempts:
+                raise error
+            return "done"
+
+        return Ladder(account, torch.device(DEVICE), None, may_use_cpu=True, let_go=list).climb(Foothold(8), attempt)[1]
+
+    account = Account()
+    assert climb(1) == Foothold(4)
+    assert [step["step"] for step in account.memory_steps] == ["suspected", "smaller_batch"]
+    with pytest.raises(InferenceError, match="CUDNN_STATUS_INTERNAL_ERROR"):
+        climb(2)
+
+
+@pytest.mark.parametrize(("alone", "words"), [(True, ""), (False, "may differ")])
+def test_smaller_batches_are_on_record_with_what_they_may_change(alone: bool, words: str) -> None:
+    account, device = Account(), torch.device(DEVICE)
+    ladder = Ladder(account, device, None, may_use_cpu=False, let_go=list, takes_each_alone=alone)
+    attempts = iter([OutOfDeviceMemory("short")])
+
+    def attempt(foothold: Foothold) -> str:
+        for error in attempts:
+            raise error
+        return "done"
+
+    ladder.climb(Foothold(2), attempt)
+    said = account.memory_steps[-1]["words"]
+    assert (words in said, "may differ" in said) == (True, not alone)
+
+
 def test_a_small_series_is_not_held_back_by_what_a_large_one_needed() -> None:
     footholds = Footholds()
     footholds.note("model", 1000, Foothold(2))
@@ -148,16 +192,32 @@ def test_a_small_series_is_not_held_back_by_what_a_large_one_needed() -> None:
     assert footholds.of("another", 9000) is None
 
 
-def test_a_smaller_batch_is_enough_and_is_remembered(tmp_path: Path) -> None:
-    at, analyst = bench(tmp_path), Analyst(DEVICE)
+def test_what_was_needed_is_forgotten_after_an_hour_or_many_series() -> None:
+    now = [0.0]
+    footholds = Footholds(clock=lambda: now[0])
+    footholds.note("model", 1000, Foothold(2))
+    now[0] = 3599.0
+    assert footholds.of("model", 1000) == Foothold(2)
+    now[0] = 3600.0
+    assert footholds.of("model", 1000) is None
+    footholds.note("model", 1000, Foothold(1))
+    assert [footholds.of("model", 2000) for _ in range(51)] == [Foothold(1)] * 50 + [None]
+
+
+def test_a_smaller_batch_is_enough_and_is_remembered_for_a_while(tmp_path: Path) -> None:
+    now = [0.0]
+    at, analyst = bench(tmp_path), Analyst(DEVICE, clock=lambda: now[0])
     card = at.model(most=2)
     first = at.analyse(analyst, card)
     assert at.check(first) == ["smaller_batch", "smaller_batch"]
     assert [(step["before"], step["windows"]) for step in first.account.memory_steps] == [(8, 4), (4, 2)]
     assert "8 windows at a time; went on with" in first.account.memory_steps[0]["words"]
     assert first.account.running["windows_at_a_time"] == 2
+    now[0] = 3000.0
     again = at.analyse(analyst, card)
     assert at.check(again) == ["begun_with"]
+    now[0] = 4000.0  # that it was enough again makes it no younger
+    assert at.check(at.analyse(analyst, card)) == ["smaller_batch", "smaller_batch"]
     assert (first.account.was_warm, again.account.was_warm) == (False, True)
     assert at.loads() == [DEVICE]
 
@@ -166,8 +226,8 @@ def test_the_host_takes_volume_and_transforms(tmp_path: Path) -> None:
     """The transform wrote into the image before it failed: the next attempt has the images again, as they were."""
     at = bench(tmp_path)
     done = at.analyse(Analyst(DEVICE), at.model(fits=False))
-    assert at.check(done)[-1] == "stitch_on_host"
-    assert done.account.running["stitched_on_host"]
+    assert at.check(done) == ["stitch_on_host"]
+    assert (done.account.running["stitched_on_host"], done.account.running["windows_at_a_time"]) == (True, 8)
     assert str(done.account.device) == DEVICE
     assert not any(on_cpu for _, on_cpu in at.told)
 

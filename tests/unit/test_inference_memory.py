@@ -10,6 +10,7 @@ from inference.memory import (
     HOST,
     MEGABYTE,
     OutOfDeviceMemory,
+    PerhapsOutOfDeviceMemory,
     answers,
     at_most,
     device_bytes,
@@ -41,11 +42,29 @@ def wrapped(cause: Exception) -> Exception:
         RuntimeError(
             "The following operation failed in the TorchScript interpreter.\nRuntimeError: CUDA out of memory."
         ),
+        torch.jit.Error("RuntimeError: CUDA out of memory."),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
     ],
 )
 def test_a_device_says_in_many_ways_that_its_memory_does_not_suffice(error: Exception) -> None:
     for each in (error, wrapped(error), wrapped(wrapped(error))):
         assert isinstance(memory_error(each, torch.device("cuda:0"), "this series"), OutOfDeviceMemory)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "GET was unable to find an engine to execute this computation",
+        "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_what_may_be_a_lack_of_memory_is_told_from_what_is(words: str) -> None:
+    device = torch.device("cuda:0")
+    assert isinstance(memory_error(RuntimeError(words), device, "this series"), PerhapsOutOfDeviceMemory)
+    certain = memory_error(RuntimeError(f"{words}: CUDA out of memory"), device, "this series")
+    assert not isinstance(certain, PerhapsOutOfDeviceMemory)
 
 
 def test_an_error_that_was_raised_while_another_was_handled_is_looked_through() -> None:

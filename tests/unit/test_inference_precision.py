@@ -111,12 +111,61 @@ def test_networks_of_two_dimensions_alone_are_laid_out_by_channels() -> None:
 
 
 def test_planes_go_one_at_a_time_on_the_processor_and_all_else_as_the_bundle_says() -> None:
-    planar, solid = torch.nn.Conv2d(4, 4, 3), torch.nn.Conv3d(4, 4, 3)
+    planar, solid = torch.nn.Conv2d(4, 4, 3).eval(), torch.nn.Conv3d(4, 4, 3).eval()
     slices = SliceInferer(roi_size=[8, 8], sw_batch_size=4)
     assert windows_at_a_time(slices, planar, CPU) == 1
     assert windows_at_a_time(slices, planar, GPU) == 4
     assert windows_at_a_time(SlidingWindowInferer([8, 8, 8], sw_batch_size=3), solid, CPU) == 3
     assert windows_at_a_time(SimpleInferer(), planar, CPU) is None
+    assert windows_at_a_time(slices, planar, CPU, as_it_stands=True) == 4
+
+
+class Own(torch.nn.Module):
+    """A bundle's own network: each window is compared with the mean of all that go with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.same = torch.nn.Conv2d(1, 1, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.same(image)
+        return (found > found.mean()).float()
+
+
+def planar(*more: torch.nn.Module) -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), *more).eval()
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("scripted", [False, True])
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        (planar(torch.nn.BatchNorm2d(1), torch.nn.ReLU(inplace=True)), 1),
+        (planar(torch.nn.BatchNorm2d(1, track_running_stats=False)), 4),
+        (planar(torch.nn.BatchNorm2d(1).train()).train(), 4),
+        (Own().eval(), 4),
+    ],
+)
+def test_the_number_of_windows_stays_where_the_result_may_depend_on_it(
+    network: torch.nn.Module, expected: int, scripted: bool
+) -> None:
+    network = torch.jit.script(network) if scripted else network
+    assert windows_at_a_time(SliceInferer(roi_size=[8, 8], sw_batch_size=4), network, CPU) == expected
+
+
+def test_a_network_as_it_stands_is_not_made_quick(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "toy")
+    options = RunOptions(precision="bfloat16", compile=True, as_it_stands=True)
+    loaded = load_bundle(bundle, CPU, options)
+    assert (loaded.precision, loaded.compiled, loaded.memory_format) == ("float32", False, "contiguous")
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_libraries_tell_authors_of_bundles_is_not_shown(tmp_path: Path) -> None:
+    orient = {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS"}  # of its labels, MONAI warns
+    bundle = write_bundle(tmp_path / "toy", preprocessing=[orient])
+    load_bundle(bundle, CPU)
 
 
 def test_an_inferer_that_adapts_itself_in_silence_is_told_where_to_work(tmp_path: Path) -> None:

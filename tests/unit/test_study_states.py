@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from study.completion import by_quiet_period
 from study.states import DeliveryState, JobState, StudyState, delivery_sources, job_sources, study_state
 
 J, D, S = JobState, DeliveryState, StudyState
@@ -84,31 +81,12 @@ def test_moves_of_a_job(target: JobState, sources: set[JobState]) -> None:
 @pytest.mark.parametrize(
     ("target", "sources"),
     [
-        (D.PENDING, {D.KEPT_ASIDE, D.STANDBY}),
+        (D.PENDING, {D.KEPT_ASIDE, D.STANDBY, D.WITHHELD}),
         (D.DELIVERED, {D.PENDING}),
         (D.KEPT_ASIDE, {D.PENDING}),
         (D.REPLACED, {D.PENDING}),
+        (D.WITHHELD, {D.PENDING}),
     ],
 )
 def test_moves_of_a_delivery(target: DeliveryState, sources: set[DeliveryState]) -> None:
     assert delivery_sources(target) == sources
-
-
-LAST = datetime(2026, 1, 2, 10, 0, tzinfo=UTC)
-
-
-@pytest.mark.parametrize(
-    ("silence", "quiet", "complete"),
-    [(59.999, 60, False), (60, 60, True), (3600, 60, True), (0, 0, True), (0, 0.5, False), (-10, 60, False)],
-)
-def test_quiet_period(silence: float, quiet: float, complete: bool) -> None:
-    decision = by_quiet_period(last_received_at=LAST, now=LAST + timedelta(seconds=silence), quiet_seconds=quiet)
-    assert decision.complete is complete
-
-
-def test_reasons_of_completion() -> None:
-    def reason(seconds: float) -> str:
-        return by_quiet_period(last_received_at=LAST, now=LAST + timedelta(seconds=seconds), quiet_seconds=60).reason
-
-    assert reason(90) == "no new instance for 60 s"
-    assert reason(17.5) == "complete in 42.5 s unless a new instance arrives"
