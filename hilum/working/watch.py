@@ -63,7 +63,7 @@ class Progress:
     peak_bytes: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     _since: float = field(default_factory=time.monotonic)
-    _started: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=time.monotonic)
 
     def begin(self, step: str, *, on_cpu: bool) -> None:
         """Note that a step begins, and that the one before it ended."""
@@ -81,7 +81,7 @@ class Progress:
         """Return for a job's record how far an attempt came that ended without an answer."""
         return {
             "stopped_in": self.step,
-            "stopped_after_seconds": round(time.monotonic() - self._started, 3),
+            "stopped_after_seconds": round(time.monotonic() - self.started, 3),
             "seconds": {step: round(seconds, 4) for step, seconds in self.seconds.items()},
             "memory_mb": {"host_peak": self.peak_bytes // MEGABYTE, "device_peak": None},
         }

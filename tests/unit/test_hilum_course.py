@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hilum.course import course
-from hilum.working.attendant import Progress
+from hilum.working.watch import Progress
 from inference.account import Account
 from study.entities import Job
 from study.states import JobState
