@@ -268,8 +268,8 @@ class Keeper:
                 uow.commit()
             log.info("job.refused", code=answer.code)
         else:
-            # Whatever the model left broken in its process, a context of the GPU for instance, is no other job's
-            # Neither is what another model broken there this one's: it is tried once more in a process of its own
+            # What the model left broken in its process, a context of the GPU for instance, is no other job's. Nor is
+            # what others had broken there this one's: it is tried once more, in a new process.
             tainted = job.crashes == 0 and len(self._loaded) > 1
             self.stop_runner()
             self._fail(job, answer.reason, transient=answer.transient or tainted, details=answer.details)

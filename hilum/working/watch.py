@@ -115,6 +115,7 @@ class Watch:
         self._pid = pid
         self._members = members
         self._heartbeat = heartbeat
+        self._moved = False
         self._deadline_seconds = _START_SECONDS
         self._deadline = time.monotonic() + _START_SECONDS
         self._next_beat = time.monotonic() + _HEARTBEAT_SECONDS
@@ -125,7 +126,8 @@ class Watch:
         if not self._progress.step:
             self._memory.begin()
             self._allow(self._limits.deadline_seconds)
-        if on_cpu and not self._progress.on_cpu and self._limits.cpu_deadline_seconds is not None:
+        if on_cpu and not self._moved and self._limits.cpu_deadline_seconds is not None:
+            self._moved = True  # once: whoever says it again and again gains nothing
             self._allow(self._limits.cpu_deadline_seconds)
         self._progress.begin(step, on_cpu=on_cpu)
 
