@@ -119,16 +119,22 @@ class Attendant:
             self._child.reap()
             self._child = None
             _OURS.discard(pid)
-            end_processes([*started, *(orphans(_OURS) if self._adopting else ())])
+            end_processes([*started, *self._detached()])
 
     @property
     def is_clean(self) -> bool:
-        """Tell whether the child's last order left nothing behind: no process that runs on, and nothing unheard."""
-        return self._line is not None and self._line.is_quiet and not self._started()
+        """Tell whether the child's last order left nothing behind: no detached process, and nothing unheard.
+
+        Of processes that it still has as its children it knows itself which are its libraries' own.
+        """
+        return self._line is not None and self._line.is_quiet and not self._detached()
 
     def _started(self) -> list[psutil.Process]:
         own = family(self._child.process.pid) if self._child is not None else []
-        return [*own, *(orphans(_OURS) if self._adopting else ())]
+        return [*own, *self._detached()]
+
+    def _detached(self) -> list[psutil.Process]:
+        return orphans(_OURS) if self._adopting else []
 
     def ask(
         self, order: bytes, limits: Limits, progress: Progress, heartbeat: Callable[[], None] | None = None
