@@ -31,7 +31,15 @@ from hilum.working.warming import Warming
 from hilum.working.watch import Limits, Progress
 from hilum.working.wire import Answer, Request, Warm
 from study.entities import Job
-from study.errors import DatabaseUnavailable, HilumError, LeaseLost, Reason, RunnerDied
+from study.errors import (
+    DatabaseUnavailable,
+    HilumError,
+    InferenceError,
+    LeaseLost,
+    ModelOutputInvalid,
+    Reason,
+    RunnerDied,
+)
 from study.forms import Parcel, all_variants
 from study.states import JobState
 
@@ -44,6 +52,8 @@ _WARM_UP_SECONDS = 120.0  # the longest that a job waits for another model to be
 
 _DEVICE_PAUSE_SECONDS = 60.0  # between two tries of a device that can not be used
 _OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+
+_OF_THE_MODEL = frozenset({InferenceError.code, ModelOutputInvalid.code})
 
 _MORE_TIME = "deadline_seconds (on the processor: cpu_deadline_seconds) in the model's entry gives it more"
 
@@ -270,7 +280,7 @@ class Keeper:
         else:
             # What the model left broken in its process, a context of the GPU for instance, is no other job's. Nor is
             # what others had broken there this one's: it is tried once more, in a new process.
-            tainted = job.crashes == 0 and len(self._loaded) > 1
+            tainted = answer.code in _OF_THE_MODEL and job.crashes == 0 and len(self._loaded) > 1
             self.stop_runner()
             self._fail(job, answer.reason, transient=answer.transient or tainted, details=answer.details)
 

@@ -61,7 +61,7 @@ def test_without_a_gpu_it_is_said_that_the_ladder_was_not_measured(capsys: pytes
     assert "not measured" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_limit_that_is_too_small_says_so(case: Case) -> None:
     limited = within(case, torch.device("cuda:0"), 1)
     assert "does not suffice" in limited.failed
