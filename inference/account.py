@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import torch
 
+from inference.machine import MEGABYTE
 from inference.timing import ForwardClock
 
 _VERSIONED: Final = ("hilum", "torch", "monai", "numpy", "scipy", "pydicom", "highdicom", "connected-components-3d")
-_MEGABYTE: Final = 1e6
 _RESET_PEAK: Final = b"5"  # written to clear_refs, it makes the high water mark what is held now (proc(5))
 
 Tell = Callable[[str, bool], None]
@@ -122,7 +122,7 @@ class Account:
     def _device_peak_mb(self) -> int | None:
         if not torch.cuda.is_available() or (self.device.type != "cuda" and not self._on_cpu_instead):
             return None
-        return round(torch.cuda.max_memory_allocated() / _MEGABYTE)
+        return round(torch.cuda.max_memory_allocated() / MEGABYTE)
 
 
 def versions() -> dict[str, str]:
@@ -149,4 +149,4 @@ def _host_peak_mb() -> int | None:
     except OSError:
         return None
     kilobytes = next((line.split()[1] for line in lines if line.startswith("VmHWM")), None)
-    return None if kilobytes is None else round(int(kilobytes) * 1024 / _MEGABYTE)
+    return None if kilobytes is None else round(int(kilobytes) * 1024 / MEGABYTE)

@@ -15,16 +15,14 @@ from pydicom.dataset import Dataset
 from inference.account import Account
 from inference.bundle import LoadedBundle, choose_device, load_bundle
 from inference.catalog import ModelCard, digest_of
-from inference.feeding import at_work
 from inference.ladder import Foothold, Footholds, Ladder
-from inference.memory import HOST, MEGABYTE, OutOfDeviceMemory, answers, at_most, device_bytes, give_back
+from inference.machine import MEGABYTE
+from inference.memory import HOST, OutOfDeviceMemory, answers, at_most, device_bytes, give_back
 from inference.options import RunOptions
 from inference.pixels import Pixels
-from inference.precision import reduced
 from inference.series import Said, Series, figures
 from inference.shelf import Key, Shelf
 from inference.surroundings import SEED
-from inference.timing import ForwardClock
 from inference.traces import Traces
 from study.errors import BundleInvalid, DeviceOutOfMemory
 from study.geometry import VolumeGeometry
@@ -170,13 +168,6 @@ class Analyst:
         account.measurements = figures(said.result_set)
         result = replace(said.result_set, limits=(*notes, *said.result_set.limits))
         return Analysis(result, said.datasets, series.pixels(), account)
-
-    def bare_seconds(self, card: ModelCard, options: RunOptions, clock: ForwardClock) -> float:
-        """Return how long the network alone takes for all that a clock counted in an analysis [s]."""
-        bundle = self.load(card, options)
-        limited = at_most(self.device, options.device_memory_bytes)
-        with limited, at_work(bundle), reduced(bundle.device, bundle.precision):
-            return clock.seconds_alone(bundle.network, bundle.device)
 
     def _climb(self, card: ModelCard, series: Series, options: RunOptions, account: Account) -> Said:
         """Return what the model says, with as small a demand for memory as it takes."""

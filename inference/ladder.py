@@ -15,7 +15,8 @@ from typing import Final, Literal, TypeVar
 import torch
 
 from inference.account import Account
-from inference.memory import HOST, MEGABYTE, OutOfDeviceMemory, PerhapsOutOfDeviceMemory, give_back
+from inference.machine import MEGABYTE
+from inference.memory import HOST, OutOfDeviceMemory, PerhapsOutOfDeviceMemory, give_back
 from study.errors import DeviceOutOfMemory, InferenceError
 
 Place = Literal["device", "host", "cpu"]

@@ -14,7 +14,6 @@ import torch
 from inference.machine import machine_bytes
 from study.errors import DeviceOutOfMemory
 
-MEGABYTE: Final = 1_000_000
 HOST: Final = torch.device("cpu")
 
 _OF_DEVICE: Final = (

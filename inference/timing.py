@@ -1,9 +1,9 @@
-"""How long the network itself takes within an analysis, and alone: for `hilum models bench`."""
+"""How long the network itself takes within an analysis: for `hilum models bench`."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,45 +19,27 @@ class ForwardClock:
     ----------
     seconds, calls
         Of the network's forward, all in all.
-    inputs
-        Of each shape that went in: an example, and how often it went.
     """
 
     seconds: float = 0.0
     calls: int = 0
-    inputs: dict[tuple[int, ...], tuple[torch.Tensor, int]] = field(default_factory=dict)
 
     def on(self, network: torch.nn.Module) -> torch.nn.Module:
         """Return the network, its forward timed."""
         return _Timed(network, self)
 
-    def count(self, image: torch.Tensor, seconds: float) -> None:
+    def count(self, seconds: float) -> None:
         """Count one forward."""
         self.seconds += seconds
         self.calls += 1
-        example, times = self.inputs.get(tuple(image.shape), (None, 0))
-        self.inputs[tuple(image.shape)] = (image.detach().clone() if example is None else example, times + 1)
 
     def figures(self) -> dict[str, float]:
         """Return what was counted, as it stands in an analysis's record."""
         return {"forward_seconds": round(self.seconds, 4), "forward_calls": self.calls}
 
-    def seconds_alone(self, network: torch.nn.Module, device: torch.device) -> float:
-        """Return how long a network takes for as many images of each shape, and nothing else [s]."""
-        images = [(example.to(device), times) for example, times in self.inputs.values()]
-        for image, _ in images:
-            network(image)  # the first of a shape also chooses how to compute it
-        started = time.perf_counter()
-        for image, times in images:
-            for _ in range(times):
-                network(image)
-            _wait(image)
-        return time.perf_counter() - started
-
     def start_anew(self) -> None:
         """Forget what was counted: the passage that it belongs to is begun again."""
         self.seconds, self.calls = 0.0, 0
-        self.inputs.clear()
 
 
 class _Timed(torch.nn.Module):
@@ -73,7 +55,7 @@ class _Timed(torch.nn.Module):
         started = time.perf_counter()
         prediction = self.network(image, *further, **named)
         _wait(image)
-        self._clock.count(image, time.perf_counter() - started)
+        self._clock.count(time.perf_counter() - started)
         return prediction
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - an inferer of the bundle's own may ask for anything

@@ -146,9 +146,6 @@ def test_planes_are_told_of_once_timed_on_demand_and_give_the_same_bytes_twice(t
     assert found[0] == found[1]
     assert account.running["forward_calls"] == clock.calls == 6
     assert 0 < account.running["forward_seconds"] <= account.seconds["inference"]
-    ((example, times),) = clock.inputs.values()
-    assert (example.shape, times) == ((1, 1, 24, 20), 6)
-    assert analyst.bare_seconds(card, RunOptions(), clock) > 0
 
 
 CLIPS = """

@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from inference.machine import machine_bytes
+from inference.machine import MEGABYTE, machine_bytes
 from inference.memory import (
     HOST,
-    MEGABYTE,
     OutOfDeviceMemory,
     PerhapsOutOfDeviceMemory,
     answers,
