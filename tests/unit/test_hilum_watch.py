@@ -72,6 +72,7 @@ def test_the_processor_s_deadline_begins_once(clock: SimpleNamespace) -> None:
     clock.now += 9
     watched.hear("inference", on_cpu=True)
     clock.now += 99
+    watched.hear("inference", on_cpu=False)  # whoever goes back and forth gains nothing
     watched.hear("postprocess", on_cpu=True)
     watched.look()
     assert (progress.step, progress.on_cpu) == ("postprocess", True)
