@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, cast
+from typing import Annotated, Final, Literal, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from hilum.mistakes import explain, nearest
+from hilum.layers import Layer, LayerSource, environment_layer, file_layer, flag_layer
+from hilum.mistakes import explain
 from inference.catalog import is_builtin
 from inference.description import ModelDescription, texts
 from inference.options import Precision
@@ -30,8 +28,6 @@ from study.uids import ae_title
 from study.urgency import UrgencyRule
 
 DEFAULT_FILE = Path("config.toml")
-_PREFIX = "HILUM_"
-_NAMED_LISTS = ("peers", "models", "urgent")
 
 AETitleText = Annotated[str, AfterValidator(ae_title)]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
@@ -365,29 +361,6 @@ class Settings(BaseSettings):
         return str((self.base_dir / model.bundle).resolve())
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """One source of values, and how its keys are named to a person."""
-
-    values: dict[str, Any]
-    names: dict[tuple[str, ...], str]
-
-
-class _LayerSource(PydanticBaseSettingsSource):
-    def __init__(self, settings_cls: type[BaseSettings], layer: _Layer) -> None:
-        super().__init__(settings_cls)
-        self._layer = layer
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Return one top-level value."""
-        del field
-        return self._layer.values.get(field_name), field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        """Return the layer's values."""
-        return self._layer.values
-
-
 def load(
     file: Path | None = None,
     assignments: Sequence[str] = (),
@@ -414,10 +387,11 @@ def load(
         One line for each mistake, naming the source, the key and the remedy.
     """
     path = file or DEFAULT_FILE
-    from_file = _Layer({}, {}) if file is None and file_is_optional else _file_layer(path)
+    sections = [name for name in Settings.model_fields if name != "base_dir"]
+    from_file = Layer({}, {}) if file is None and file_is_optional else file_layer(path)
     layers = (
-        _flag_layer(assignments, from_file.values),
-        _environment_layer(os.environ if environment is None else environment, from_file.values),
+        flag_layer(assignments, from_file.values, sections),
+        environment_layer(os.environ if environment is None else environment, from_file.values, sections),
         from_file,
     )
 
@@ -428,7 +402,7 @@ def load(
         ) -> tuple[PydanticBaseSettingsSource, ...]:
             del args
             own = cast("PydanticBaseSettingsSource", kwargs["init_settings"])
-            return (own, *(_LayerSource(settings_cls, layer) for layer in layers))
+            return (own, *(LayerSource(settings_cls, layer) for layer in layers))
 
     base_dir = Path.cwd() if file is None and file_is_optional else path.resolve().parent
     try:
@@ -436,106 +410,3 @@ def load(
     except ValidationError as error:
         raise ConfigError(explain(error, Settings, [layer.names for layer in layers], path)) from None
     return Settings(**{name: getattr(loaded, name) for name in Settings.model_fields})
-
-
-def file_text(path: Path) -> str:
-    """Return the text of a configuration file, its line ends as they are.
-
-    Raises
-    ------
-    ConfigError
-        If it is missing, or can not be read.
-    """
-    try:
-        return path.read_bytes().decode()
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{path.resolve()}: the configuration file is missing; copy config.toml from the repository, "
-            "or name one with --config FILE"
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"{path}: can not be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not valid TOML: {error}") from None
-
-
-def _file_layer(path: Path) -> _Layer:
-    text = file_text(path)
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: is not valid TOML: {error}") from None
-    if "base_dir" in values:
-        raise ConfigError(f"{path}: base_dir: unknown key; remove it")
-    for key in _NAMED_LISTS:
-        if key in values:
-            values[key] = _by_name(values[key], key, path)
-    return _Layer(values, {})
-
-
-def _by_name(entries: object, key: str, path: Path) -> dict[str, Any]:
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise ConfigError(f"{path}: {key}: must be a list of tables; write [[{key}]] above each entry")
-    named: dict[str, Any] = {}
-    for index, entry in enumerate(entries, start=1):
-        name = entry.get("name")
-        if not isinstance(name, str):
-            raise ConfigError(f'{path}: {key}: entry {index} has no name; add name = "..."')
-        if name in named:
-            raise ConfigError(f"{path}: {key}.{name}: the name occurs twice; give each entry its own")
-        named[name] = entry
-    return named
-
-
-def _flag_layer(assignments: Sequence[str], below: Mapping[str, Any]) -> _Layer:
-    layer = _Layer({}, {})
-    for assignment in assignments:
-        key, separator, value = assignment.partition("=")
-        if not separator or not key.strip():
-            raise ConfigError(f"--set {assignment}: write it as --set section.key=value")
-        _put(layer, key.strip().split("."), value.strip(), f"--set {key.strip()}", below)
-    return layer
-
-
-def _environment_layer(environment: Mapping[str, str], below: Mapping[str, Any]) -> _Layer:
-    layer = _Layer({}, {})
-    for variable, value in sorted(environment.items()):
-        if variable.startswith(_PREFIX):
-            keys = variable.removeprefix(_PREFIX).lower().split("__")
-            _put(layer, keys, value, variable, below)
-    return layer
-
-
-def _put(layer: _Layer, keys: list[str], text: str, source: str, below: Mapping[str, Any]) -> None:
-    if keys[0] not in Settings.model_fields or keys[0] == "base_dir" or len(keys) < 2:
-        raise ConfigError(
-            f"{source}: unknown key; {nearest(keys[0], (name for name in Settings.model_fields if name != 'base_dir'))}"
-        )
-    if keys[0] in _NAMED_LISTS:
-        if len(keys) < 3:
-            raise ConfigError(f"{source}: write it as {keys[0]}.NAME.key")
-        known = {str(name).lower(): str(name) for name in below.get(keys[0], {})}
-        keys = [keys[0], known.get(keys[1].lower(), keys[1]), *keys[2:]]
-    table: Any = layer.values
-    for depth, key in enumerate(keys[:-1]):
-        table = table.setdefault(key, {})
-        if not isinstance(table, dict):
-            raise ConfigError(
-                f"{source}: {'.'.join(keys[: depth + 1])} is given as a whole too; leave out one of the two"
-            )
-        if keys[0] in _NAMED_LISTS and depth == 1:
-            table.setdefault("name", keys[1])
-    if isinstance(table.get(keys[-1]), dict):
-        raise ConfigError(f"{source}: keys within {'.'.join(keys)} are given too; leave out one of the two")
-    table[keys[-1]] = _value(text, source)
-    layer.names[tuple(keys)] = source
-
-
-def _value(text: str, source: str) -> object:
-    """Read lists and quoted strings as TOML; everything else is text that pydantic turns into the key's type."""
-    if not text.startswith(("[", '"', "'")):
-        return text
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source}: is not a valid value: {error}") from None

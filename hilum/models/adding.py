@@ -13,7 +13,8 @@ from typing import Final
 from pydantic import ValidationError
 
 from db.durable import draft_of, publish
-from hilum.config import DEFAULT_FILE, NAME_PATTERN, file_text, load
+from hilum.config import DEFAULT_FILE, NAME_PATTERN, load
+from hilum.layers import file_text
 from hilum.models.entries import block, entries_of, with_entry, with_values
 from hilum.models.inspecting import Look, look_at
 from hilum.planning import read_cards
