@@ -23,7 +23,13 @@ class EventKind(StrEnum):
     OTHER_VERSION = "other_version"  # other bytes under a known SOP Instance UID
     UID_ELSEWHERE = "uid_elsewhere"  # the UID is known from another study or series
     COMPLETE = "complete"
+    COMPLETE_UNPROVEN = "complete_unproven"  # the archive could not say it, and the quiet period decided
+    MISSING_FETCHED = "missing_fetched"  # the archive held more than was here
+    MISSING_NOT_FETCHED = "missing_not_fetched"
+    SERIES_INCOMPLETE = "series_incomplete"  # the archive holds more of it, which could not be had
     NOT_SELECTED = "not_selected"
+    ANALYSIS_REQUESTED = "analysis_requested"  # a person wants it analysed, whatever its age and senders
+    PASSED_OVER = "passed_over"  # it came during a pause, and was let go of at its end
     JOB_QUEUED = "job_queued"
     JOB_REFUSED = "job_refused"
     JOB_SUPERSEDED = "job_superseded"
@@ -32,7 +38,10 @@ class EventKind(StrEnum):
     JOB_ATTEMPT_FAILED = "job_attempt_failed"
     JOB_FAILED = "job_failed"
     JOB_DONE = "job_done"
+    DELIVERY_STORED = "delivery_stored"  # the peer stored it, and has still to commit itself to keep it
     DELIVERED = "delivered"
+    COMMITMENT_FAILED = "commitment_failed"  # the peer does not keep what it had stored: it is sent again
+    COMMITMENT_UNPROVEN = "commitment_unproven"  # the peer does not say whether it keeps it
     DELIVERY_POSTPONED = "delivery_postponed"
     DELIVERY_KEPT_ASIDE = "delivery_kept_aside"
     DELIVERY_WITHHELD = "delivery_withheld"  # the site wants no more of the model's results to go out
@@ -40,6 +49,8 @@ class EventKind(StrEnum):
     NOTICE_WRITTEN = "notice_written"  # the refusal report for the PACS
     NOTICE_FAILED = "notice_failed"
     RETRY = "retry"
+    WITHDRAWN = "withdrawn"  # a person took results back
+    REJECTION_OWED = "rejection_owed"  # a peer stored, or may have stored, what was taken back meanwhile
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@
 ``store/<study>/manifest.jsonl``     what can not be rebuilt from the files: results, deliveries
 ``results/<study>/``                 result objects
 ``aside/``                           received files that could not be indexed, each with its reason
+``commitment/``                      storage commitment messages of peers, until somebody has acted upon them
 ``work/``                            what only a running process needs
 ``node.json``, ``node.lock``         the node's lasting identity, and the lock of who runs it
 =================================== ======================================================================
@@ -125,6 +126,7 @@ class FileStore:
             size=found.size,
             calling_ae_title=found.calling_ae_title,
             received_at=received_at,
+            fetched=found.fetched,
         )
 
     def move_in(self, instances: Sequence[StoredInstance]) -> None:

@@ -30,6 +30,7 @@ from study.errors import ArchiveError
 from study.frames import FUNCTIONAL_GROUPS
 from study.functional_groups import GROUP_KEYWORDS
 from study.headers import IMAGE_KEYWORDS, InstanceHeader
+from study.implementation import FETCHED, FETCHED_CREATOR_UID
 from study.uids import is_storable_uid
 
 _PREAMBLE: Final = 128
@@ -53,6 +54,9 @@ _IMPLICIT_VR = "1.2.840.10008.1.2"
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _TRANSFER_SYNTAX_UID = BaseTag(0x00020010)
 _SENDING_AE_TITLE = BaseTag(0x00020017)
+_PRIVATE_CREATOR_UID = BaseTag(0x00020100)
+_PRIVATE = BaseTag(0x00020102)
+_META_TAGS: Final[list[BaseTag | int]] = [_TRANSFER_SYNTAX_UID, _SENDING_AE_TITLE, _PRIVATE_CREATOR_UID, _PRIVATE]
 
 
 def _tags(keywords: Iterable[str]) -> list[BaseTag | int]:
@@ -91,12 +95,15 @@ class IncomingObject:
         SHA-256 of the encoded data set without file meta, hexadecimal.
     size
         Of the file [bytes].
+    fetched
+        Whether the file says that it came because we asked for it.
     """
 
     header: InstanceHeader
     digest: str
     size: int
     calling_ae_title: str
+    fetched: bool = False
 
 
 def read_object(path: Path) -> IncomingObject:
@@ -114,7 +121,7 @@ def read_object(path: Path) -> IncomingObject:
         start, meta = _read_meta(file)
         header = _read_header(file, start, _meta_text(meta, _TRANSFER_SYNTAX_UID))
         digest, size = _digest(file, start)
-        return IncomingObject(header, digest, size, _meta_text(meta, _SENDING_AE_TITLE))
+        return IncomingObject(header, digest, size, _meta_text(meta, _SENDING_AE_TITLE), _is_fetched(meta))
 
 
 def _meta_text(meta: Dataset, tag: BaseTag) -> str:
@@ -125,6 +132,12 @@ def _meta_text(meta: Dataset, tag: BaseTag) -> str:
     return str(value or "").strip(" \0")
 
 
+def _is_fetched(meta: Dataset) -> bool:
+    if _meta_text(meta, _PRIVATE_CREATOR_UID) != FETCHED_CREATOR_UID:
+        return False
+    return bytes(meta[_PRIVATE].value or b"") == FETCHED if _PRIVATE in meta else False
+
+
 def _read_meta(file: BinaryIO) -> tuple[int, Dataset]:
     """Return where the data set starts, and the file meta information (PS3.10 7.1)."""
     head = file.read(_META_START + _GROUP_LENGTH.size)
@@ -133,7 +146,7 @@ def _read_meta(file: BinaryIO) -> tuple[int, Dataset]:
     group, element, vr, length, rest = _GROUP_LENGTH.unpack_from(head, _META_START)
     if (group, element, vr, length) != (2, 0, b"UL", 4) or rest > _LONGEST_META:
         raise ArchiveError("Its file meta information does not start with a sensible group length.")
-    meta = _parsed(io.BytesIO(file.read(rest)), [_TRANSFER_SYNTAX_UID, _SENDING_AE_TITLE])
+    meta = _parsed(io.BytesIO(file.read(rest)), _META_TAGS)
     return _META_START + _GROUP_LENGTH.size + rest, meta
 
 

@@ -13,10 +13,12 @@ from db import places, records
 from db.arrivals import Arrival, Changes, Version, sort_out
 from db.engine import UnitOfWork
 from db.events import EventKind, NewEvent, record
+from db.inquiries import OVERDUE_SECONDS
 from db.places import StudyPlace
-from db.tables import InstanceRow, JobInstanceRow, SeriesRow, SetAsideRow, StudyRow
+from db.tables import InquiryRow, InstanceRow, JobInstanceRow, SeriesRow, SetAsideRow, StudyRow
 from study.entities import StoredInstance
 from study.errors import Reason
+from study.inquiry import InquiryState
 
 _BATCH = 1000
 
@@ -31,12 +33,21 @@ class StudySnapshot:
         Grows with every change of the current instances; `close_study` compares it.
     series
         The current instances by Series Instance UID, in no particular order.
+    calling_ae_titles
+        Who sent any instance of it; nobody where all of it was fetched.
+    on_request
+        Whether a person wants it analysed, whatever the rules on age and senders say.
+    passed_over
+        Whether it was let go of when a pause ended.
     """
 
     study_instance_uid: str
     generation: int
     last_received_at: datetime
     series: dict[str, list[StoredInstance]]
+    calling_ae_titles: frozenset[str] = frozenset()
+    on_request: bool = False
+    passed_over: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,10 +73,20 @@ def add_instances(uow: UnitOfWork, instances: Sequence[StoredInstance]) -> list[
 
 
 def studies_due(uow: UnitOfWork, quiet_seconds: float, as_of: datetime) -> list[str]:
-    """Return the Study Instance UIDs that await evaluation and were silent for so long [s] at `as_of`; oldest first."""
+    """Return the Study Instance UIDs that await evaluation and were silent for so long [s] at `as_of`; oldest first.
+
+    Left out is what an archive is being asked of that did answer: it may say that there is more to come.
+    """
+    asked = select(InquiryRow.study).where(
+        InquiryRow.study == StudyRow.id,
+        InquiryRow.state == InquiryState.ASKING.value,
+        InquiryRow.failures == 0,
+        InquiryRow.next_ask_at > uow.now() - timedelta(seconds=OVERDUE_SECONDS),
+    )
     query = (
         select(StudyRow.study_instance_uid)
         .where(StudyRow.evaluation_due, StudyRow.last_received_at <= as_of - timedelta(seconds=quiet_seconds))
+        .where(~asked.exists())
         .order_by(StudyRow.last_received_at)
     )
     return list(uow.execute(query).scalars())
@@ -90,7 +111,17 @@ def snapshot(uow: UnitOfWork, study_instance_uid: str) -> StudySnapshot:
     series: dict[str, list[StoredInstance]] = defaultdict(list)
     for row in uow.execute(query):
         series[row.series_instance_uid].append(records.instance_of(row))
-    return StudySnapshot(study_instance_uid, study.generation, study.last_received_at, dict(series))
+    of_study = select(StudyRow.on_request, StudyRow.passed_over).where(StudyRow.id == study.id)
+    on_request, passed_over = uow.execute(of_study).one()
+    return StudySnapshot(
+        study_instance_uid,
+        study.generation,
+        study.last_received_at,
+        dict(series),
+        places.senders(uow, study.id),
+        on_request,
+        passed_over,
+    )
 
 
 def generation(uow: UnitOfWork, study_instance_uid: str) -> int:
@@ -140,8 +171,23 @@ def _add_batch(uow: UnitOfWork, instances: Sequence[StoredInstance]) -> list[Arr
     changes = sort_out(arriving, _known(uow, {version.sop_instance_uid for version in arriving}))
     _write(uow, changes)
     places.renew(uow, studies.values(), _newest(changes), changes.studies)
+    places.note_senders(uow, _senders(instances, studies))
+    places.want_again(uow, {studies[each.header.study_instance_uid].id for each in instances if _is_sent_image(each)})
     record(uow, at, _events(list(studies.values()), arriving, changes))
     return changes.arrivals
+
+
+def _senders(instances: Iterable[StoredInstance], studies: dict[str, StudyPlace]) -> dict[int, set[str]]:
+    """Return who sent something of each study, by its key."""
+    found: dict[int, set[str]] = defaultdict(set)
+    for instance in instances:
+        if not instance.fetched:
+            found[studies[instance.header.study_instance_uid].id].add(instance.calling_ae_title)
+    return found
+
+
+def _is_sent_image(instance: StoredInstance) -> bool:
+    return bool(instance.header.rows) and not instance.fetched
 
 
 def _arriving(instance: StoredInstance, studies: dict[str, StudyPlace], series: dict[tuple[int, str], int]) -> Version:
@@ -200,6 +246,7 @@ def _columns(version: Version, instance: StoredInstance) -> dict[str, object]:
         "size": instance.size,
         "calling_ae_title": instance.calling_ae_title,
         "received_at": version.received_at,
+        "fetched": instance.fetched,
     }
 
 

@@ -17,11 +17,12 @@ from db import notices, outbox, records
 from db.engine import AnyQuery, AnyRow, UnitOfWork
 from db.events import EventKind, NewEvent, record
 from db.outbox import Outgoing
+from db.pauses import is_paused
 from db.results import add_results
 from db.tables import JobRow
 from study.entities import Job, ResultObject
 from study.errors import ArchiveError, LeaseLost, Reason
-from study.states import JobState, job_sources
+from study.states import Halted, JobState, job_sources
 
 _LONGEST_BACK_OFF_SECONDS: Final = 60.0
 _PATIENCE_SECONDS: Final = 60.0  # while what does not fit may be overtaken; small jobs must not starve a large one
@@ -43,7 +44,9 @@ def is_work_waiting(uow: UnitOfWork, fits: Fits | None = None) -> bool:
     """Tell whether `lease_job` would find something: a look that takes no lock, for a worker that looks often."""
     now = uow.now()
     forsaken = select(JobRow.id).where(JobRow.state == JobState.RUNNING.value, JobRow.lease_until <= now).limit(1)
-    return uow.execute(forsaken).first() is not None or _whose_turn_it_is(uow, now, fits) is not None
+    if uow.execute(forsaken).first() is not None:
+        return True
+    return not is_paused(uow, Halted.ANALYSES) and _whose_turn_it_is(uow, now, fits) is not None
 
 
 def lease_job(uow: UnitOfWork, owner: str, lease_seconds: float, fits: Fits | None = None) -> Job | None:
@@ -51,7 +54,7 @@ def lease_job(uow: UnitOfWork, owner: str, lease_seconds: float, fits: Fits | No
 
     The first in the queue that fits is taken. Once the very first has been due for a minute and does not fit, nothing
     overtakes it any more: what runs ends, and then it fits. A running job whose lease ran out counts as interrupted,
-    and is back in the queue before.
+    and is back in the queue before. While analyses are paused none is taken.
 
     Parameters
     ----------
@@ -65,7 +68,7 @@ def lease_job(uow: UnitOfWork, owner: str, lease_seconds: float, fits: Fits | No
     uow.serialise("queue")  # two keepers would each judge what fits without the other's job
     now = uow.now()
     _reclaim(uow, now)
-    turn = _whose_turn_it_is(uow, now, fits)
+    turn = None if is_paused(uow, Halted.ANALYSES) else _whose_turn_it_is(uow, now, fits)
     if turn is None:
         return None
     lease = (

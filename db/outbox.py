@@ -11,19 +11,19 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from sqlalchemy import ColumnElement, Update, insert, or_, select, update
 from sqlalchemy.orm import aliased
 
-from db import records
-from db.engine import AnyQuery, AnyRow, UnitOfWork
+from db import deliveries, records, withdrawn
+from db.engine import AnyQuery, UnitOfWork
 from db.events import EventKind, NewEvent, record
+from db.pauses import is_paused
 from db.tables import DeliveryRow, JobRow, ResultRow
 from study.entities import Delivery, ResultObject
-from study.errors import ArchiveError, LeaseLost, Reason
+from study.errors import ArchiveError, Reason
 from study.forms import Form
-from study.states import DeliveryState, delivery_sources
+from study.states import DeliveryState, Halted
 
 _PENDING = DeliveryState.PENDING.value
 _STANDBY = DeliveryState.STANDBY.value
@@ -69,6 +69,7 @@ def add_deliveries(uow: UnitOfWork, study: int, job: int, owed: Sequence[Outgoin
     now = uow.now()
     query = select(DeliveryRow.peer, DeliveryRow.result).where(DeliveryRow.job == job)
     there = {(row.peer, row.result) for row in uow.execute(query)}
+    taken_back = withdrawn.withdrawn_among(uow, keys.values())
     rows = [
         {
             "study": study,
@@ -84,6 +85,7 @@ def add_deliveries(uow: UnitOfWork, study: int, job: int, owed: Sequence[Outgoin
         }
         for each in owed
         if (each.peer, keys[each.result.sop_instance_uid]) not in there
+        and keys[each.result.sop_instance_uid] not in taken_back
     ]
     if rows:
         uow.execute(insert(DeliveryRow), rows)
@@ -91,13 +93,15 @@ def add_deliveries(uow: UnitOfWork, study: int, job: int, owed: Sequence[Outgoin
 
 def is_delivery_waiting(uow: UnitOfWork, peer: str) -> bool:
     """Tell whether `lease_deliveries` would find something: a look without a lock, for a sender that looks often."""
-    return uow.execute(_due(peer, uow.now()).limit(1)).first() is not None
+    due = uow.execute(_due(peer, uow.now()).limit(1)).first() is not None
+    return due and not is_paused(uow, Halted.DELIVERIES)
 
 
 def lease_deliveries(uow: UnitOfWork, peer: str, owner: str, lease_seconds: float, limit: int) -> list[Delivery]:
     """Lease what is due to `peer`, at most `limit` deliveries, and return them in the order in which they must go.
 
-    Those of one study stand together, lower positions first; studies in the order in which they fell due.
+    Those of one study stand together, lower positions first; studies in the order in which they fell due. While
+    deliveries are paused there are none.
 
     Parameters
     ----------
@@ -107,9 +111,10 @@ def lease_deliveries(uow: UnitOfWork, peer: str, owner: str, lease_seconds: floa
         How long they are theirs [s].
     """
     now = uow.now()
-    if uow.execute(_due(peer, now).limit(1)).first() is None:
+    if not is_delivery_waiting(uow, peer):
         return []
     uow.serialise(f"outbox {peer}")  # two senders of one peer would each see the other's first position as free
+    withdrawn.expire(uow, peer)
     chosen = _in_order(uow, _due(peer, now), limit)
     if not chosen:
         return []
@@ -118,6 +123,8 @@ def lease_deliveries(uow: UnitOfWork, peer: str, owner: str, lease_seconds: floa
         .where(DeliveryRow.id.in_(chosen), DeliveryRow.state == _PENDING, DeliveryRow.next_attempt_at <= now)
         .values(
             attempts=DeliveryRow.attempts + 1,
+            # Who held it before and let it not go may have brought it there
+            unsure=or_(DeliveryRow.unsure, DeliveryRow.lease_owner.is_not(None)),
             lease_owner=owner,
             next_attempt_at=now + timedelta(seconds=lease_seconds),
         )
@@ -142,9 +149,9 @@ def delivered(uow: UnitOfWork, delivery_id: int, owner: str, status: int | None)
     LeaseLost
         If the delivery is not this sender's any more.
     """
-    held, now = _held(uow, delivery_id, owner), uow.now()
-    _move(uow, held, DeliveryState.DELIVERED, delivered_at=now, status=status, problem=False, reason=None)
-    form = uow.execute(select(ResultRow.form).where(ResultRow.id == held.result)).scalar_one()
+    held, now = deliveries.held(uow, delivery_id, owner), uow.now()
+    deliveries.move(uow, held.id, DeliveryState.DELIVERED, delivered_at=now, status=status, problem=False, reason=None)
+    form = deliveries.form_of(uow, held.result)
     numbers = {"peer": held.peer, "form": form, "status": status}
     words = f"{form} delivered to {held.peer}."
     record(uow, now, [NewEvent(held.study, EventKind.DELIVERED, words, numbers, held.job)])
@@ -176,7 +183,7 @@ def postpone(
     LeaseLost
         If the delivery is not this sender's any more.
     """
-    held, now = _held(uow, delivery_id, owner), uow.now()
+    held, now = deliveries.held(uow, delivery_id, owner), uow.now()
     until = now + timedelta(seconds=seconds)
     values = {"next_attempt_at": until, "problem": problem, "status": status}
     values |= {"reason": records.reason_to_json(reason), "lease_owner": None}
@@ -196,7 +203,7 @@ def postpone(
         words = f"Not taken by {held.peer}, tried again: {reason.words}"
         numbers = {"peer": held.peer, "code": reason.code, "problem": problem, "status": status}
         record(uow, now, [NewEvent(held.study, EventKind.DELIVERY_POSTPONED, words, numbers, held.job)])
-    _keep_outdated(uow, DeliveryRow.study == held.study, DeliveryRow.peer == held.peer)
+    keep_outdated(uow, DeliveryRow.study == held.study, DeliveryRow.peer == held.peer)
 
 
 def fall_back(uow: UnitOfWork, delivery_id: int, owner: str, reason: Reason, status: int | None = None) -> int:
@@ -209,11 +216,11 @@ def fall_back(uow: UnitOfWork, delivery_id: int, owner: str, reason: Reason, sta
     LeaseLost
         If the delivery is not this sender's any more.
     """
-    held, now = _held(uow, delivery_id, owner), uow.now()
+    held, now = deliveries.held(uow, delivery_id, owner), uow.now()
     same = (DeliveryRow.job == held.job, DeliveryRow.peer == held.peer)
     if not held.doubted:
         return 0
-    called = update(DeliveryRow).where(*same, DeliveryRow.state == _STANDBY)
+    called = update(DeliveryRow).where(*same, DeliveryRow.state == _STANDBY, withdrawn.is_no_rejection())
     keys = list(uow.execute(called.values(state=_PENDING, next_attempt_at=now).returning(DeliveryRow.id)).scalars())
     if not keys:
         return 0
@@ -223,7 +230,7 @@ def fall_back(uow: UnitOfWork, delivery_id: int, owner: str, reason: Reason, sta
     words = f"{held.peer} is sent another form instead: {reason.words}"
     numbers = {"peer": held.peer, "code": reason.code, "status": status}
     record(uow, now, [NewEvent(held.study, EventKind.DELIVERY_REPLACED, words, numbers, held.job)])
-    _keep_outdated(uow, *same)
+    keep_outdated(uow, *same)
     return len(keys)
 
 
@@ -235,8 +242,10 @@ def keep_aside(uow: UnitOfWork, delivery_id: int, owner: str, reason: Reason, st
     LeaseLost
         If the delivery is not this sender's any more.
     """
-    held, now = _held(uow, delivery_id, owner), uow.now()
-    _move(uow, held, DeliveryState.KEPT_ASIDE, status=status, problem=True, reason=records.reason_to_json(reason))
+    held, now = deliveries.held(uow, delivery_id, owner), uow.now()
+    deliveries.move(
+        uow, held.id, DeliveryState.KEPT_ASIDE, status=status, problem=True, reason=records.reason_to_json(reason)
+    )
     words = f"Kept aside, {held.peer} will not take it: {reason.words}"
     numbers = {"peer": held.peer, "code": reason.code, "status": status}
     record(uow, now, [NewEvent(held.study, EventKind.DELIVERY_KEPT_ASIDE, words, numbers, held.job)])
@@ -277,14 +286,16 @@ def owe_again(uow: UnitOfWork, job: int, results: Collection[int] | None = None)
     uow.execute(outdated.values(state=_PENDING, reason=None, next_attempt_at=uow.now()))
 
 
-def _keep_outdated(uow: UnitOfWork, *which: ColumnElement[bool]) -> None:
-    """Keep aside what was let go of just now and belongs to a job that was overtaken while a sender held it."""
+def keep_outdated(uow: UnitOfWork, *which: ColumnElement[bool]) -> None:
+    """Keep here what became pending just now, and was taken back, or belongs to a job that was overtaken, meanwhile."""
+    withdrawn.let_go(uow, *which)
     overtaken = select(JobRow.id).where(JobRow.id == DeliveryRow.job, ~JobRow.current).exists()
     _put_outdated_aside(uow, *which, overtaken)
 
 
 def _put_outdated_aside(uow: UnitOfWork, *which: ColumnElement[bool]) -> None:
-    pending = update(DeliveryRow).where(*which, DeliveryRow.state == _PENDING, DeliveryRow.lease_owner.is_(None))
+    idle = (DeliveryRow.state == _PENDING, DeliveryRow.lease_owner.is_(None), withdrawn.is_no_rejection())
+    pending = update(DeliveryRow).where(*which, *idle)
     reason = records.reason_to_json(_OUTDATED)
     uow.execute(pending.values(state=DeliveryState.KEPT_ASIDE.value, problem=False, reason=reason))
 
@@ -295,7 +306,8 @@ def withhold(uow: UnitOfWork, models: Collection[str]) -> int:
     It stays here when the site changes its mind, or takes the model out: `db.queries.retry_study` sends it.
     """
     of_these = select(JobRow.id).where(JobRow.id == DeliveryRow.job, JobRow.model_name.in_(list(models))).exists()
-    pending = update(DeliveryRow).where(of_these, DeliveryRow.state == _PENDING, DeliveryRow.lease_owner.is_(None))
+    idle = (DeliveryRow.state == _PENDING, DeliveryRow.lease_owner.is_(None), withdrawn.is_no_rejection())
+    pending = update(DeliveryRow).where(of_these, *idle)
     values = {"state": DeliveryState.WITHHELD.value, "problem": False, "reason": records.reason_to_json(_WITHHELD)}
     taken = uow.execute(pending.values(values).returning(DeliveryRow.study, DeliveryRow.job, DeliveryRow.peer)).all()
     owed = dict.fromkeys((row.study, row.job, row.peer) for row in taken)
@@ -329,7 +341,7 @@ def give_back(uow: UnitOfWork, delivery_ids: Collection[int], owner: str) -> Non
     """Free what was leased to `owner` and not tried; due at once. What is not theirs any more is left alone."""
     theirs = update(DeliveryRow).where(DeliveryRow.state == _PENDING, DeliveryRow.id.in_(list(delivery_ids)))
     uow.execute(_untried(theirs, owner).values(next_attempt_at=uow.now()))
-    _keep_outdated(uow, DeliveryRow.id.in_(list(delivery_ids)))
+    keep_outdated(uow, DeliveryRow.id.in_(list(delivery_ids)))
 
 
 def release_orphans(uow: UnitOfWork, owner_prefix: str) -> int:
@@ -380,43 +392,15 @@ def _in_order(uow: UnitOfWork, due: AnyQuery, limit: int) -> list[int]:
     return [key for study in studies for _, key in sorted(by_study[study])][:limit]
 
 
-def _held(uow: UnitOfWork, delivery_id: int, owner: str) -> AnyRow:
-    query = (
-        select(
-            DeliveryRow.id,
-            DeliveryRow.study,
-            DeliveryRow.job,
-            DeliveryRow.result,
-            DeliveryRow.peer,
-            DeliveryRow.position,
-            DeliveryRow.state,
-            DeliveryRow.problem,
-            DeliveryRow.doubted,
-            DeliveryRow.reason,
-        )
-        .where(DeliveryRow.id == delivery_id, DeliveryRow.lease_owner == owner, DeliveryRow.state == _PENDING)
-        .with_for_update()
-    )
-    row = uow.execute(query).first()
-    if row is None:
-        raise LeaseLost("The delivery is another sender's by now.")
-    return row
-
-
-def _move(uow: UnitOfWork, row: AnyRow, target: DeliveryState, **values: Any) -> None:  # noqa: ANN401 - column values
-    sources = [state.value for state in delivery_sources(target)]
-    move = update(DeliveryRow).where(DeliveryRow.id == row.id, DeliveryRow.state.in_(sources))
-    uow.execute(move.values(state=target.value, lease_owner=None, **values))
-
-
-def _untried(deliveries: Update, owner: str) -> Update:
+def _untried(which: Update, owner: str) -> Update:
     """Let go of those that `owner` leased and did not come to: that was no attempt."""
-    held = deliveries.where(DeliveryRow.lease_owner == owner)
+    held = which.where(DeliveryRow.lease_owner == owner)
     return held.values(lease_owner=None, attempts=DeliveryRow.attempts - 1)
 
 
 def _free(uow: UnitOfWork, *conditions: ColumnElement[bool]) -> int:
     freed = update(DeliveryRow).where(DeliveryRow.state == _PENDING, *conditions)
-    rows = uow.execute(freed.values(lease_owner=None, next_attempt_at=uow.now()).returning(DeliveryRow.id)).all()
-    _keep_outdated(uow)
+    values = {"lease_owner": None, "next_attempt_at": uow.now(), "unsure": True}  # it may have just brought it there
+    rows = uow.execute(freed.values(values).returning(DeliveryRow.id)).all()
+    keep_outdated(uow)
     return len(rows)

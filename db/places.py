@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import bindparam, insert, select, update
 
 from db.engine import UnitOfWork
-from db.tables import PatientRow, SeriesRow, StudyRow
+from db.tables import PatientRow, SeriesRow, StudyRow, StudySenderRow
 from study.entities import StoredInstance
 from study.errors import ArchiveError
 from study.headers import InstanceHeader
@@ -150,6 +150,33 @@ def renew(
     described = [_described(header, patients) | {"key": key} for key, header in headers.items()]
     if described:
         uow.execute(update(StudyRow).where(StudyRow.id == bindparam("key")), described)
+
+
+def senders(uow: UnitOfWork, study: int) -> frozenset[str]:
+    """Return the AE titles that sent any instance of the study."""
+    query = select(StudySenderRow.calling_ae_title).where(StudySenderRow.study == study)
+    return frozenset(uow.execute(query).scalars())
+
+
+def want_again(uow: UnitOfWork, studies: Collection[int]) -> None:
+    """Have those of the studies analysed after all, of which images came again, that were passed over after a pause."""
+    let_go = update(StudyRow).where(StudyRow.id.in_(list(studies)), StudyRow.passed_over)
+    uow.execute(let_go.values(passed_over=False, evaluation_due=True))
+
+
+def note_senders(uow: UnitOfWork, found: Mapping[int, Collection[str]]) -> None:
+    """Remember who sent something of each study, by its key; a new sender's study is due for evaluation.
+
+    What was fetched, or came from somebody whose studies are only stored, may be analysed once another sends it.
+    """
+    query = select(StudySenderRow.study, StudySenderRow.calling_ae_title).where(StudySenderRow.study.in_(list(found)))
+    known = {(row.study, row.calling_ae_title) for row in uow.execute(query)}
+    fresh = {(study, title) for study, titles in found.items() for title in titles} - known
+    if not fresh:
+        return
+    uow.execute(insert(StudySenderRow), [{"study": study, "calling_ae_title": title} for study, title in fresh])
+    due = update(StudyRow).where(StudyRow.id.in_({study for study, _ in fresh}))
+    uow.execute(due.values(evaluation_due=True))
 
 
 def _find_studies(uow: UnitOfWork, uids: Iterable[str], *, created: bool = False) -> dict[str, StudyPlace]:

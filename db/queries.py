@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, func, or_, select, update
 
-from db import notices, outbox, places, records
+from db import commitments, inquiries, notices, outbox, places, priors, questions, records, withdrawals, withdrawn
 from db.engine import AnyQuery, AnyRow, UnitOfWork
 from db.events import EventKind, NewEvent, record
 from db.tables import (
     DeliveryRow,
     EventRow,
+    InquiryRow,
     InstanceRow,
     JobRow,
     PatientRow,
@@ -22,10 +23,13 @@ from db.tables import (
     RevisionRow,
     SeriesRow,
     StudyRow,
+    WithdrawalRow,
 )
+from study.completion import awaited
 from study.entities import StudyRecord, StudySummary
 from study.errors import Reason
 from study.forms import Form
+from study.inquiry import InquiryState
 from study.states import DeliveryState, JobState, StudyState, study_state
 
 _NOT_SELECTED = "NotSelected"
@@ -37,11 +41,13 @@ class _Standing:
     """What the state of one study is derived from."""
 
     revision: int = 0
-    not_selected: str | None = None
+    awaited: Reason | None = None
+    not_selected: Reason | None = None
     series: int = 0
     instances: int = 0
     jobs: list[tuple[JobState, Reason | None]] = field(default_factory=list)
     models_of_results: dict[int, str] = field(default_factory=dict)
+    withdrawn: dict[int, str] = field(default_factory=dict)
     owing: set[int] = field(default_factory=set)
     deliveries: list[tuple[DeliveryState, bool, Reason | None]] = field(default_factory=list)
 
@@ -55,8 +61,14 @@ class _Standing:
 
     def reason(self, state: StudyState) -> Reason | None:
         """Return why the study is in a state that a person asks about."""
+        if state is StudyState.RECEIVING:
+            return self.awaited
         if state is StudyState.NOT_SELECTED:
-            return Reason(_NOT_SELECTED, self.not_selected or "")
+            return self.not_selected or Reason(_NOT_SELECTED, "")
+        taken_back = [self.models_of_results[job] for job in self.withdrawn if job in self.models_of_results]
+        if state is StudyState.DELIVERED and taken_back:
+            words = " ".join(self.withdrawn.values())
+            return Reason(withdrawals.WITHDRAWN, f"The results of {', '.join(taken_back)} were taken back: {words}")
         kept_here = [model for job, model in self.models_of_results.items() if job not in self.owing]
         if state is StudyState.DELIVERED and kept_here:
             return Reason(_KEPT_HERE, f"The results of {', '.join(kept_here)} are kept here, and sent to nobody.")
@@ -97,9 +109,9 @@ def study_record(uow: UnitOfWork, study_instance_uid: str) -> StudyRecord | None
         return None
     standing = _standings(uow, [row.id])[row.id]
     jobs = uow.execute(records.jobs().where(JobRow.study == row.id).order_by(JobRow.id))
-    deliveries = uow.execute(
-        records.deliveries().where(DeliveryRow.study == row.id).order_by(DeliveryRow.peer, DeliveryRow.id)
-    )
+    owed = records.deliveries().where(DeliveryRow.study == row.id).order_by(DeliveryRow.peer, DeliveryRow.id)
+    deliveries = [records.delivery_of(delivery) for delivery in uow.execute(owed)]
+    commitment = commitments.standings(uow, [delivery.id for delivery in deliveries])
     results = uow.execute(
         records.results().join(JobRow, JobRow.id == ResultRow.job).where(JobRow.study == row.id).order_by(ResultRow.id)
     )
@@ -113,11 +125,14 @@ def study_record(uow: UnitOfWork, study_instance_uid: str) -> StudyRecord | None
         revision=standing.revision,
         series=_series(uow, row.id),
         jobs=tuple(records.job_of(job) for job in jobs),
-        deliveries=tuple(records.delivery_of(delivery) for delivery in deliveries),
+        deliveries=tuple(replace(each, commitment=commitment.get(each.id)) for each in deliveries),
         results=tuple((result.job, records.result_of(result)) for result in results),
         events=tuple(records.event_of(event) for event in events),
         verdicts=tuple(records.verdict_from_json(verdict) for verdict in verdicts or ()),
         other_versions=tuple(records.instance_of(version) for version in others),
+        withdrawals=withdrawals.of_study(uow, study_instance_uid),
+        inquiry=inquiries.of_study(uow, study_instance_uid),
+        prior_searches=tuple(priors.searches_of(uow, study_instance_uid).values()),
     )
 
 
@@ -125,7 +140,9 @@ def retry_study(uow: UnitOfWork, study_instance_uid: str, withheld: Collection[s
     """Have everything tried again that failed or waits: jobs, deliveries, and the match of models to the study.
 
     Failed jobs are queued as if they had never crashed, waiting ones and deliveries are due at once, what was kept
-    aside is pending again; whether a refusal still holds is judged anew when the study is evaluated.
+    aside is pending again, and peers are asked at once to commit themselves to what they stored; whether a refusal
+    still holds is judged anew when the study is evaluated, and its archive is asked again where not all of it was
+    proven to be here. A study that was judged before is wanted from then on, though it has become too old meanwhile.
 
     Parameters
     ----------
@@ -159,6 +176,7 @@ def retry_study(uow: UnitOfWork, study_instance_uid: str, withheld: Collection[s
             DeliveryRow.study == study.id,
             DeliveryRow.job.in_(select(JobRow.id).where(JobRow.study == study.id, JobRow.current)),
             DeliveryRow.job.not_in(jobs),
+            withdrawn.is_no_rejection(),
             ~_outdated_refusals(),
             or_(
                 DeliveryRow.state == DeliveryState.KEPT_ASIDE.value,
@@ -169,12 +187,18 @@ def retry_study(uow: UnitOfWork, study_instance_uid: str, withheld: Collection[s
         .values(state=DeliveryState.PENDING.value, problem=False, next_attempt_at=now)
         .returning(DeliveryRow.id)
     ).all()
+    owed = len(deliveries) + commitments.ask_now(uow, study.id) + withdrawals.reject_now(uow, study.id)
     notices.try_again(uow, study.id)
-    uow.execute(update(StudyRow).where(StudyRow.id == study.id).values(evaluation_due=True))
-    numbers = {"jobs": len(jobs), "deliveries": len(deliveries)}
-    words = f"On request: {len(jobs)} job(s) and {len(deliveries)} undelivered result(s) are tried again."
+    inquiries.ask_again(uow, study.id)
+    priors.search_again(uow, study.id)
+    of_study = update(StudyRow).where(StudyRow.id == study.id)
+    uow.execute(of_study.values(evaluation_due=True))
+    has_jobs = select(JobRow.id).where(JobRow.study == study.id, JobRow.current).exists()
+    uow.execute(of_study.where(has_jobs).values(on_request=True))
+    numbers = {"jobs": len(jobs), "deliveries": owed}
+    words = f"On request: {len(jobs)} job(s) and {owed} undelivered result(s) are tried again."
     record(uow, now, [NewEvent(study.id, EventKind.RETRY, words, numbers)])
-    return len(jobs), len(deliveries)
+    return len(jobs), owed
 
 
 def _is_of(models: Collection[str]) -> ColumnElement[bool]:
@@ -230,9 +254,15 @@ def _standings(uow: UnitOfWork, studies: Collection[int] | None) -> dict[int, _S
     )
     for study, instances, series in of_these(counts.group_by(InstanceRow.study), InstanceRow.study):
         standings[study].instances, standings[study].series = instances, series
-    revisions = select(RevisionRow.study, RevisionRow.number, RevisionRow.not_selected).order_by(RevisionRow.number)
-    for study, number, words in of_these(revisions, RevisionRow.study):
-        standings[study].revision, standings[study].not_selected = number, words
+    revisions = select(
+        RevisionRow.study, RevisionRow.number, RevisionRow.not_selected, RevisionRow.not_admitted
+    ).order_by(RevisionRow.number)
+    for study, number, words, not_admitted in of_these(revisions, RevisionRow.study):
+        why = records.reason_from_json(not_admitted) or Reason(_NOT_SELECTED, words or "")
+        standings[study].revision, standings[study].not_selected = number, why
+    asking = questions.inquiries().where(InquiryRow.state == InquiryState.ASKING.value)
+    for row in of_these(asking, InquiryRow.study):
+        standings[row.study].awaited = awaited(questions.inquiry_of(row))
     jobs = (
         select(JobRow.study, JobRow.id, JobRow.model_name, JobRow.state, JobRow.reason)
         .where(JobRow.current)
@@ -242,6 +272,9 @@ def _standings(uow: UnitOfWork, studies: Collection[int] | None) -> dict[int, _S
         standings[study].jobs.append((JobState(state), records.reason_from_json(reason)))
         if state == JobState.DONE.value:
             standings[study].models_of_results[key] = model
+    taken_back = select(WithdrawalRow.study, WithdrawalRow.job, WithdrawalRow.words).order_by(WithdrawalRow.id)
+    for study, job, words in of_these(taken_back, WithdrawalRow.study):
+        standings[study].withdrawn[job] = words
     owed = (
         select(DeliveryRow.study, DeliveryRow.job, DeliveryRow.state, DeliveryRow.problem, DeliveryRow.reason)
         .join(JobRow, JobRow.id == DeliveryRow.job)

@@ -68,6 +68,7 @@ def instances() -> AnyQuery:
         InstanceRow.size,
         InstanceRow.calling_ae_title,
         InstanceRow.received_at,
+        InstanceRow.fetched,
     )
 
 
@@ -81,6 +82,7 @@ def instance_of(row: AnyRow) -> StoredInstance:
         size=row.size,
         calling_ae_title=row.calling_ae_title,
         received_at=row.received_at,
+        fetched=row.fetched,
     )
 
 
@@ -171,6 +173,7 @@ def deliveries() -> AnyQuery:
             DeliveryRow.delivered_at,
             DeliveryRow.status,
             DeliveryRow.reason,
+            DeliveryRow.stored_at,
             StudyRow.study_instance_uid,
             *_RESULT_COLUMNS,
         )
@@ -195,6 +198,7 @@ def delivery_of(row: AnyRow) -> Delivery:
         delivered_at=row.delivered_at,
         status=row.status,
         reason=reason_from_json(row.reason),
+        stored_at=row.stored_at,
     )
 
 

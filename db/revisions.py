@@ -13,12 +13,13 @@ from typing import Any
 
 from sqlalchemy import func, insert, select, update
 
-from db import notices, outbox, places, records
+from db import notices, outbox, places, priors, records
 from db.engine import AnyRow, UnitOfWork
 from db.events import EventKind, NewEvent, record
 from db.tables import InstanceRow, JobInstanceRow, JobRow, RevisionRow, StudyRow
+from study.completion import WHOLE, Completeness
 from study.entities import PlannedJob, Verdict
-from study.errors import ArchiveError
+from study.errors import ArchiveError, Reason
 from study.states import JobState, job_sources
 from study.urgency import turn
 
@@ -54,12 +55,17 @@ def close_study(
     words: str,
     generation: int,
     verdicts: Sequence[Verdict] = (),
+    not_admitted: Reason | None = None,
+    completeness: Completeness = WHOLE,
 ) -> ClosedRevision:
     """Queue the planned jobs that are not there yet, and let newer ones take the place of older ones.
 
     A job that exists already becomes the current one of its model and is not repeated, except where it was refused
     before it ever ran and the plan refuses it no more. Older jobs of the planned models are current no more; what
     waits in the queue and is not in the plan is superseded.
+
+    Where only some models' series are complete, the same is done for these, and the study stays as it is: it awaits
+    its evaluation, and what other models have in the queue is left alone.
 
     Parameters
     ----------
@@ -69,6 +75,10 @@ def close_study(
         Of the study when its instances were read for the plan.
     verdicts
         What each model says of each series; they take the place of those of an earlier look.
+    not_admitted
+        Why the study is stored only, where that is why nothing is planned.
+    completeness
+        Which models the plan is of, who says that it is their turn, and what is not complete.
 
     Raises
     ------
@@ -81,22 +91,51 @@ def close_study(
         return ClosedRevision(closed=False, revision=newest.number if newest else 0)
     at = uow.now()
     plan = {_planned_key(job): job for job in planned}
-    earlier = {_row_key(row): row for row in _jobs_of(uow, place.id)}
-    events = _complete(uow, place)
+    models = completeness.models
+    earlier = {_row_key(row): row for row in _jobs_of(uow, place.id) if models is None or row.model_name in models}
+    events = _complete(uow, place, completeness)
     events += _retire(uow, place.id, plan, earlier, at)
     events += _reinstate(uow, place.id, plan, earlier, at)
     fresh = [job for key, job in plan.items() if key not in earlier]
+    if models is not None and not fresh:
+        _keep_verdicts(uow, place, verdicts, models)
+        record(uow, at, events)
+        return ClosedRevision(True, newest.number if newest else 0, False, tuple(earlier[key].id for key in plan))
     revision, created = _revision(uow, place.id, newest, fresh, words if not plan else None, at)
-    if created and not plan:
-        events.append(NewEvent(place.id, EventKind.NOT_SELECTED, words))
+    if not plan:
+        events += _selected_by_none(uow, place.id, revision.id, words, not_admitted, created=created)
     ids = {key: row.id for key, row in earlier.items()}
     for job in fresh:
         ids[_planned_key(job)] = _enter(uow, place.id, revision.id, job, at)
         events.append(_entered(place.id, ids[_planned_key(job)], job))
-    seen = {"verdicts": [records.verdict_to_json(verdict) for verdict in verdicts]}
-    uow.execute(update(StudyRow).where(StudyRow.id == place.id).values(receiving=False, evaluation_due=False, **seen))
+    _keep_verdicts(uow, place, verdicts, models)
+    if models is None:
+        uow.execute(update(StudyRow).where(StudyRow.id == place.id).values(receiving=False, evaluation_due=False))
     record(uow, at, events)
     return ClosedRevision(True, revision.number, created, tuple(ids[key] for key in plan))
+
+
+def _selected_by_none(
+    uow: UnitOfWork, study: int, revision: int, words: str, not_admitted: Reason | None, *, created: bool
+) -> list[NewEvent]:
+    """Keep with a revision without jobs why no model was asked, and tell why nothing of the study is analysed."""
+    kept = None if not_admitted is None else records.reason_to_json(not_admitted)
+    without_jobs = update(RevisionRow).where(RevisionRow.id == revision, RevisionRow.not_selected.is_not(None))
+    uow.execute(without_jobs.values(not_admitted=kept))
+    if not_admitted is not None:  # told also where an earlier state of the study was analysed
+        return [NewEvent(study, EventKind.NOT_SELECTED, words, {"code": not_admitted.code})]
+    return [NewEvent(study, EventKind.NOT_SELECTED, words)] if created else []
+
+
+def _keep_verdicts(
+    uow: UnitOfWork, place: places.StudyPlace, verdicts: Sequence[Verdict], models: frozenset[str] | None
+) -> None:
+    """Let verdicts take the place of those of an earlier look; of other models than these they stay."""
+    seen = [records.verdict_to_json(verdict) for verdict in verdicts]
+    if models is not None:
+        before = uow.execute(select(StudyRow.verdicts).where(StudyRow.id == place.id)).scalar_one() or []
+        seen = [verdict for verdict in before if verdict["model"] not in models] + seen
+    uow.execute(update(StudyRow).where(StudyRow.id == place.id).values(verdicts=seen))
 
 
 def _planned_key(job: PlannedJob) -> _Key:
@@ -142,15 +181,23 @@ def _newest_revision(uow: UnitOfWork, study: int) -> AnyRow | None:
     return uow.execute(query).first()
 
 
-def _complete(uow: UnitOfWork, place: places.StudyPlace) -> list[NewEvent]:
-    if not place.receiving:
+def _complete(uow: UnitOfWork, place: places.StudyPlace, completeness: Completeness) -> list[NewEvent]:
+    if not place.receiving or completeness.models is not None:
         return []
     query = select(func.count(), func.count(InstanceRow.series.distinct())).where(
         InstanceRow.study == place.id, InstanceRow.current
     )
     instances, series = uow.execute(query).one()
-    words = f"Complete: {instances} instance(s) in {series} series."
-    return [NewEvent(place.id, EventKind.COMPLETE, words, {"instances": instances, "series": series})]
+    by = f", {completeness.by}" if completeness.by else ""
+    words = f"Complete: {instances} instance(s) in {series} series{by}."
+    events = [NewEvent(place.id, EventKind.COMPLETE, words, {"instances": instances, "series": series})]
+    if completeness.unproven is not None:
+        reason = completeness.unproven
+        events.append(NewEvent(place.id, EventKind.COMPLETE_UNPROVEN, reason.words, reason.numbers))
+    for uid, reason in completeness.incomplete.items():
+        numbers = {"series_instance_uid": uid, **reason.numbers}
+        events.append(NewEvent(place.id, EventKind.SERIES_INCOMPLETE, reason.words, numbers))
+    return events
 
 
 def _retire(
@@ -268,6 +315,10 @@ def _enter(uow: UnitOfWork, study: int, revision: int, job: PlannedJob, at: date
     rows = [{"job": key, "position": position, "instance": instance} for position, instance in enumerate(instances)]
     if rows:
         uow.execute(insert(JobInstanceRow), rows)
+    try:
+        priors.enter_priors(uow, key, (prior.instances for prior in job.priors))
+    except KeyError:
+        raise ArchiveError("The plan names an instance of an earlier study that is not here.") from None
     if refused:
         notices.owe(uow, study, key, job.parameters, job.refusal)
     return key

@@ -47,7 +47,7 @@ class PatientRow(Table):
 
     id: Mapped[Identity]
     identity_digest: Mapped[str] = mapped_column(unique=True)
-    patient_id: Mapped[str]
+    patient_id: Mapped[str] = mapped_column(index=True)
     issuer_of_patient_id: Mapped[str]
     patient_name: Mapped[str]
     patient_birth_date: Mapped[str]
@@ -60,7 +60,8 @@ class StudyRow(Table):
     `generation` counts the batches that changed its instances: who plans work on a study remembers it, and finds out
     at closing whether something came in between. `receiving` says that instances arrived which no revision has seen,
     `evaluation_due` that models must be matched again, for that or another cause. `verdicts` is what each model said of
-    each series when they were matched last.
+    each series when they were matched last. `on_request` says that a person wants it analysed, whatever the rules on
+    age and senders say; `passed_over` that it was let go of when a pause ended.
     """
 
     __tablename__ = "study"
@@ -78,6 +79,71 @@ class StudyRow(Table):
     receiving: Mapped[bool]
     evaluation_due: Mapped[bool]
     verdicts: Mapped[list[dict[str, Any]] | None]
+    on_request: Mapped[bool] = mapped_column(server_default=false())
+    passed_over: Mapped[bool] = mapped_column(server_default=false())
+
+
+class StudySenderRow(Table):
+    """Who sent instances of a study, the same ones again included; what was fetched on our request has no sender."""
+
+    __tablename__ = "study_sender"
+    __table_args__ = (Index(None, "calling_ae_title"),)
+
+    study: Mapped[int] = mapped_column(ForeignKey(StudyRow.id), primary_key=True)
+    calling_ae_title: Mapped[str] = mapped_column(primary_key=True)
+
+
+class InquiryRow(Table):
+    """What the archive was asked of a study, and said last.
+
+    `generation` is that of the study when it was asked; `version` grows with each answer that may change what is known
+    to be complete, and `considered` is the version that the indexer has seen. `series` has what is known of each
+    series, by `study.completion`.
+    """
+
+    __tablename__ = "inquiry"
+    __table_args__ = (
+        Index(None, "peer", "state", "next_ask_at"),
+        # Those of which something new is known: the indexer asks for them in each turn
+        Index(
+            "ix_inquiry_news",
+            "study",
+            sqlite_where=text("version != considered"),
+            postgresql_where=text("version != considered"),
+        ),
+    )
+
+    study: Mapped[int] = mapped_column(ForeignKey(StudyRow.id), primary_key=True)
+    peer: Mapped[str]
+    state: Mapped[str]
+    generation: Mapped[Number]
+    version: Mapped[Number]
+    considered: Mapped[Number]
+    asked: Mapped[Number]
+    failures: Mapped[Number]
+    next_ask_at: Mapped[datetime]
+    series: Mapped[list[dict[str, Any]]]
+    reason: Mapped[dict[str, Any] | None]
+
+
+class PriorSearchRow(Table):
+    """What came of the search for earlier studies of a study's patient, for one model.
+
+    `found` names each earlier study with its date and what became of it; `reason` is why there is none, or why it could
+    not be searched.
+    """
+
+    __tablename__ = "prior_search"
+    __table_args__ = (UniqueConstraint("study", "model_name"), Index(None, "state", "next_attempt_at"))
+
+    id: Mapped[Identity]
+    study: Mapped[int] = mapped_column(ForeignKey(StudyRow.id))
+    model_name: Mapped[str]
+    state: Mapped[str]
+    attempts: Mapped[Number]
+    next_attempt_at: Mapped[datetime]
+    found: Mapped[list[dict[str, Any]]]
+    reason: Mapped[dict[str, Any] | None]
 
 
 class SeriesRow(Table):
@@ -123,6 +189,8 @@ class InstanceRow(Table):
     size: Mapped[Number]
     calling_ae_title: Mapped[str]
     received_at: Mapped[datetime]
+    fetched: Mapped[bool] = mapped_column(server_default=false())
+    vouched_at: Mapped[datetime | None]  # we committed ourselves to keep it: it is never removed
 
 
 class SetAsideRow(Table):
@@ -137,7 +205,10 @@ class SetAsideRow(Table):
 
 
 class RevisionRow(Table):
-    """One look at a complete study that led to new work; or to none, and then `not_selected` says why."""
+    """One look at a complete study that led to new work; or to none, and then `not_selected` says why.
+
+    `not_admitted` is why no model was asked, where none was.
+    """
 
     __tablename__ = "revision"
     __table_args__ = (UniqueConstraint("study", "number"),)
@@ -147,6 +218,7 @@ class RevisionRow(Table):
     number: Mapped[Number]
     created_at: Mapped[datetime]
     not_selected: Mapped[str | None]
+    not_admitted: Mapped[dict[str, Any] | None]
 
 
 class JobRow(Table):
@@ -200,6 +272,20 @@ class JobInstanceRow(Table):
     __tablename__ = "job_instance"
 
     job: Mapped[int] = mapped_column(ForeignKey(JobRow.id), primary_key=True)
+    position: Mapped[int] = mapped_column(Integer(), primary_key=True)
+    instance: Mapped[int] = mapped_column(ForeignKey(InstanceRow.id), index=True)
+
+
+class JobPriorRow(Table):
+    """Which version of which instance of an earlier series a job reads beside its own, in the order of its slices.
+
+    `prior` counts the earlier series of the job, the latest of them 0.
+    """
+
+    __tablename__ = "job_prior"
+
+    job: Mapped[int] = mapped_column(ForeignKey(JobRow.id), primary_key=True)
+    prior: Mapped[int] = mapped_column(Integer(), primary_key=True)
     position: Mapped[int] = mapped_column(Integer(), primary_key=True)
     instance: Mapped[int] = mapped_column(ForeignKey(InstanceRow.id), index=True)
 
@@ -258,8 +344,10 @@ class AcceptanceRow(Table):
 class DeliveryRow(Table):
     """One result object on its way to one peer: a row of the outbox.
 
-    `doubted` marks what something on stand-by would take the place of. While a sender holds it, `next_attempt_at` is
-    the end of its lease: a held delivery and one in back-off wait alike.
+    `doubted` marks what something on stand-by would take the place of, `unsure` what the peer may hold though it never
+    said so: an attempt ended without an answer. While a sender holds it, `next_attempt_at` is
+    the end of its lease: a held delivery and one in back-off wait alike. Once it is stored, it is when the peer is
+    asked (again) to commit itself.
     """
 
     __tablename__ = "delivery"
@@ -285,6 +373,102 @@ class DeliveryRow(Table):
     status: Mapped[Number | None]
     reason: Mapped[dict[str, Any] | None]
     doubted: Mapped[bool] = mapped_column(server_default=false())
+    unsure: Mapped[bool] = mapped_column(server_default=false())
+    stored_at: Mapped[datetime | None]
+
+
+class CommitmentRow(Table):
+    """A transaction in which a peer was asked to commit itself to objects that it stored."""
+
+    __tablename__ = "commitment"
+
+    id: Mapped[Identity]
+    transaction_uid: Mapped[str] = mapped_column(unique=True)
+    peer: Mapped[str]
+    state: Mapped[str]
+    requested_at: Mapped[datetime]
+    answered_at: Mapped[datetime | None]
+    reason: Mapped[dict[str, Any] | None]
+
+
+class CommitmentItemRow(Table):
+    """An object that a transaction is about.
+
+    `attempt` is the delivery's when it was asked for: what is said of an earlier sending says nothing of a later one.
+    `committed` is None until the peer has answered for it; `failure` is the reason that it gave.
+    """
+
+    __tablename__ = "commitment_item"
+
+    commitment: Mapped[int] = mapped_column(ForeignKey(CommitmentRow.id), primary_key=True)
+    delivery: Mapped[int] = mapped_column(ForeignKey(DeliveryRow.id), primary_key=True, index=True)
+    attempt: Mapped[Number]
+    committed: Mapped[bool | None]
+    failure: Mapped[Number | None]
+
+
+class VouchRow(Table):
+    """A peer's request that we commit ourselves to objects, until the peer has taken our report.
+
+    `message` names the request in the spool, so that it is taken over once. `wanted` are the objects, `report` is what
+    we answer; None until that is judged.
+    """
+
+    __tablename__ = "vouch"
+    __table_args__ = (Index(None, "peer", "next_attempt_at"),)
+
+    id: Mapped[Identity]
+    message: Mapped[str] = mapped_column(unique=True)
+    peer: Mapped[str]
+    transaction_uid: Mapped[str]
+    received_at: Mapped[datetime]
+    entered_at: Mapped[datetime]
+    attempts: Mapped[Number]
+    next_attempt_at: Mapped[datetime]
+    wanted: Mapped[list[dict[str, Any]]]
+    report: Mapped[dict[str, Any] | None]
+
+
+class PauseRow(Table):
+    """What the node leaves until a person lets it go on: analyses, or deliveries."""
+
+    __tablename__ = "pause"
+
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    since: Mapped[datetime]
+    words: Mapped[str]
+
+
+class WithdrawalRow(Table):
+    """A person took the results of a job back: who (by the account on this machine), when and why."""
+
+    __tablename__ = "withdrawal"
+
+    id: Mapped[Identity]
+    study: Mapped[int] = mapped_column(ForeignKey(StudyRow.id), index=True)
+    job: Mapped[int] = mapped_column(ForeignKey(JobRow.id), index=True)
+    at: Mapped[datetime]
+    account: Mapped[str]
+    words: Mapped[str]
+    safety: Mapped[bool]
+
+
+class WithdrawnRow(Table):
+    """A result object that was taken back: nothing sends it (again)."""
+
+    __tablename__ = "withdrawn"
+
+    result: Mapped[int] = mapped_column(ForeignKey(ResultRow.id), primary_key=True)
+    withdrawal: Mapped[int] = mapped_column(ForeignKey(WithdrawalRow.id), index=True)
+
+
+class RejectionRow(Table):
+    """Which delivery, of a Key Object, rejects what a delivery brought to a peer, or may still bring there."""
+
+    __tablename__ = "rejection"
+
+    delivery: Mapped[int] = mapped_column(ForeignKey(DeliveryRow.id), primary_key=True)
+    key_object: Mapped[int] = mapped_column(ForeignKey(DeliveryRow.id), index=True)
 
 
 class EventRow(Table):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import warnings
@@ -26,6 +27,7 @@ from sr_writer.checking.objects import (
     segmentations_needed,
     together_reasons,
 )
+from sr_writer.checking.rejection import rejected_by
 from sr_writer.checking.texts import undecodable
 from sr_writer.files import TRANSFER_SYNTAXES
 from study.errors import EncodingError, HilumError, Reason
@@ -176,15 +178,18 @@ def _content(path: Path) -> str:
 def _check(verdict: Verdict, sources: Sources, others: Sequence[Dataset]) -> None:
     if verdict.dataset is None or verdict.form is None:
         return
-    beside = beside_of(verdict.dataset, others)
-    lacking = segmentations_needed(verdict.dataset) - {str(other.SOPInstanceUID) for other in beside}
+    if verdict.form is Form.REJECTION:
+        needed, beside = set(rejected_by(verdict.dataset)), [*others, *_made(rejected_by(verdict.dataset), sources)]
+    else:
+        needed, beside = segmentations_needed(verdict.dataset), beside_of(verdict.dataset, others)
+    lacking = needed - {str(other.SOPInstanceUID) for other in beside}
     if lacking:
-        words = f"It refers to {len(lacking)} Segmentation(s) that are not among the files; give those too."
+        words = f"It refers to {len(lacking)} result object(s) that are not among the files; give those too."
         verdict.reasons.append(Reason("Reference", words))
         return
     try:
         headers = sources.of(verdict.dataset, verdict.form)
-        checked(verdict.form, verdict.path, headers, beside)
+        checked(verdict.form, verdict.path, headers, beside, sources.earlier(verdict.dataset))
     except EncodingError as error:
         verdict.reasons += error.reasons or (Reason("File", error.words),)
     except HilumError as error:
@@ -201,6 +206,17 @@ _NOT_COMPARED = (
     "Held against source images alone: labels, numbers, contours and pixels are not computed again. The node that made "
     "an object compares it, without --source, with what it made."
 )
+
+
+def _made(sop_instance_uids: Sequence[str], sources: Sources) -> Iterator[Dataset]:
+    """Yield the headers of those results that the node made and kept; what is wrong with its store is told after."""
+    with contextlib.suppress(HilumError):
+        for uid in sop_instance_uids:
+            named = Dataset()
+            named.SOPInstanceUID = uid
+            path = sources.made(named)
+            if path is not None:
+                yield dcmread(path, stop_before_pixels=True)
 
 
 def _compare(verdict: Verdict, made: Path | None) -> None:
@@ -243,8 +259,13 @@ class _Once:
             self._opened = self._store()
         return self._opened.of(result, form)
 
+    def earlier(self, result: Dataset) -> list[Dataset]:
+        return [] if self._opened is None else self._opened.earlier(result)
+
     def made(self, result: Dataset) -> Path | None:
-        return None if self._opened is None else self._opened.made(result)
+        if self._opened is None:
+            self._opened = self._store()
+        return self._opened.made(result)
 
 
 def _lines(verdict: Verdict) -> Iterator[str]:

@@ -73,9 +73,11 @@ class DatabaseSettings(Section):
 
 
 class StudySettings(Section):
-    """When a study is complete."""
+    """When a study is complete, and which studies are too old to be analysed."""
 
     quiet_seconds: float = Field(default=60, gt=0, le=86_400)
+    settle_seconds: float = Field(default=2, gt=0, le=3_600)
+    max_age_days: int = Field(default=0, ge=0, le=100_000)
 
 
 class GeometrySettings(Section):
@@ -120,6 +122,8 @@ class DeliverySettings(Section):
     retry_seconds: float = Field(default=5, gt=0)
     retry_max_seconds: float = Field(default=300, gt=0)
     problem_retry_seconds: float = Field(default=900, gt=0)
+    commitment_seconds: float = Field(default=300, gt=0, le=604_800)
+    commitment_attempts: int = Field(default=3, ge=1, le=100)
 
 
 def _prefix(text: str) -> str:
@@ -142,6 +146,13 @@ class PeerSettings(Section):
     sc_max_images: int | None = Field(default=None, ge=1, le=1000)
     transfer_syntaxes: tuple[TransferSyntax, ...] = ("explicit", "implicit")
     series_description_prefix: Annotated[str, AfterValidator(_prefix)] = ""
+    analyse: bool = True
+    archive: Name | None = None
+    scope: Literal["wanted", "sent"] = "wanted"
+    retrieve: Literal["auto", "get", "move", "none"] = "auto"
+    commitment: bool = False
+    vouch: bool = False
+    max_associations: int = Field(default=4, ge=1, le=64)
 
     @model_validator(mode="after")
     def _reachable(self) -> PeerSettings:
@@ -149,6 +160,14 @@ class PeerSettings(Section):
             raise ValueError("host and port belong together: give both, or neither for a peer that only sends")
         if self.results and not self.host:
             raise ValueError("results need a host and a port to go to")
+        if self.commitment and not self.results:
+            raise ValueError("commitment is asked for what a peer is sent; give it results, or leave commitment out")
+        if self.vouch and not self.host:
+            raise ValueError("vouch needs a host and a port, where the peer is told what we commit ourselves to")
+        if Form.REJECTION in self.results:
+            raise ValueError(
+                "rejection is no form of a result: hilum withdraw sends one to whoever has what it takes back"
+            )
         if len(set(self.results)) != len(self.results):
             raise ValueError("results names a form twice")
         return self
@@ -272,6 +291,11 @@ class Settings(BaseSettings):
         """Refuse a misspelt rule, which would keep results from a peer in silence."""
         senders = {peer.name for peer in self.peers.values()} | {peer.ae_title for peer in self.peers.values()}
         for peer in self.peers.values():
+            if peer.archive is not None and not (peer.archive in self.peers and self.peers[peer.archive].host):
+                known = ", ".join(name for name, each in self.peers.items() if each.host) or "none"
+                raise ValueError(
+                    f"peers.{peer.name}: archive: no peer {peer.archive} has host and port; these have: {known}"
+                )
             strange = [name for name in peer.only_models or () if name not in self.models]
             if strange:
                 known = ", ".join(self.models) or "none"
@@ -323,6 +347,24 @@ class Settings(BaseSettings):
     def destinations(self) -> tuple[PeerSettings, ...]:
         """Return the peers that are sent results."""
         return tuple(peer for peer in self.peers.values() if peer.results)
+
+    @property
+    def archives(self) -> dict[str, tuple[str, ...]]:
+        """Return the AE titles of the senders that each archive is asked for, by the archive's name among the peers."""
+        found: dict[str, tuple[str, ...]] = {}
+        for peer in self.peers.values():
+            if peer.archive is not None:
+                found[peer.archive] = (*found.get(peer.archive, ()), peer.ae_title)
+        return found
+
+    def sender(self, calling_ae_title: str) -> PeerSettings | None:
+        """Return the peer that calls by this AE title; None where it is nobody's that the configuration names."""
+        return next((peer for peer in self.peers.values() if peer.ae_title == calling_ae_title), None)
+
+    def asks_for_analysis(self, calling_ae_title: str) -> bool:
+        """Tell whether what this sender sends is sent for analysis, and not only to be stored."""
+        peer = self.sender(calling_ae_title)
+        return peer is None or peer.analyse
 
     @property
     def known_calling_ae_titles(self) -> frozenset[str] | None:

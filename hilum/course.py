@@ -8,7 +8,7 @@ from typing import Any, Final
 from study.entities import Job
 from study.states import JobState
 
-STEPS: Final = ("load", "decode", "preprocess", "inference", "postprocess", "measure", "encode")
+STEPS: Final = ("load", "decode", "preprocess", "inference", "postprocess", "measure", "prior", "encode")
 """Of an analysis, in their order."""
 
 _ATTEMPT: Final = {JobState.QUEUED: ", its last attempt", JobState.RUNNING: ", the attempt before this one"}

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from db.engine import Database
 from db.filestore import FileStore
@@ -16,8 +17,10 @@ from hilum.config import PeerSettings, Settings
 from hilum.models.measured import unmeasured
 from hilum.network import peer_of
 from hilum.ownership import complaint
+from hilum.pausing import paused_now
 from hilum.planning import read_cards
 from scp.requesting import accepted_classes, echo
+from scp.services import Service, services_of
 from study.errors import HilumError, StoreBusy
 from study.forms import INSTEAD, SOP_CLASSES
 from study.words import uid_name
@@ -26,6 +29,14 @@ _TORCH_SAYS = (
     "import torch; print(torch.__version__, "
     "torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU, {torch.get_num_threads()} threads')"
 )
+
+
+_RETRIEVALS: Final[dict[str, tuple[Service, ...]]] = {
+    "auto": (Service.GET, Service.MOVE),
+    "get": (Service.GET,),
+    "move": (Service.MOVE,),
+    "none": (),
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,7 @@ def examine(settings: Settings) -> list[Checked]:
         ("store", lambda: _store(settings)),
         ("disk", lambda: _disk(settings)),
         ("database", lambda: _database(settings)),
+        ("pauses", lambda: _pauses(settings)),
         ("port", lambda: _port(settings)),
     ]
     found = [Checked("configuration", True, f"valid; paths count from {settings.base_dir}")]
@@ -107,6 +119,17 @@ def _database(settings: Settings) -> str:
     return "schema is current; every received file was understood"
 
 
+def _pauses(settings: Settings) -> str:
+    if settings.database.url == "sqlite" and not (settings.data_dir / "hilum.db").exists():
+        return "none"
+    database = Database.open(settings.database_url)
+    try:
+        database.check_schema()
+        return "; ".join(paused_now(database)) or "none"
+    finally:
+        database.close()
+
+
 def _port(settings: Settings) -> str:
     node = settings.node
     try:
@@ -161,8 +184,47 @@ def _peers(settings: Settings) -> Iterator[Checked]:
         if peer.host:
             answers = _checked(f"peer {peer.name}", lambda peer=peer: _echo(peer, settings))  # type: ignore[misc]
             yield answers
+            if answers.good:
+                yield from _services(peer, settings)
             if answers.good and peer.results:
                 yield from _forms(peer, settings)
+
+
+def _services(peer: PeerSettings, settings: Settings) -> Iterator[Checked]:
+    """Tell which services a peer offers us, and which of those that the configuration counts on it does not."""
+    subject = f"peer {peer.name} services"
+    try:
+        offered = services_of(peer_of(peer), settings.node.ae_title)
+    except HilumError as error:
+        yield Checked(subject, False, error.words)
+        return
+    of_interest = [service for service in Service if service is not Service.VERIFICATION]
+    there = ", ".join(service.value for service in of_interest if service in offered)
+    lacking = ", ".join(service.value for service in of_interest if service not in offered)
+    yield Checked(subject, True, f"{there or 'none but C-ECHO'}{f'; no {lacking}' if lacking else ''}")
+    for words in _lacks(peer, settings, offered):
+        yield Checked(subject, False, words)
+
+
+def _lacks(peer: PeerSettings, settings: Settings, offered: frozenset[Service]) -> Iterator[str]:
+    """Yield what the configuration counts on and the peer does not offer, with the remedy."""
+    ours = settings.node.ae_title
+    if peer.name in settings.archives:
+        askers = ", ".join(each.name for each in settings.peers.values() if each.archive == peer.name)
+        if Service.FIND not in offered:
+            yield f"takes no C-FIND, and is the archive of {askers}: allow {ours} to query there, or take archive out"
+        wanted = _RETRIEVALS[peer.retrieve]
+        if wanted and offered.isdisjoint(wanted):
+            names = " nor ".join(service.value for service in wanted)
+            yield (
+                f"takes no {names}, and is the archive of {askers}: allow {ours} to retrieve there, or set "
+                f'peers.{peer.name}.retrieve = "none": what a study lacks is not fetched then'
+            )
+    if peer.commitment and Service.STORAGE_COMMITMENT not in offered:
+        yield (
+            f"takes no storage commitment: allow it there for {ours}, or take commitment out of peers.{peer.name}: "
+            "results would stay unproven"
+        )
 
 
 def _forms(peer: PeerSettings, settings: Settings) -> Iterator[Checked]:

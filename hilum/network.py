@@ -2,22 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydicom.misc import is_dicom
 from rich.progress import Progress
 
 from hilum.config import PeerSettings, Settings
+from hilum.processes import StopSignal
 from hilum.terminal import complain, console, is_terminal, say
 from scp.requesting import Peer, echo
 from scp.sender import send_files
 from study.errors import ConfigError
 
+_SLOT_SECONDS = 0.05  # between looks for a free slot
+
 
 def peer_of(settings: PeerSettings) -> Peer:
     """Return how a configured peer is called."""
     return Peer(settings.name, settings.ae_title, settings.host, settings.port)
+
+
+@contextmanager
+def slot(store_root: Path, peer: PeerSettings, stopping: StopSignal) -> Iterator[bool]:
+    """Hold one of the associations that a peer is to have with the node at a time (its `max_associations`).
+
+    All processes and threads of the node that call a configured peer on their own do so within this: each slot is a
+    file under ``work/peers`` of the data directory, locked by its holder and free again however that ends.
+
+    Yields
+    ------
+    bool
+        True once a slot is held; False where the node is told to stop before one is free: call nobody then.
+    """
+    folder = store_root / "work" / "peers"
+    folder.mkdir(parents=True, exist_ok=True)
+    held = _free_slot(folder, peer)
+    while held is None and not stopping.wait(_SLOT_SECONDS):
+        held = _free_slot(folder, peer)
+    try:
+        yield held is not None
+    finally:
+        if held is not None:
+            os.close(held)
+
+
+def _free_slot(folder: Path, peer: PeerSettings) -> int | None:
+    """Return the descriptor of a slot that is ours now; None where all are taken."""
+    for number in range(peer.max_associations):
+        descriptor = os.open(folder / f"{peer.name}-{number}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            continue
+        return descriptor
+    return None
 
 
 def called_peer(settings: Settings, name: str) -> Peer:

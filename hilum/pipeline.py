@@ -11,6 +11,7 @@ from hilum.config import Settings
 from hilum.planning import ordered_slices, read_cards
 from hilum.rejecting import rejected_kept
 from hilum.working.capacity import Budgets, torch_device
+from hilum.working.earlier import limits_of, priors_of
 from hilum.working.wire import Request
 from inference.account import Account
 from inference.analysis import Analyst
@@ -91,18 +92,22 @@ class Pipeline:
         # Jobs of before do not say what form of input they want: the model does
         ordered, geometry = ordered_slices(request.instances, {"form": card.rule.form} | request.parameters)
         paths, headers = [Path(path) for path, _ in ordered], [header for _, header in ordered]
+        priors, words = priors_of(request, card, headers, self._analyst.threads)
+        notes = [*request.parameters["notes"], *limits_of(request)]
         analysis = self._analyst.analyse(
-            card, paths, headers, geometry, request.parameters["notes"], self._options(card.name), account
+            card, paths, headers, geometry, notes, self._options(card.name), account, priors
         )
+        said = analysis.result_set
         with account.step("encode"), rejected_kept(Path(request.folder), self._settings.data_dir):
             objects = write_results(
-                analysis.result_set,
+                dataclasses.replace(said, not_compared=(*words, *said.not_compared)),
                 analysis.datasets,
                 model_identity(request, card),
                 result_context(request, card),
                 Path(request.folder),
                 variants=request.variants,
                 pixels=analysis.pixels,
+                earlier=analysis.earlier,
             )
         return tuple(self._in_store(result, request) for result in objects)
 

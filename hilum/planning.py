@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any, Final
 
+from hilum.admitting import why_not_admitted
+from hilum.comparing import Comparison, compare
 from hilum.config import ModelSettings, Settings
 from inference.catalog import ModelCard, find_bundle, read_card
 from inference.decoders import is_decodable
@@ -18,6 +21,7 @@ from study.forms import Form, Wish
 from study.geometry import FrameOfReferencePolicy, UnevenSpacing, VolumeGeometry, assess
 from study.headers import InstanceHeader
 from study.identity import identity_conflicts
+from study.priors import EarlierStudy
 from study.selection import Selection, SeriesVerdict, select
 from study.states import VerdictOutcome
 from study.urgency import UrgencyRule, most_urgent
@@ -33,11 +37,50 @@ class Plan:
         Why there is no job, where there is none: per model and series, what did not fit.
     verdicts
         What each model says of each series.
+    not_admitted
+        Why the study is stored only, and no model was asked; None where they were.
     """
 
     jobs: tuple[PlannedJob, ...]
     words: str
     verdicts: tuple[Verdict, ...] = ()
+    not_admitted: Reason | None = None
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What is known of a study besides its images, when it is planned.
+
+    Parameters
+    ----------
+    calling_ae_titles
+        Who sent any of it; nobody where all of it was fetched. None: those whom the instances name.
+    on_request, passed_over
+        Whether a person wants it analysed, and whether it was let go of when a pause ended.
+    models
+        The models whose turn it is; None: all. The others wait for series that are not complete yet.
+    incomplete
+        Why a series can not be analysed though what is here of it might be, by its UID: the archive holds more of it.
+    earlier
+        Earlier studies of the same patient that are here, the latest first.
+    unfound
+        Why a model has no earlier study, or fewer than it might, by its name.
+    today
+        The date at the site, by which a study is too old; None: its age does not matter.
+    """
+
+    calling_ae_titles: frozenset[str] | None = None
+    on_request: bool = False
+    passed_over: bool = False
+    models: frozenset[str] | None = None
+    incomplete: Mapping[str, Reason] = field(default_factory=dict)
+    earlier: tuple[EarlierStudy, ...] = ()
+    unfound: Mapping[str, tuple[Reason, ...]] = field(default_factory=dict)
+    today: date | None = None
+
+
+NOTHING_ELSE: Final = Circumstances()
+"""What is known where only the images are."""
 
 
 def read_cards(settings: Settings) -> dict[str, ModelCard]:
@@ -58,19 +101,29 @@ def _read_card(settings: Settings, model: ModelSettings) -> ModelCard:
         raise ConfigError(f"models.{model.name}: {error.words}") from None
 
 
-def judge(settings: Settings, card: ModelCard, series: Mapping[str, Sequence[InstanceHeader]]) -> Selection:
+def judge(
+    settings: Settings,
+    card: ModelCard,
+    series: Mapping[str, Sequence[InstanceHeader]],
+    incomplete: Mapping[str, Reason] = NOTHING_ELSE.incomplete,
+) -> Selection:
     """Return what a model says of each series of a study, without running anything.
 
     Parameters
     ----------
     series
         The headers of each series, by Series Instance UID.
+    incomplete
+        Why a series can not be analysed though what is here of it might be, by its UID.
     """
-    return select(series, card.rule, settings.geometry.frame_of_reference, is_decodable)
+    return select(series, card.rule, settings.geometry.frame_of_reference, is_decodable, incomplete)
 
 
 def plan_study(
-    settings: Settings, cards: Mapping[str, ModelCard], series: Mapping[str, Sequence[StoredInstance]]
+    settings: Settings,
+    cards: Mapping[str, ModelCard],
+    series: Mapping[str, Sequence[StoredInstance]],
+    circumstances: Circumstances = NOTHING_ELSE,
 ) -> Plan:
     """Decide which models run on which series of a study, and which are refused.
 
@@ -80,16 +133,21 @@ def plan_study(
         The current instances of each series, by Series Instance UID.
     """
     headers = {uid: [instance.header for instance in instances] for uid, instances in series.items()}
+    not_admitted = why_not_admitted(settings, circumstances, (each for group in headers.values() for each in group))
+    if not_admitted is not None:
+        return Plan((), not_admitted.words, (), not_admitted)
     conflicts = identity_conflicts(header for group in headers.values() for header in group)
-    urgent = _urgent(settings, series)
+    urgent = _urgent(settings, series, circumstances)
     jobs: list[PlannedJob] = []
     words: list[str] = []
     verdicts: list[Verdict] = []
     for model in settings.models.values():
+        if circumstances.models is not None and model.name not in circumstances.models:
+            continue
         card = cards[model.name]
-        selection = judge(settings, card, headers)
+        selection = judge(settings, card, headers, circumstances.incomplete)
         verdicts += verdicts_of(card, selection)
-        job = _job(settings, model, card, selection, series, conflicts, urgent)
+        job = _job(settings, model, card, selection, series, conflicts, urgent, circumstances)
         if job is None:
             words.append(f"{model.name}: {_why_not(selection)}")
         else:
@@ -97,10 +155,18 @@ def plan_study(
     return Plan(tuple(jobs), " ".join(words) or "No model is configured.", tuple(verdicts))
 
 
-def _urgent(settings: Settings, series: Mapping[str, Sequence[StoredInstance]]) -> UrgencyRule | None:
+def _urgent(
+    settings: Settings, series: Mapping[str, Sequence[StoredInstance]], circumstances: Circumstances
+) -> UrgencyRule | None:
     instances = [instance for group in series.values() for instance in group]
-    senders = {instance.calling_ae_title for instance in instances}
-    return most_urgent(settings.urgency_rules, [instance.header for instance in instances], senders)
+    headers = [instance.header for instance in instances]
+    return most_urgent(settings.urgency_rules, headers, _senders(instances, circumstances))
+
+
+def _senders(instances: Iterable[StoredInstance], circumstances: Circumstances) -> Collection[str]:
+    """Return who sent these; where all of them were fetched, who sent anything of their study."""
+    sent = {instance.calling_ae_title for instance in instances if not instance.fetched}
+    return sent or circumstances.calling_ae_titles or ()
 
 
 def verdicts_of(card: ModelCard, selection: Selection) -> tuple[Verdict, ...]:
@@ -250,6 +316,7 @@ def _job(
     series: Mapping[str, Sequence[StoredInstance]],
     conflicts: tuple[Reason, ...],
     urgent: UrgencyRule | None,
+    circumstances: Circumstances,
 ) -> PlannedJob | None:
     verdict = selection.chosen or selection.refused
     if verdict is None:
@@ -257,12 +324,19 @@ def _job(
     digests = {instance.header.sop_instance_uid: instance.digest for instance in series[verdict.series_instance_uid]}
     chosen = tuple(dict.fromkeys(header.sop_instance_uid for header in verdict.headers))
     reasons = reasons_against(card, selection, conflicts)
-    senders = {instance.calling_ae_title for instance in series[verdict.series_instance_uid]}
+    comparison = Comparison()
+    if not reasons:
+        unfound = circumstances.unfound.get(model.name, ())
+        comparison = compare(settings, card, verdict.headers, circumstances.earlier, unfound)
+        reasons = comparison.refusal(card)
+    senders = _senders(series[verdict.series_instance_uid], circumstances)
     wishes = wishes_for(settings, model.name, senders)
     parameters = result_parameters(settings) | model_parameters(settings, model, card)
     if any(header.frame_number for header in verdict.headers):
         place = {uid: index for index, uid in enumerate(chosen)}
         parameters["frames"] = [(place[header.sop_instance_uid], header.frame_number) for header in verdict.headers]
+    if comparison.priors:
+        parameters["priors"] = _key_of_priors(comparison)
     return PlannedJob(
         model_name=model.name,
         model_digest=card.digest,
@@ -271,13 +345,29 @@ def _job(
         # No part of the job's key: what follows from the rest of it, to whom results go, and what it goes before.
         parameters=parameters
         | {"notes": verdict.notes, "form": card.rule.form, "wishes": [wish.to_json() for wish in wishes]}
-        | ({"urgent": urgent.name} if urgent else {}),
+        | ({"urgent": urgent.name} if urgent else {})
+        | ({"not_compared": comparison.told} if comparison.told else {}),
         parameters_digest=json_digest(parameters),
         sop_instance_uids=chosen,
         deadline_seconds=settings.deadline(model.name),
         refusal=StudyRefused(reasons).reason if reasons else None,
         priority=model.priority + (urgent.priority if urgent else 0),
+        priors=comparison.priors,
     )
+
+
+def _key_of_priors(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return what of the earlier series decides the results."""
+    return [
+        {
+            "study": prior.study_instance_uid,
+            "date": prior.study_date,
+            "series": prior.series_instance_uid,
+            "instances_digest": json_digest(sorted(prior.instances)),
+        }
+        | ({} if frames is None else {"frames": list(frames)})
+        for prior, frames in zip(comparison.priors, comparison.frames, strict=True)
+    ]
 
 
 def _why_not(selection: Selection) -> str:

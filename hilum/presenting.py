@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from datetime import datetime
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from hilum.archives.comparisons import comparison_json, comparison_words, search_json, search_words
+from hilum.archives.presenting import inquiry_json, inquiry_words
+from hilum.committing.presenting import commitment_json, commitment_words
 from hilum.course import course
+from hilum.moments import local, moment
 from hilum.terminal import say, show_table
 from hilum.wording import outcome_words, reason_words, why_words
-from study.entities import Delivery, Event, Job, ResultObject, StudyRecord, StudySummary, Verdict
+from study.entities import Delivery, Event, Job, ResultObject, StudyRecord, StudySummary, Verdict, Withdrawal
 from study.errors import Reason
 from study.states import DeliveryState
 
-
-def moment(time: datetime | None) -> str | None:
-    """Return a time as ISO 8601 in UTC with milliseconds."""
-    return None if time is None else time.isoformat(timespec="milliseconds")
+_OWED: Final = frozenset({DeliveryState.PENDING, DeliveryState.STORED})
 
 
 def reason_json(reason: Reason | None) -> dict[str, Any] | None:
@@ -59,8 +59,31 @@ def record_json(record: StudyRecord) -> dict[str, Any]:
             }
             for version in record.other_versions
         ],
+        "completeness": inquiry_json(record.inquiry),
+        "prior_searches": [search_json(search) for search in record.prior_searches],
+        "withdrawals": [_withdrawal_json(withdrawal) for withdrawal in record.withdrawals],
         "events": [_event_json(event) for event in record.events],
     }
+
+
+def _withdrawal_json(withdrawal: Withdrawal) -> dict[str, Any]:
+    return {
+        "job": withdrawal.job_id,
+        "at": moment(withdrawal.at),
+        "account": withdrawal.account,
+        "words": withdrawal.words,
+        "safety": withdrawal.safety,
+        "objects": withdrawal.objects,
+    }
+
+
+def withdrawal_words(withdrawal: Withdrawal) -> str:
+    """Return what was taken back of a study's results, by whom, when and why."""
+    why = "for patient safety" if withdrawal.safety else "for quality"
+    return (
+        f"job {withdrawal.job_id}: {withdrawal.objects} object(s) withdrawn {why} on {local(withdrawal.at)[:19]} by "
+        f"{withdrawal.account}: {withdrawal.words}"
+    )
 
 
 def verdict_json(verdict: Verdict) -> dict[str, Any]:
@@ -94,7 +117,7 @@ def _job_json(job: Job) -> dict[str, Any]:
         "ended_at": moment(job.ended_at),
         "reason": reason_json(job.reason),
         "details": job.details,
-    }
+    } | comparison_json(job)
 
 
 def _result_json(job_id: int, result: ResultObject, deliveries: Sequence[Delivery]) -> dict[str, Any]:
@@ -122,8 +145,10 @@ def _delivery_json(delivery: Delivery) -> dict[str, Any]:
         "attempts": delivery.attempts,
         "problem": delivery.problem,
         "status": None if delivery.status is None else f"{delivery.status:04X}",
-        "next_attempt_at": moment(delivery.next_attempt_at) if delivery.state is DeliveryState.PENDING else None,
+        "next_attempt_at": moment(delivery.next_attempt_at) if delivery.state in _OWED else None,
+        "stored_at": moment(delivery.stored_at),
         "delivered_at": moment(delivery.delivered_at),
+        "commitment": commitment_json(delivery.commitment),
         "reason": reason_json(delivery.reason),
     }
 
@@ -138,11 +163,6 @@ def _event_json(event: Event) -> dict[str, Any]:
     }
 
 
-def local(time: datetime | None) -> str:
-    """Return a time as a person at this machine reads it, to the millisecond."""
-    return "" if time is None else time.astimezone().isoformat(sep=" ", timespec="milliseconds")[:23]
-
-
 def show_record(record: StudyRecord) -> None:
     """Print everything about a study for a person."""
     summary = record.summary
@@ -153,19 +173,23 @@ def show_record(record: StudyRecord) -> None:
     )
     if summary.reason:
         say(f"  {reason_words(summary.reason)}")
+    for withdrawal in record.withdrawals:
+        say(f"  {withdrawal_words(withdrawal)}")
     show_table(
         "Series",
         ("Series Instance UID", "Modality", "Number", "Description", "Instances"),
         list(_rows_of_series(record)),
     )
     show_verdicts(record.verdicts)
+    for words in (*inquiry_words(record.inquiry), *search_words(record.prior_searches)):
+        say(words)
     show_table(
         "Jobs",
         ("Job", "Model", "State", "Attempt", "Started", "Ended", "Reason"),
         list(_rows_of_jobs(record.jobs)),
     )
     for job in (job for job in record.jobs if job.current):
-        for words in (*course(job), *_deviations(job)):
+        for words in (*course(job), *comparison_words(job), *_deviations(job)):
             say(words)
     show_table(
         "Results",
@@ -251,9 +275,10 @@ def _waiting(deliveries: Sequence[Delivery | None]) -> tuple[str, str, str]:
     there = [delivery for delivery in deliveries if delivery is not None]
     if not there:
         return "", "", ""
-    due = [each.next_attempt_at for each in there if each.state is DeliveryState.PENDING]
-    reasons = dict.fromkeys(reason_words(each.reason) for each in there if each.reason)
-    return str(max(each.attempts for each in there)), local(min(due)) if due else "", " ".join(reasons)
+    due = [each.next_attempt_at for each in there if each.state in _OWED]
+    words = dict.fromkeys(reason_words(each.reason) for each in there if each.reason)
+    words |= dict.fromkeys(commitment_words([each for each in there if each.state is DeliveryState.STORED]))
+    return str(max(each.attempts for each in there)), local(min(due)) if due else "", " ".join(words)
 
 
 def _rows_of_events(events: Sequence[Event]) -> Iterator[tuple[str, str, str, str]]:

@@ -8,6 +8,7 @@ import socket
 from db.engine import Database
 from hilum.config import Settings
 from hilum.journal import open_journal
+from hilum.pausing import paused_now
 from hilum.planning import read_cards
 from hilum.processes import Station, StopSignal
 from hilum.supervisor import ROLES, Supervisor
@@ -47,11 +48,24 @@ def serve_all(settings: Settings) -> None:
                 say(f"{card.name} will not run: {card.objection.words}")
         for peer in settings.destinations:
             say(f"results ({', '.join(peer.results)}) go to {peer.name}: {peer.ae_title} at {peer.host}:{peer.port}")
+        for name in settings.archives:
+            archive = settings.peers[name]
+            say(f"completeness is asked of {name}: {archive.ae_title} at {archive.host}:{archive.port}")
+        for words in _paused(settings):
+            say(words)
         accepted = settings.known_calling_ae_titles
         say(f"accepts: {'any calling AE title' if accepted is None else ', '.join(sorted(accepted)) or 'nobody'}")
 
     Supervisor(settings, tell).run(stop)
     say("stopped")
+
+
+def _paused(settings: Settings) -> list[str]:
+    database = Database.open(settings.database_url)
+    try:
+        return paused_now(database)
+    finally:
+        database.close()
 
 
 def serve_role(settings: Settings, role: str, worker: int | None = None) -> None:
@@ -69,6 +83,8 @@ def serve_role(settings: Settings, role: str, worker: int | None = None) -> None
     """
     if role not in ROLES:
         raise ConfigError(f"--role {role}: unknown; the roles are {', '.join(ROLES)}")
+    if role == "archivist" and not settings.archives:
+        raise ConfigError("--role archivist: no peer names an archive to be asked; give one archive = NAME")
     if role == "keeper":
         settings = with_devices(settings)
         _demand_worker(settings, worker)

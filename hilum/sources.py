@@ -12,16 +12,17 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-from db import index
+from db import index, priors
 from db.engine import Database
 from db.filestore import FileStore
 from db.results import job_of_result, path_of_result
-from hilum.planning import ordered_slices
+from hilum.planning import ordered_slices, planned_slices
 from sr_writer.checking.rules import own_items
+from sr_writer.reading.content_tree import items_named
 from sr_writer.source.images import SourceKey, keys_of_reference
 from study.entities import Job
 from study.errors import ArchiveError, StudyRefused
-from study.forms import SEGMENTATIONS, SOP_CLASSES, Form
+from study.forms import APART, SEGMENTATIONS, SOP_CLASSES, Form
 from study.frames import flattened
 from study.geometry import FrameOfReferencePolicy, UnevenSpacing, assess
 from study.headers import HEADER_KEYWORDS, InstanceHeader
@@ -47,6 +48,15 @@ class Sources(Protocol):
             If they are not here; the words say where they were looked for.
         """
 
+    def earlier(self, result: Dataset) -> list[Dataset]:
+        """Return the headers of the earlier series that a result compares with: all their images, without pixels.
+
+        Raises
+        ------
+        ArchiveError
+            If they are not here.
+        """
+
     def made(self, result: Dataset) -> Path | None:
         """Return the file of the object of the same SOP Instance UID as it was made; None where nobody has it."""
 
@@ -61,15 +71,33 @@ class FolderSources:
 
     def of(self, result: Dataset, form: Form) -> list[Dataset]:
         """Return the headers of the images that a result refers to, with those of the same stack."""
-        if self._studies is None:
-            self._studies = _studies_in(self._folder)
-        study = self._studies.get(str(result.get("StudyInstanceUID", "")))
+        studies = self._found()
+        study = studies.get(str(result.get("StudyInstanceUID", "")))
         # Where there is one study only it is the one that is meant, and the check tells what is wrong with the object
-        if study is None and len(self._studies) == 1:
-            (study,) = self._studies.values()
+        if study is None and len(studies) == 1:
+            (study,) = studies.values()
         if study is None:
             raise ArchiveError(f"{self._folder} holds no image of the object's study.")
         return self._headers.of(_chosen(study, result, f"{self._folder}", form))
+
+    def earlier(self, result: Dataset) -> list[Dataset]:
+        """Return the headers of those images in the folder that a result lists as evidence of earlier studies."""
+        found: list[Dataset] = []
+        for (study, series), uids in earlier_evidence(result).items():
+            held = [
+                (path, one)
+                for path, one in self._found().get(study, {}).get(series, ())
+                if one.sop_instance_uid in uids
+            ]
+            if len(held) < len(uids):
+                raise ArchiveError(f"{self._folder} lacks images of an earlier study that the object compares with.")
+            found += self._headers.of([(path, each) for path, header in held for each in header.slices()])
+        return found
+
+    def _found(self) -> dict[str, dict[str, list[Slice]]]:
+        if self._studies is None:
+            self._studies = _studies_in(self._folder)
+        return self._studies
 
     def made(self, result: Dataset) -> Path | None:
         """Return None: a folder of images tells nothing of results."""
@@ -99,6 +127,24 @@ class StoreSources:
         located = {uid: [(self._store.locate(one), one.header) for one in held] for uid, held in images.items() if held}
         return self._headers.of(_chosen(located, result, "the node's store", form))
 
+    def earlier(self, result: Dataset) -> list[Dataset]:
+        """Return the headers of the earlier series that the result's job was given, of those that the result names."""
+        named = {series for _, series in earlier_evidence(result)}
+        if not named:
+            return []
+        with self._database.reading() as uow:
+            job = job_of_result(uow, str(result.get("SOPInstanceUID", "")))
+            held = [] if job is None else priors.priors_of_job(uow, job.id)
+        if job is None:
+            raise ArchiveError("The node did not make the object, and does not know what it was compared with.")
+        found: list[Dataset] = []
+        for prior, planned in zip(held, job.parameters.get("priors", ()), strict=True):
+            if planned["series"] in named:
+                images = [(str(self._store.locate(one)), one.header) for one in prior]
+                slices = planned_slices(images, planned)
+                found += self._headers.of([(Path(path), header) for path, header in slices])
+        return found
+
     def made(self, result: Dataset) -> Path | None:
         """Return the file that the node made and kept; None where it was another node, or the file is gone."""
         with self._database.reading() as uow:
@@ -107,9 +153,20 @@ class StoreSources:
         return found if found is not None and found.is_file() else None
 
 
+def earlier_evidence(result: Dataset) -> dict[tuple[str, str], set[str]]:
+    """Return the SOP Instance UIDs that a result lists of earlier studies, by study and series (PS3.3 C.17.2)."""
+    return {
+        (str(study.get("StudyInstanceUID", "")), str(series.get("SeriesInstanceUID", ""))): {
+            str(item.get("ReferencedSOPInstanceUID", "")) for item in items_named(series, "ReferencedSOPSequence")
+        }
+        for study in items_named(result, "PertinentOtherEvidenceSequence")
+        for series in items_named(study, "ReferencedSeriesSequence")
+    }
+
+
 def _of_job(instances: Sequence[Slice], job: Job, form: Form) -> Sequence[Slice]:
     """Return the slices as the job's writer had them."""
-    if form is Form.REFUSAL:  # of a series that may be no volume
+    if form in APART:  # of a series that may be no volume
         return instances
     slices, _ = ordered_slices([(str(path), header) for path, header in instances], job.parameters)
     return [(Path(path), header) for path, header in slices]
@@ -123,6 +180,8 @@ def _chosen(study: Series, result: Dataset, where: str, form: Form) -> list[Slic
     ArchiveError
         If no series has an image that it refers to.
     """
+    if form is Form.REJECTION:  # it refers to results alone, and says no more of the images than whose they are
+        return [slices for held in study.values() for slices in held][:1]
     named = set(_referenced(result))
     counts = Counter(
         {uid: sum((one.sop_instance_uid, None) in named for _, one in held) for uid, held in study.items()}

@@ -25,7 +25,7 @@ from study.errors import ConfigError
 
 log = structlog.get_logger()
 
-ROLES = ("receiver", "indexer", "keeper", "sender")
+ROLES = ("receiver", "indexer", "archivist", "keeper", "sender")
 
 _SHORTEST_BACK_OFF = 0.5  # [s]
 _LONGEST_BACK_OFF = 30.0  # [s]
@@ -69,7 +69,9 @@ class Supervisor:
         self._happenings: queue.SimpleQueue[_Happening] = queue.SimpleQueue()
         self._posts = [_Post("receiver", index) for index in range(settings.node.receivers)]
         self._posts += [_Post("keeper", index) for index in range(len(self._settings.inference.devices))]
-        self._posts += [_Post(role, 0) for role in ROLES if role not in ("receiver", "keeper")]
+        self._posts += [_Post(role, 0) for role in ("indexer", "sender")]
+        if settings.archives:  # without one there is nobody to ask
+            self._posts.append(_Post("archivist", 0))
         self._announced = False
         self._others: set[int] = set()
 

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from study.errors import ConfigError
+
 
 def is_terminal() -> bool:
     """Tell whether a person looks at standard output."""
@@ -30,6 +32,28 @@ def complain(text: str) -> None:
     """Print one line to standard error, as it is."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
+
+
+def agrees(question: str, *, yes: bool) -> bool:
+    """Tell whether the person at the terminal agrees.
+
+    Parameters
+    ----------
+    yes
+        Whether that was said beforehand, so that nobody is asked.
+
+    Raises
+    ------
+    ConfigError
+        If there is nobody to be asked.
+    """
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise ConfigError("Nobody can be asked here; add --yes, and it is done without asking.")
+    sys.stdout.write(f"{question} [y/N] ")
+    sys.stdout.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,6 +55,8 @@ class Account:
         How the network ran: precision, compilation, memory format, threads, seed, what is deterministic.
     measurements
         What was found, for statistics: each with `finding`, `name`, `value`, `unit`; no text of a patient's.
+    priors
+        What became of each earlier series that the model was given.
     """
 
     tell: Tell = tell_nobody
@@ -65,6 +68,7 @@ class Account:
     memory_steps: list[dict[str, Any]] = field(default_factory=list)
     running: dict[str, Any] = field(default_factory=dict)
     measurements: list[dict[str, Any]] = field(default_factory=list)
+    priors: list[dict[str, Any]] = field(default_factory=list)
     _on_cpu_instead: bool = False
 
     def __post_init__(self) -> None:
@@ -89,6 +93,14 @@ class Account:
                 torch.cuda.synchronize(self.device)
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def apart(self, step: str) -> Account:
+        """Return a record of its own for what is done within a step: its news are that step's, memory is noted here."""
+        inner = copy.copy(self)
+        inner.tell = lambda _step, on_cpu: self.tell(step, on_cpu)
+        inner.forward, inner.was_warm, inner.begun = None, None, ""
+        inner.seconds, inner.running, inner.measurements, inner.priors = {}, {}, [], []
+        return inner
 
     def begins_on(self, device: torch.device) -> None:
         """Note where the network is to run; the device's peak is counted from now on."""
@@ -117,7 +129,7 @@ class Account:
             "running": self.running,
             "versions": versions(),
             "measurements": self.measurements,
-        }
+        } | ({"priors": self.priors} if self.priors else {})
 
     def _device_peak_mb(self) -> int | None:
         if not torch.cuda.is_available() or (self.device.type != "cuda" and not self._on_cpu_instead):

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from inference.machine import MEGABYTE
 from inference.memory import HOST, OutOfDeviceMemory, answers, at_most, device_bytes, give_back
 from inference.options import RunOptions
 from inference.pixels import Pixels
+from inference.priors import Prior, compared_with, handed_over
 from inference.series import Said, Series, figures
 from inference.shelf import Key, Shelf
 from inference.surroundings import SEED
@@ -45,12 +47,15 @@ class Analysis:
         Of each slice or image by its index, for pictures.
     account
         How it went.
+    earlier
+        The headers of the images of each earlier series that the result names, in slice order.
     """
 
     result_set: ResultSet
     datasets: tuple[Dataset, ...]
     pixels: Pixels
     account: Account
+    earlier: tuple[tuple[Dataset, ...], ...] = ()
 
 
 class Analyst:
@@ -133,6 +138,7 @@ class Analyst:
         notes: Sequence[str] = (),
         options: RunOptions = _AS_IT_COMES,
         account: Account | None = None,
+        priors: Sequence[Prior] = (),
     ) -> Analysis:
         """Return what the model says about a series.
 
@@ -149,6 +155,8 @@ class Analyst:
         account
             Is told of each step, and has the record of it, also of an analysis that fails; one is made where none is
             given.
+        priors
+            Earlier series, the latest first: what is measured is compared with each, or the bundle gets them.
 
         Raises
         ------
@@ -162,20 +170,40 @@ class Analyst:
         series = Series(tuple(paths), tuple(headers), geometry, self.threads)
         try:
             with self._watched(account), at_most(self.device, options.device_memory_bytes):
-                said = self._climb(card, series, options, account)
+                handed = priors if card.priors is not None and card.priors.input else ()
+                said = self._climb(card, series, options, account, handed)
+                account.measurements = figures(said.result_set)
+                if priors and not handed:
+                    say = partial(self._said_then, card, options)
+                    said = compared_with(said, priors, say, card, account)
         finally:
             give_back(self.device)
-        account.measurements = figures(said.result_set)
         result = replace(said.result_set, limits=(*notes, *said.result_set.limits))
-        return Analysis(result, said.datasets, series.pixels(), account)
+        return Analysis(result, said.datasets, series.pixels(), account, said.earlier)
 
-    def _climb(self, card: ModelCard, series: Series, options: RunOptions, account: Account) -> Said:
-        """Return what the model says, with as small a demand for memory as it takes."""
+    def _said_then(self, card: ModelCard, options: RunOptions, series: Series, account: Account) -> Said:
+        """Return what the model says of an earlier series; none of its memory is held any more."""
+        give_back(self.device)
+        account.device = self.device
+        return self._climb(card, series, options, account)
+
+    def _climb(
+        self, card: ModelCard, series: Series, options: RunOptions, account: Account, handed: Sequence[Prior] = ()
+    ) -> Said:
+        """Return what the model says, with as small a demand for memory as it takes.
+
+        Parameters
+        ----------
+        handed
+            Earlier series that the bundle gets too.
+        """
         key, voxels = (Key.of(card, options), options), series.voxels
         ladder = self._ladder(card, options, account)
         first, needed = self._first(card, options, account, ladder), self._footholds.of(key, voxels)
         begin = first if needed is None or first.place == "cpu" else ladder.begin(needed)
-        said, foothold = ladder.climb(begin, lambda foothold: self._attempt(card, series, options, account, foothold))
+        said, foothold = ladder.climb(
+            begin, lambda foothold: self._attempt(card, series, options, account, foothold, handed)
+        )
         if foothold not in (first, needed):  # one that was needed before grows old from then on
             self._footholds.note(key, voxels, foothold)
         return said
@@ -192,14 +220,24 @@ class Analyst:
         return ladder.to_cpu(f"The model does not fit into the memory of {self.device}")
 
     def _attempt(
-        self, card: ModelCard, series: Series, options: RunOptions, account: Account, foothold: Foothold
+        self,
+        card: ModelCard,
+        series: Series,
+        options: RunOptions,
+        account: Account,
+        foothold: Foothold,
+        handed: Sequence[Prior],
     ) -> Said:
         """Run the model from the files on: what another attempt left in the volume, or on the device, is gone."""
         if account.forward is not None:
             account.forward.start_anew()
         bundle = self._standing(card, options, account, foothold)
         account.running = self._way_of(bundle)
-        said = series.said_by(bundle, card, account)
+        if handed:
+            beside = handed_over(handed, card, account)
+            said = beside.noted_in(series.said_by(bundle, card, account, beside.volumes))
+        else:
+            said = series.said_by(bundle, card, account)
         if account.forward is not None:
             account.running |= account.forward.figures()
         return replace(said, result_set=replace(said.result_set, limits=(*bundle.notes, *said.result_set.limits)))
@@ -234,7 +272,7 @@ class Analyst:
         if bundle is None:
             with account.step("load"):
                 _demand_unchanged(card)
-                bundle = load_bundle(card.path, device, options)
+                bundle = load_bundle(card.path, device, options, card.priors.inputs if card.priors else ())
             if left := shelf.put(key, card.name, bundle):
                 words = f"The models that are kept on {device} hold more than {shelf.limit // MEGABYTE} MB; let go of "
                 account.note_memory("let_go", f"{words}{', '.join(left)}.", models=left)

@@ -8,7 +8,7 @@ folder that the configuration names, with the digest that it names, is loaded.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -150,8 +150,18 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-def load_bundle(path: Path, device: torch.device, options: RunOptions = RunOptions()) -> LoadedBundle:  # noqa: B008
+def load_bundle(
+    path: Path,
+    device: torch.device,
+    options: RunOptions = RunOptions(),  # noqa: B008
+    priors: Collection[str] = (),
+) -> LoadedBundle:
     """Return the bundle in a folder, its network on the device and set to inference.
+
+    Parameters
+    ----------
+    priors
+        The keys under which its transforms get earlier series: none of them is the image.
 
     Raises
     ------
@@ -164,7 +174,7 @@ def load_bundle(path: Path, device: torch.device, options: RunOptions = RunOptio
     modules: dict[str, ModuleType] = {}
     try:
         with surroundings_kept(device), own_code(path, modules):
-            return _load(path, config, device, modules, options)
+            return _load(path, config, device, modules, options, priors)
     except BundleInvalid:
         raise
     except Exception as error:  # the bundle's code and configuration may raise anything at all
@@ -189,7 +199,12 @@ def _config_file(path: Path) -> Path:
 
 
 def _load(
-    path: Path, config: Path, device: torch.device, modules: dict[str, ModuleType], options: RunOptions
+    path: Path,
+    config: Path,
+    device: torch.device,
+    modules: dict[str, ModuleType],
+    options: RunOptions,
+    priors: Collection[str],
 ) -> LoadedBundle:
     metadata = Metadata.of(read_json(path / METADATA), path / METADATA)
     parser = _parser(path, config, device)
@@ -214,7 +229,7 @@ def _load(
         inferer=inferer,
         preprocessing=preprocessing,
         postprocessing=postprocessing,
-        intake=prepare_intake(preprocessing, loaders, tuple(metadata.inputs)),
+        intake=prepare_intake(preprocessing, loaders, tuple(metadata.inputs), priors),
         channels=metadata.input_channels,
         is_planar=metadata.is_planar and not isinstance(inferer, SliceInferer),
         notes=invert_labels_by_nearest(postprocessing),

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from inference.description import Kind, ModelDescription, family_of
+from inference.description import Kind, ModelDescription, Priors, family_of
 from inference.metadata import METADATA, Metadata
 from inference.naming import PlannedClass, PlannedFinding, PlannedNumber, Vocabulary
 from inference.structures import table_digest
@@ -62,6 +62,8 @@ class ModelCard:
     activation, exclusive
         What turns the output of a classification into probabilities where the bundle does not; whether exactly one
         class holds (None: as the bundle's own activation says).
+    priors
+        Which earlier studies of the patient it gets besides; None: none.
     target
         The organ without which there is nothing to analyse, in words; "" where an empty result is a result.
     algorithm_family
@@ -91,6 +93,7 @@ class ModelCard:
     numbers: tuple[PlannedNumber, ...] = ()
     activation: str = "none"
     exclusive: bool | None = None
+    priors: Priors | None = None
     target: str = ""
     algorithm_family: Code = ARTIFICIAL_INTELLIGENCE
     description_digest: str = ""
@@ -215,10 +218,12 @@ def digest_of(bundle: Path) -> str:
 def _card(
     name: str, bundle: Path, metadata: Metadata, description: ModelDescription, digest: str, objection: Reason | None
 ) -> ModelCard:
-    metadata.demand_one_image_in_and_one_result_out()
+    further = description.priors.inputs if description.priors else ()
+    metadata.demand_one_image_in_and_one_result_out(further)
     kind = description.kind or metadata.kind()
     rule = description.select.rule(metadata.modality())
-    metadata.demand_channels(rule.form)
+    metadata.demand_channels(rule.form, len(further))
+    _demand_comparable(description.priors, kind, rule)
     vocabulary = Vocabulary(metadata, description, bundle.name)
     segments, keys = vocabulary.segments() if kind == "segmentation" else ((), ())
     if kind == "segmentation" and rule.form == "image":
@@ -241,12 +246,31 @@ def _card(
         numbers=vocabulary.numbers() if kind == "measurement" else (),
         activation=description.activation,
         exclusive=description.exclusive,
+        priors=description.priors,
         target=description.target,
         algorithm_family=family_of(description),
         description_digest=_digest_of_description(description),
         hints=(*vocabulary.hints, *_hints_on(rule, name)),
         objection=objection,
     )
+
+
+def _demand_comparable(priors: Priors | None, kind: Kind, rule: SelectionRule) -> None:
+    """Return if a model can do with earlier studies what its description says; ValueError if not."""
+    if priors is None:
+        return
+    if rule.form == "image":
+        raise ValueError("priors: single images are not compared; models of volumes are")
+    if priors.input:
+        return
+    if kind == "classification":
+        raise ValueError('priors: classes are not compared; say input = "prior" for a bundle that compares by itself')
+    foreign = {each.upper() for each in priors.modality} - {each.upper() for each in rule.modality}
+    if foreign:
+        raise ValueError(
+            f"priors: the same bundle analyses them, and it is not for {', '.join(sorted(foreign))}; another modality "
+            'needs input = "prior", and a bundle that takes it'
+        )
 
 
 def _hints_on(rule: SelectionRule, name: str) -> tuple[str, ...]:
@@ -271,7 +295,9 @@ def _measures(description: ModelDescription, rule: SelectionRule) -> tuple[str, 
 
 
 def _digest_of_description(description: ModelDescription) -> str:
-    return hashlib.sha256((table_digest() + description.model_dump_json()).encode()).hexdigest()
+    # What is not said is left out, so that jobs keep the keys that they had before it could be
+    unsaid = {"priors"} if description.priors is None else set()
+    return hashlib.sha256((table_digest() + description.model_dump_json(exclude=unsaid)).encode()).hexdigest()
 
 
 def _find_builtin(name: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -52,7 +52,9 @@ class Loader:
         return cls(tuple(getattr(transform, "keys", ())), bool(getattr(inner, "ensure_channel_first", False)))
 
 
-def prepare_intake(preprocessing: Compose, loaders: Sequence[Loader], declared: Sequence[str]) -> Intake:
+def prepare_intake(
+    preprocessing: Compose, loaders: Sequence[Loader], declared: Sequence[str], priors: Collection[str] = ()
+) -> Intake:
     """Take the loader out of a chain, and return how what is left expects its image.
 
     With the loader goes what only sorts out the axes of files: the image is handed over channel first where the chain
@@ -66,6 +68,8 @@ def prepare_intake(preprocessing: Compose, loaders: Sequence[Loader], declared: 
         Those that were taken out of the chain before it was made.
     declared
         The names of the inputs in the metadata.
+    priors
+        The keys of earlier series, none of which is the image.
 
     Raises
     ------
@@ -74,7 +78,7 @@ def prepare_intake(preprocessing: Compose, loaders: Sequence[Loader], declared: 
     """
     found = [Loader.of(each) for each in leaves(preprocessing) if isinstance(each, _LOADERS)]
     loaders = [*loaders, *found]
-    key = _image_key(preprocessing, loaders, declared)
+    key = _image_key(preprocessing, loaders, declared, priors)
     makers = [each for each in leaves(preprocessing) if isinstance(each, _CHANNEL_MAKERS)]
     _remove(preprocessing, (*_LOADERS, *_CHANNEL_MAKERS))
     forgive_missing_labels(preprocessing, key)
@@ -151,10 +155,14 @@ def _remove(chain: Compose, kinds: tuple[type, ...]) -> None:
             _remove(each, kinds)
 
 
-def _image_key(preprocessing: Compose, loaders: Sequence[Loader], declared: Sequence[str]) -> str:
+def _image_key(
+    preprocessing: Compose, loaders: Sequence[Loader], declared: Sequence[str], priors: Collection[str]
+) -> str:
     """Return what the chain calls its image: as the loader says, else as the metadata do."""
     used = {key for each in leaves(preprocessing) if isinstance(each, MapTransform) for key in each.keys}
-    loaded = [key for each in loaders for key in each.keys]
+    used -= set(priors)
+    declared = [name for name in declared if name not in priors]
+    loaded = [key for each in loaders for key in each.keys if key not in priors]
     for key in (*(key for key in loaded if key in (*declared, _IMAGE)), *loaded, *declared, _IMAGE):
         if not used or key in used:
             return str(key)

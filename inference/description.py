@@ -146,6 +146,43 @@ class Select(Described):
         return SelectionRule(**(few | said | {"modality": chosen, "form": form}))
 
 
+class Priors(Described):
+    """Which earlier studies of the same patient a model is given beside the series that it analyses.
+
+    Parameters
+    ----------
+    modality
+        Modality of their series; that of `select` where it is not said.
+    body_part
+        Body Part Examined, any of these; spaces and underscores do not count; that of `select` where it is not said.
+    count
+        The most of them, the latest ones.
+    max_age_days
+        How much older than the study they may be [days].
+    wait_seconds
+        How long an analysis waits for them, once its own series is complete [s].
+    required
+        Whether the model is of no use without one: then a study without is refused.
+    input
+        The key under which the bundle's own transforms get them; "" for none: each is analysed by itself, and what is
+        measured is compared.
+    """
+
+    modality: Texts = ()
+    body_part: Texts = ()
+    count: int = Field(default=1, ge=1, le=5)
+    max_age_days: int = Field(default=1825, ge=1, le=36_500)
+    wait_seconds: float = Field(default=120, ge=0, le=3_600)
+    required: bool = False
+    input: Annotated[str, Field(pattern=r"^([A-Za-z][A-Za-z0-9_]{0,31})?$")] = ""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Return the keys under which the bundle gets them, the latest first: "prior", "prior_2"; none by default."""
+        further = (f"{self.input}_{number}" for number in range(2, self.count + 1))
+        return (self.input, *further) if self.input else ()
+
+
 class SegmentDescription(Described):
     """What one value of a label map, or one channel, stands for (PS3.3 C.8.20.4)."""
 
@@ -209,6 +246,7 @@ class ModelDescription(Described):
     measurements: tuple[NumberDescription, ...] = ()
     activation: Literal["none", "softmax", "sigmoid"] = "none"
     exclusive: bool | None = None
+    priors: Priors | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelDescription:

@@ -21,12 +21,14 @@ from inference.bundle import LoadedBundle, root_cause
 from inference.chains import inverts
 from inference.fetching import extremes, fetched
 from inference.memory import HOST, memory_error
+from inference.orientation import to_monai
 from inference.own_code import own_code
 from inference.placing import demand_place
 from inference.precision import as_float32, compute_repeatably, in_force, reduced
 from inference.speed import compiling, is_of_compiler
 from inference.surroundings import start_chance_anew, surroundings_kept
 from study.errors import BundleInvalid, HilumError, InferenceError, ModelOutputInvalid
+from study.imaging import SeriesVolume
 
 _AFFINE_TOLERANCE_MM = 1e-3  # over the whole grid, at its corners
 _ORIGIN = "hilum_source"
@@ -124,6 +126,15 @@ def with_affine(bundle: LoadedBundle, tensor: torch.Tensor, affine: torch.Tensor
     if bundle.intake.channel_first:
         tensor, meta["original_channel_dim"] = tensor[None], 0
     return MetaTensor(tensor, affine=affine, meta=meta | {"original_affine": affine.clone()})
+
+
+def as_images(bundle: LoadedBundle, volumes: Mapping[str, SeriesVolume]) -> dict[str, MetaTensor]:
+    """Return volumes as the bundle's preprocessing expects an image, each with its own affine."""
+    arrays = {key: to_monai(volume.voxels, volume.affine) for key, volume in volumes.items()}
+    return {
+        key: with_affine(bundle, torch.from_numpy(array), torch.from_numpy(affine))
+        for key, (array, affine) in arrays.items()
+    }
 
 
 def prediction_of_one(prediction: Any, image: Any) -> MetaTensor:  # noqa: ANN401 - a network may return anything

@@ -5,7 +5,7 @@ Zoo bundles differ in what they fill in, so each question has one place here, an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -182,21 +182,34 @@ class Metadata:
                 "can not be told apart safely"
             )
 
-    def demand_one_image_in_and_one_result_out(self) -> None:
-        """Return if the model takes one image and gives one result; ValueError with the names if not."""
-        for what, formats in (("inputs", self.inputs), ("outputs", self.outputs)):
+    def demand_one_image_in_and_one_result_out(self, priors: Collection[str] = ()) -> None:
+        """Return if the model takes one image and gives one result; ValueError with the names if not.
+
+        Parameters
+        ----------
+        priors
+            The names of inputs that are earlier series.
+        """
+        images = [name for name in self.inputs if name not in priors]
+        for what, formats in (("inputs", images), ("outputs", list(self.outputs))):
             if len(formats) > 1:
                 raise ValueError(
                     f"the model has {len(formats)} {what} ({', '.join(formats)}), and one can be given and taken"
                 )
 
-    def demand_channels(self, form: str) -> None:
+    def demand_channels(self, form: str, priors: int = 0) -> None:
         """Return if one grey-scale series or image can feed the model; ValueError with the number if not.
 
-        A single image may serve as the three equal channels of a network that was trained on pictures.
+        A single image may serve as the three equal channels of a network that was trained on pictures. The bundle's own
+        transforms may put earlier series beside the series.
+
+        Parameters
+        ----------
+        priors
+            How many earlier series the bundle is given besides.
         """
         channels = self.input_channels
-        if channels == 1 or (form == "image" and channels == _IN_COLOUR):
+        if channels in (1, 1 + priors) or (form == "image" and channels == _IN_COLOUR):
             return
         raise ValueError(
             f"the model takes {channels} channels, which would be {channels} series on one grid; one series is given"

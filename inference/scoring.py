@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -14,7 +16,7 @@ from inference.account import Account
 from inference.bundle import LoadedBundle
 from inference.catalog import ModelCard
 from inference.chains import activation_of, decides, without_discretisation
-from inference.feeding import at_work, demand_finite, postprocessed, predicted, with_affine
+from inference.feeding import as_images, at_work, demand_finite, postprocessed, predicted, with_affine
 from inference.orientation import plane_to_monai, to_monai
 from study.errors import ModelOutputInvalid
 from study.imaging import Assessment, Measurement, SeriesVolume
@@ -27,11 +29,21 @@ Scores = NDArray[np.float64]
 
 
 def score_volume(
-    bundle: LoadedBundle, volume: SeriesVolume, card: ModelCard, account: Account | None = None
+    bundle: LoadedBundle,
+    volume: SeriesVolume,
+    card: ModelCard,
+    account: Account | None = None,
+    beside: Mapping[str, SeriesVolume] = MappingProxyType({}),
 ) -> tuple[Assessment, ...]:
-    """Return what the bundle says of a volume; the errors are those of `inference.running.run_bundle`."""
+    """Return what the bundle says of a volume; the errors are those of `inference.running.run_bundle`.
+
+    Parameters
+    ----------
+    beside
+        Earlier series that its transforms get too, by their keys.
+    """
     array, affine = to_monai(volume.voxels, volume.affine)
-    return _score(bundle, array, affine, card, account or Account(), slices=())
+    return _score(bundle, array, affine, card, account or Account(), slices=(), beside=beside)
 
 
 def score_image(
@@ -64,15 +76,16 @@ def _score(
     card: ModelCard,
     account: Account,
     slices: tuple[int, ...],
+    beside: Mapping[str, SeriesVolume] = MappingProxyType({}),
 ) -> tuple[Assessment, ...]:
     quietly = any(slices)  # of many images, the first alone is told of
     with at_work(bundle, account):
         key = bundle.intake.key
         with account.step("preprocess", quietly=quietly):
             image: torch.Tensor = with_affine(bundle, torch.from_numpy(array), torch.from_numpy(affine))
-            if bundle.channels == _CHANNELS_OF_PICTURES:
+            if bundle.channels == _CHANNELS_OF_PICTURES and not beside:
                 image = _as_picture(image, channel_first=bundle.intake.channel_first)
-            sample: dict[str, Any] = bundle.preprocessing({key: image})
+            sample: dict[str, Any] = bundle.preprocessing({key: image} | as_images(bundle, beside))
         with account.step("inference", quietly=quietly):
             prediction = demand_finite(predicted(bundle, sample[key], account))
         with account.step("postprocess", quietly=quietly):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from inference.measuring import measure
 from inference.pixels import Pixels, pixels_of_images, pixels_of_slices
 from inference.running import run_bundle
 from inference.scoring import score_image, score_volume
-from study.errors import TargetNotInFieldOfView
+from study.errors import TargetNotInFieldOfView, UndecodablePixelData
 from study.geometry import VolumeGeometry
 from study.headers import InstanceHeader
 from study.imaging import Assessment, Finding, LabelMap, ResultSet, SeriesVolume
@@ -30,10 +31,17 @@ from study.imaging import Assessment, Finding, LabelMap, ResultSet, SeriesVolume
 
 @dataclass(frozen=True, eq=False)
 class Said:
-    """What a model said of a series, and the headers of its images in slice order."""
+    """What a model said of a series, and the headers of its images in slice order.
+
+    Parameters
+    ----------
+    earlier
+        The headers of each earlier series that the result names.
+    """
 
     result_set: ResultSet
     datasets: tuple[Dataset, ...]
+    earlier: tuple[tuple[Dataset, ...], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,11 +67,36 @@ class Series:
         sizes = [(header.rows or 0) * (header.columns or 0) for header in self.headers]
         return max(sizes) if self.geometry is None else sum(sizes)
 
-    def said_by(self, bundle: LoadedBundle, card: ModelCard, account: Account) -> Said:
-        """Return what a bundle says of the series; the errors are those of `inference.analysis.Analyst.analyse`."""
+    def said_by(
+        self,
+        bundle: LoadedBundle,
+        card: ModelCard,
+        account: Account,
+        beside: Mapping[str, SeriesVolume] = MappingProxyType({}),
+    ) -> Said:
+        """Return what a bundle says of the series; the errors are those of `inference.analysis.Analyst.analyse`.
+
+        Parameters
+        ----------
+        beside
+            Earlier series that the bundle is given too, by the keys of its transforms.
+        """
         if self.geometry is None:
             return self._images_said_by(bundle, card, account)
-        return self._volume_said_by(bundle, card, account, self.geometry)
+        return self._volume_said_by(bundle, card, account, self.geometry, beside)
+
+    def volume(self) -> tuple[SeriesVolume, tuple[Dataset, ...]]:
+        """Return the volume as a model gets it, and the headers of its slices.
+
+        Raises
+        ------
+        StudyRefused, InferenceError
+            If the images can not be decoded or read, or stand alone.
+        """
+        if self.geometry is None:
+            raise UndecodablePixelData("The images stand alone, and form no volume.")
+        decoded = self._decoded(self.geometry)
+        return _even(decoded.volume, self.geometry), decoded.datasets
 
     def pixels(self) -> Pixels:
         """Return the pixels of each slice or image by its index, for pictures."""
@@ -72,16 +105,21 @@ class Series:
         return pixels_of_slices(self.paths, self.headers, self.threads)
 
     def _volume_said_by(
-        self, bundle: LoadedBundle, card: ModelCard, account: Account, geometry: VolumeGeometry
+        self,
+        bundle: LoadedBundle,
+        card: ModelCard,
+        account: Account,
+        geometry: VolumeGeometry,
+        beside: Mapping[str, SeriesVolume],
     ) -> Said:
         with account.step("decode"):
             decoded = self._decoded(geometry)
             volume = _even(decoded.volume, geometry)
         if card.kind != "segmentation":
-            assessments = score_volume(bundle, volume, card, account)
+            assessments = score_volume(bundle, volume, card, account, beside)
             return Said(ResultSet(None, (), assessments=assessments), decoded.datasets)
         seen = _checksums(volume, self.threads)
-        label_map = run_bundle(bundle, volume, card.segments, card.background_first, account)
+        label_map = run_bundle(bundle, volume, card.segments, card.background_first, account, beside)
         _demand_target(card, label_map)
         with account.step("measure"):
             if _checksums(volume, self.threads) != seen:  # the bundle works in place; what is measured are the images

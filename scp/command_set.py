@@ -1,4 +1,4 @@
-"""Read and write the DIMSE command sets of C-STORE and C-ECHO (PS3.7 9.1.1, 9.1.5, E.1).
+"""Read and write the DIMSE command sets of the requests that the node serves (PS3.7 9.1.1, 9.1.5, 10.1.1, 10.1.4, E.1).
 
 A command set is a short data set in Implicit VR Little Endian. It comes from the wire before anything else is known of
 an object, so it is read here without building a general data set: what does not fit is a `ValueError`.
@@ -20,6 +20,7 @@ _US = struct.Struct("<H")
 _LONGEST_COMMENT = 64  # VR LO
 
 _AFFECTED_SOP_CLASS_UID = 0x0002
+_REQUESTED_SOP_CLASS_UID = 0x0003
 _COMMAND_FIELD = 0x0100
 _MESSAGE_ID = 0x0110
 _MESSAGE_ID_BEING_RESPONDED_TO = 0x0120
@@ -27,6 +28,10 @@ _COMMAND_DATA_SET_TYPE = 0x0800
 _STATUS = 0x0900
 _ERROR_COMMENT = 0x0902
 _AFFECTED_SOP_INSTANCE_UID = 0x1000
+_REQUESTED_SOP_INSTANCE_UID = 0x1001
+_EVENT_TYPE_ID = 0x1002
+_MOVE_ORIGINATOR_AE_TITLE = 0x1030
+_ACTION_TYPE_ID = 0x1008
 
 
 class CommandField(IntEnum):
@@ -34,17 +39,37 @@ class CommandField(IntEnum):
 
     C_STORE_RQ = 0x0001
     C_ECHO_RQ = 0x0030
+    N_EVENT_REPORT_RQ = 0x0100
+    N_ACTION_RQ = 0x0130
+
+
+_TYPE_IDS: Final[dict[int, int]] = {
+    CommandField.N_EVENT_REPORT_RQ: _EVENT_TYPE_ID,
+    CommandField.N_ACTION_RQ: _ACTION_TYPE_ID,
+}
 
 
 @dataclass(frozen=True)
 class Request:
-    """A DIMSE request; `command_field` need not be one that the node knows."""
+    """A DIMSE request; `command_field` need not be one that the node knows.
+
+    Parameters
+    ----------
+    affected_sop_class_uid, affected_sop_instance_uid
+        Of an N-ACTION, those that it names as requested.
+    type_id
+        Event Type ID of an N-EVENT-REPORT, Action Type ID of an N-ACTION; 0 of others.
+    move_originator
+        Of a C-STORE, the AE title whose C-MOVE it is part of; "" where it is part of none.
+    """
 
     command_field: int
     message_id: int
     has_data_set: bool
     affected_sop_class_uid: str
     affected_sop_instance_uid: str
+    type_id: int = 0
+    move_originator: str = ""
 
 
 def read_request(encoded: bytes | bytearray) -> Request:
@@ -56,12 +81,19 @@ def read_request(encoded: bytes | bytearray) -> Request:
         If the bytes are no command set, or lack what every request has.
     """
     values = _elements(encoded)
+    command_field = _number(values, _COMMAND_FIELD)
+    names_requested = command_field == CommandField.N_ACTION_RQ
+    type_id = _TYPE_IDS.get(command_field)
     return Request(
-        command_field=_number(values, _COMMAND_FIELD),
+        command_field=command_field,
         message_id=_number(values, _MESSAGE_ID),
         has_data_set=_number(values, _COMMAND_DATA_SET_TYPE) != _NO_DATA_SET,
-        affected_sop_class_uid=_uid(values, _AFFECTED_SOP_CLASS_UID),
-        affected_sop_instance_uid=_uid(values, _AFFECTED_SOP_INSTANCE_UID),
+        affected_sop_class_uid=_uid(values, _REQUESTED_SOP_CLASS_UID if names_requested else _AFFECTED_SOP_CLASS_UID),
+        affected_sop_instance_uid=_uid(
+            values, _REQUESTED_SOP_INSTANCE_UID if names_requested else _AFFECTED_SOP_INSTANCE_UID
+        ),
+        type_id=0 if type_id is None else _number(values, type_id),
+        move_originator=_ascii(values, _MOVE_ORIGINATOR_AE_TITLE).strip(" "),
     )
 
 
@@ -82,6 +114,8 @@ def write_response(request: Request, status: int, comment: str = "") -> bytes:
         (_ERROR_COMMENT, _padded(comment[:_LONGEST_COMMENT], " ")),
         (_AFFECTED_SOP_INSTANCE_UID, _padded(request.affected_sop_instance_uid, "\0")),
     ]
+    if request.command_field in _TYPE_IDS:
+        elements.append((_TYPE_IDS[request.command_field], _US.pack(request.type_id)))
     body = b"".join(_ELEMENT.pack(0, element, len(value)) + value for element, value in elements if value)
     return _ELEMENT.pack(0, 0, 4) + struct.pack("<L", len(body)) + body
 
@@ -111,6 +145,10 @@ def _number(values: dict[int, bytes], element: int) -> int:
 
 def _uid(values: dict[int, bytes], element: int) -> str:
     # A UID is a few bytes of ASCII; anything else becomes text that no UID rule accepts.
+    return _ascii(values, element)
+
+
+def _ascii(values: dict[int, bytes], element: int) -> str:
     return values.get(element, b"").rstrip(b"\0 ").decode("ascii", errors="replace")
 
 

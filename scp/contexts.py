@@ -7,6 +7,7 @@ its own list: what every program reads, then what loses nothing, then the rest.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final
 
 from pydicom import uid
@@ -15,6 +16,8 @@ from pynetdicom import sop_class
 from pynetdicom.presentation import PresentationContext, build_context
 
 VERIFICATION: Final = "1.2.840.10008.1.1"
+STORAGE_COMMITMENT: Final = "1.2.840.10008.1.20.1"
+"""Storage Commitment Push Model."""
 
 _NAMED_STORAGE_BUT_NO_STORAGE_CLASS = frozenset(
     {
@@ -86,10 +89,28 @@ def is_storable(sop_class_uid: str, *, accept_unknown_sop_classes: bool) -> bool
     return accept_unknown_sop_classes and sop_class_uid not in UID_dictionary
 
 
+@dataclass(frozen=True)
+class Roles:
+    """Which roles of storage commitment a peer may play on an association that it requests (PS3.7 D.3.3.4).
+
+    Parameters
+    ----------
+    scu
+        Whether it may ask us to commit ourselves.
+    scp
+        Whether it may report on what we asked of it.
+    """
+
+    scu: bool = False
+    scp: bool = False
+
+
 def supported_contexts(
-    proposed: Iterable[PresentationContext], *, accept_unknown_sop_classes: bool
+    proposed: Iterable[PresentationContext], *, accept_unknown_sop_classes: bool, commitment: Roles | None = None
 ) -> list[PresentationContext]:
     """Return what the node supports of `proposed`, as the acceptor's list for the negotiation.
+
+    A peer that may report and proposes no role, where it should propose that of the SCP, is taken all the same.
 
     The list is made for each association: the lists of all SOP Classes and Transfer Syntaxes would take milliseconds
     to copy and validate, and unknown SOP Classes cannot be listed in advance.
@@ -98,9 +119,15 @@ def supported_contexts(
     for context in proposed:
         offered.setdefault(str(context.abstract_syntax), set()).update(map(str, context.transfer_syntax))
     supported = []
+    roles = commitment or Roles()
     for abstract_syntax, transfer_syntaxes in offered.items():
         if abstract_syntax == VERIFICATION:
             ours = [str(uid.ExplicitVRLittleEndian), str(uid.ImplicitVRLittleEndian)]
+        elif abstract_syntax == STORAGE_COMMITMENT and (roles.scu or roles.scp):
+            ours = [str(uid.ExplicitVRLittleEndian), str(uid.ImplicitVRLittleEndian)]
+            supported.append(build_context(abstract_syntax, ours))
+            supported[-1].scu_role, supported[-1].scp_role = roles.scu, roles.scp
+            continue
         elif is_storable(abstract_syntax, accept_unknown_sop_classes=accept_unknown_sop_classes):
             ours = [syntax for syntax in TRANSFER_SYNTAXES if syntax in transfer_syntaxes]
         else:

@@ -1,14 +1,15 @@
-"""Read the SOP Class and Instance UID from the first bytes of an encoded data set, whatever those bytes are.
+"""Read what an object is and where it belongs from the first bytes of its encoded data set, whatever those bytes are.
 
 Only a bounded head is read before a C-STORE is answered: it shows whether the data set is one, in the Transfer Syntax
 agreed, and the object that the command announced. The elements before (0008,0018) are few and short; nothing is
-decoded but the two UIDs.
+decoded but the UIDs that are wanted.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,8 +26,13 @@ from study.uids import is_storable_uid
 HEAD_BYTES: Final = 65536
 """As many bytes of the encoded data set are looked at, and as many are inflated [bytes]."""
 
+PLACE_BYTES: Final = 2**22
+"""As many where the object's place is wanted: it may stand behind references to thousands of others [bytes]."""
+
 _SOP_CLASS_UID = 0x00080016
 _SOP_INSTANCE_UID = 0x00080018
+_STUDY_INSTANCE_UID = 0x0020000D
+_SERIES_INSTANCE_UID = 0x0020000E
 _ITEM = 0xFFFEE000
 _ITEM_END = 0xFFFEE00D
 _SEQUENCE_END = 0xFFFEE0DD
@@ -79,9 +85,50 @@ def read_head(head: bytes | bytearray, transfer_syntax_uid: str) -> Head:
     ReceiveError
         C000 where they cannot be read.
     """
-    encoded = bytes(head[:HEAD_BYTES])
+    values = _values(head[:HEAD_BYTES], transfer_syntax_uid, (_SOP_CLASS_UID, _SOP_INSTANCE_UID), HEAD_BYTES)
+    return Head(
+        sop_class_uid=_uid(values, _SOP_CLASS_UID, "SOP Class UID"),
+        sop_instance_uid=_uid(values, _SOP_INSTANCE_UID, "SOP Instance UID"),
+    )
+
+
+@dataclass(frozen=True)
+class Place:
+    """The study and series of an object."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+
+
+def read_place(encoded: bytes, transfer_syntax_uid: str) -> Place:
+    """Return the study and series that the data set starting with `encoded` says it is of.
+
+    Parameters
+    ----------
+    encoded
+        Its first `PLACE_BYTES`, or all of it where it is shorter.
+
+    Raises
+    ------
+    ReceiveError
+        C000 where they cannot be read.
+    """
+    values = _values(
+        encoded[:PLACE_BYTES], transfer_syntax_uid, (_STUDY_INSTANCE_UID, _SERIES_INSTANCE_UID), PLACE_BYTES
+    )
+    return Place(
+        study_instance_uid=_uid(values, _STUDY_INSTANCE_UID, "Study Instance UID"),
+        series_instance_uid=_uid(values, _SERIES_INSTANCE_UID, "Series Instance UID"),
+    )
+
+
+def _values(
+    head: bytes | bytearray, transfer_syntax_uid: str, wanted: Collection[int], most_bytes: int
+) -> dict[int, bytes]:
+    """Return the values of the `wanted` tags; those that are not there are left out."""
+    encoded = bytes(head)
     if transfer_syntax_uid in _DEFLATED:
-        encoded = _inflated(encoded)
+        encoded = _inflated(encoded, most_bytes)
     reader = _Reader(
         encoded,
         big_endian=transfer_syntax_uid == ExplicitVRBigEndian,
@@ -89,22 +136,19 @@ def read_head(head: bytes | bytearray, transfer_syntax_uid: str) -> Head:
     )
     values: dict[int, bytes] = {}
     try:
-        while reader.offset < len(encoded) and len(values) < 2:
+        while reader.offset < len(encoded) and len(values) < len(wanted):
             tag, start, length = reader.next_element()
-            if tag > _SOP_INSTANCE_UID:
+            if tag > max(wanted):
                 break
             if length == _UNDEFINED_LENGTH:
                 reader.skip_sequence()
                 continue
-            if tag in (_SOP_CLASS_UID, _SOP_INSTANCE_UID):
+            if tag in wanted:
                 values[tag] = reader.value(start, length)
             reader.skip_value(length)
     except struct.error:
         raise _unreadable("it ends within its first elements") from None
-    return Head(
-        sop_class_uid=_uid(values, _SOP_CLASS_UID, "SOP Class UID"),
-        sop_instance_uid=_uid(values, _SOP_INSTANCE_UID, "SOP Instance UID"),
-    )
+    return values
 
 
 class _Reader:
@@ -161,10 +205,10 @@ class _Reader:
                 self.skip_value(length)
 
 
-def _inflated(encoded: bytes) -> bytes:
+def _inflated(encoded: bytes, most_bytes: int) -> bytes:
     # A data set is deflated without a zlib header (PS3.5 A.5); the bound holds against a bomb.
     try:
-        return zlib.decompressobj(wbits=-zlib.MAX_WBITS).decompress(encoded, HEAD_BYTES)
+        return zlib.decompressobj(wbits=-zlib.MAX_WBITS).decompress(encoded, most_bytes)
     except zlib.error:
         raise _unreadable("it is not deflated as agreed") from None
 

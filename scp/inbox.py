@@ -140,6 +140,11 @@ class IncomingFile:
             self.discard()
             raise
 
+    def start(self, count: int) -> bytes:
+        """Return the first `count` bytes of what was written."""
+        with self._partial.open("rb") as file:
+            return file.read(count)
+
     def commit(self) -> Path:
         """Make the file durable under its final name, and return that.
 

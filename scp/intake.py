@@ -13,10 +13,14 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
+from scp.bounded_layer import ProtocolError
 from scp.command_set import LONGEST_COMMAND_SET, CommandField, Request, read_request, write_response
-from scp.contexts import is_storable
+from scp.commitment_desk import CommitmentDesk
+from scp.commitment_intake import COMMITMENT_FIELDS, IncomingMessage
+from scp.contexts import STORAGE_COMMITMENT, is_storable
+from scp.expected import Expected
 from scp.file_meta import encode_file_meta
-from scp.head import HEAD_BYTES, check_head
+from scp.head import HEAD_BYTES, PLACE_BYTES, check_head
 from scp.inbox import Inbox, IncomingFile
 from study.errors import ReceiveError
 from study.uids import is_storable_uid
@@ -41,10 +45,6 @@ class Status(IntEnum):
     UNEXPECTED_FAILURE = 0xC001
 
 
-class ProtocolError(Exception):
-    """The peer sent what the protocol does not allow; the association has to be aborted."""
-
-
 @dataclass(frozen=True)
 class AcceptedContext:
     """An accepted presentation context."""
@@ -63,7 +63,7 @@ class Parties:
 
 
 class Intake:
-    """Serves the C-STORE and C-ECHO requests of one association.
+    """Serves the C-STORE, C-ECHO and storage commitment requests of one association.
 
     Parameters
     ----------
@@ -71,6 +71,10 @@ class Intake:
         The accepted presentation contexts by ID.
     accept_unknown_sop_classes
         Whether objects of SOP Classes that the standard does not list are stored.
+    commitment
+        Where storage commitment messages go; None: the association has no context for them.
+    expected
+        What was asked for, on an association over which we fetch: nothing else is stored. None: anything is.
     """
 
     def __init__(
@@ -81,15 +85,19 @@ class Intake:
         inbox: Inbox,
         accept_unknown_sop_classes: bool,
         on_event: EventListener,
+        commitment: CommitmentDesk | None = None,
+        expected: Expected | None = None,
     ) -> None:
         self._contexts = contexts
         self._parties = parties
         self._inbox = inbox
         self._accept_unknown_sop_classes = accept_unknown_sop_classes
         self._on_event = on_event
+        self._commitment = commitment
+        self._expected = expected
         self._command = bytearray()
         self._context_id: int | None = None
-        self._object: _IncomingObject | None = None
+        self._object: _IncomingObject | IncomingMessage | None = None
 
     @property
     def between_messages(self) -> bool:
@@ -162,9 +170,10 @@ class Intake:
     def _serve(self, request: Request) -> bytes:
         if request.command_field == CommandField.C_ECHO_RQ and not request.has_data_set:
             return write_response(request, Status.SUCCESS)
-        if request.command_field != CommandField.C_STORE_RQ:
-            raise ProtocolError("a request came that the node does not serve")
-        self._object = self._new_object(request)
+        if request.command_field == CommandField.C_STORE_RQ:
+            self._object = self._new_object(request)
+        else:
+            self._object = self._new_message(request)
         return b"" if request.has_data_set else self._take_data(memoryview(b""), is_last=True)
 
     def _new_object(self, request: Request) -> _IncomingObject:
@@ -176,6 +185,20 @@ class Intake:
             inbox=self._inbox,
             on_event=self._on_event,
             refusal=self._refusal_of(request, self._contexts[self._context_id]),
+            expected=self._expected,
+        )
+
+    def _new_message(self, request: Request) -> IncomingMessage:
+        assert self._context_id is not None
+        context = self._contexts[self._context_id]
+        served = request.command_field in COMMITMENT_FIELDS and context.abstract_syntax == STORAGE_COMMITMENT
+        if self._commitment is None or not served:
+            raise ProtocolError("a request came that the node does not serve")
+        return IncomingMessage(
+            request,
+            transfer_syntax_uid=context.transfer_syntax_uid,
+            calling_ae_title=self._parties.calling_ae_title,
+            desk=self._commitment,
         )
 
     def _refusal_of(self, request: Request, context: AcceptedContext) -> ReceiveError | None:
@@ -187,7 +210,7 @@ class Intake:
         )
         if not storable:
             return ReceiveError(Status.SOP_CLASS_NOT_SUPPORTED, "Objects of this SOP Class are not stored here.")
-        return None
+        return None if self._expected is None else self._expected.refusal_of(request.affected_sop_instance_uid)
 
     def _take_data(self, fragment: memoryview, is_last: bool) -> bytes:
         incoming = self._object
@@ -197,9 +220,7 @@ class Intake:
         if not is_last:
             return b""
         self._object = None
-        if incoming.refusal is None:
-            return write_response(incoming.request, Status.SUCCESS)
-        return write_response(incoming.request, incoming.refusal.status, incoming.refusal.words)
+        return incoming.answer()
 
 
 class _IncomingObject:
@@ -217,6 +238,7 @@ class _IncomingObject:
         inbox: Inbox,
         on_event: EventListener,
         refusal: ReceiveError | None,
+        expected: Expected | None,
     ) -> None:
         self.request = request
         self.refusal: ReceiveError | None = None
@@ -224,6 +246,7 @@ class _IncomingObject:
         self._parties = parties
         self._inbox = inbox
         self._on_event = on_event
+        self._expected = expected
         self._head = bytearray()
         self._head_is_checked = False
         self._file: IncomingFile | None = None
@@ -243,6 +266,12 @@ class _IncomingObject:
         except Exception:  # the loop's edge: whatever went wrong, the sender must be told, and the next object served
             LOGGER.exception("an object could not be received")
             self._refuse(ReceiveError(Status.UNEXPECTED_FAILURE, "Internal error; see the node's log."))
+
+    def answer(self) -> bytes:
+        """Return the encoded command set that answers the request, once its data set is complete."""
+        if self.refusal is None:
+            return write_response(self.request, Status.SUCCESS)
+        return write_response(self.request, self.refusal.status, self.refusal.words)
 
     def drop(self) -> None:
         """Remove what was written of an object that will never be complete."""
@@ -271,6 +300,10 @@ class _IncomingObject:
 
     def _commit(self) -> None:
         assert self._file is not None
+        if self._expected is not None:
+            meta_bytes = len(self._encoded_file_meta())
+            start = self._file.start(meta_bytes + PLACE_BYTES)
+            self._expected.check_place(start[meta_bytes:], self._transfer_syntax_uid)
         incoming, self._file = self._file, None
         path = incoming.commit()
         self._tell("instance_stored", path=path, size=incoming.size)
@@ -299,4 +332,6 @@ class _IncomingObject:
             transfer_syntax_uid=self._transfer_syntax_uid,
             sending_ae_title=self._parties.calling_ae_title,
             receiving_ae_title=self._parties.called_ae_title,
+            # Over an association of ours, or of the archive's that does our C-MOVE (PS3.7 9.1.1.1.7)
+            fetched=self._expected is not None or self.request.move_originator == self._parties.called_ae_title,
         )

@@ -1,4 +1,4 @@
-"""Receive objects: a C-STORE and C-ECHO SCP on a listening socket that several processes may share."""
+"""Receive objects and storage commitment messages, on a listening socket that several processes may share."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 
-from scp.contexts import supported_contexts
+from scp.bounded_layer import prepare_connection
+from scp.commitment_desk import CommitmentDesk
+from scp.contexts import Roles, supported_contexts
 from scp.inbox import Inbox
 from scp.intake import AcceptedContext, EventListener, Intake, Parties
 from scp.quiet import quieten_pynetdicom
-from scp.upper_layer import IntakeAssociation, prepare_connection, wait_for_end
+from scp.upper_layer import IntakeAssociation, wait_for_end
 from study.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 LOGGER = logging.getLogger(__name__)
@@ -32,7 +34,7 @@ _OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errn
 
 
 class Receiver:
-    """A Storage and Verification SCP.
+    """A Storage and Verification SCP, which takes storage commitment messages in both roles.
 
     Parameters
     ----------
@@ -54,6 +56,8 @@ class Receiver:
         Is told of associations and instances; called in several threads.
     network_timeout
         A connection on which nothing comes for so long is aborted [s].
+    commitment
+        Where storage commitment messages of peers go; None: nobody may send any.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Receiver:
         accept_unknown_sop_classes: bool = True,
         on_event: EventListener | None = None,
         network_timeout: float = 60.0,
+        commitment: CommitmentDesk | None = None,
     ) -> None:
         quieten_pynetdicom()
         self._listening_socket = listening_socket
@@ -76,6 +81,7 @@ class Receiver:
         self._accept_unknown_sop_classes = accept_unknown_sop_classes
         self._on_event = on_event or _ignore
         self._network_timeout = network_timeout
+        self._commitment = commitment
         self._most_connections = 2 * max_associations + 8  # those that were rejected or did not ask yet count as well
         self._ae = ApplicationEntity(ae_title)
         self._ae.maximum_associations = max_associations
@@ -166,7 +172,13 @@ class Receiver:
             association.acceptor.supported_contexts = supported_contexts(
                 request.presentation_context_definition_list,
                 accept_unknown_sop_classes=self._accept_unknown_sop_classes,
+                commitment=self._roles(request.calling_ae_title),
             )
+
+    def _roles(self, calling_ae_title: str) -> Roles:
+        if self._commitment is None:
+            return Roles()
+        return Roles(self._commitment.may_ask(calling_ae_title), self._commitment.may_report(calling_ae_title))
 
     def _reject(self, association: Association, reason: int, words: str) -> None:
         association.acse.send_reject(_REJECTED_PERMANENT, _BY_SERVICE_USER, reason)
@@ -202,6 +214,7 @@ class Receiver:
             inbox=self._inbox,
             accept_unknown_sop_classes=self._accept_unknown_sop_classes,
             on_event=self._on_event,
+            commitment=self._commitment,
         )
 
 

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import socket
-import ssl
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pynetdicom import evt
-from pynetdicom.ae import ApplicationEntity
+from pynetdicom._globals import DEFAULT_MAX_LENGTH
 from pynetdicom.association import Association
-from pynetdicom.presentation import build_context
-from pynetdicom.transport import AddressInformation, AssociationSocket
+from pynetdicom.presentation import build_context, build_role
 
 from scp.contexts import VERIFICATION
 from scp.object_file import UNCOMPRESSED, Offer
 from scp.quiet import quieten_pynetdicom
+from scp.requestor import Requestor
 from study.errors import AssociationRejected, DeliveryError, NoAcceptedContext, PeerUnreachable
-from study.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 _REJECTED_PERMANENT = 0x01
 _SUCCESS = 0x0000
@@ -48,9 +45,22 @@ class Timeouts:
 
 @contextmanager
 def association_with(
-    peer: Peer, calling_ae_title: str, offers: Iterable[Offer], timeouts: Timeouts | None = None
+    peer: Peer,
+    calling_ae_title: str,
+    offers: Iterable[Offer],
+    timeouts: Timeouts | None = None,
+    *,
+    serving: Iterable[str] = (),
+    longest_pdu: int = DEFAULT_MAX_LENGTH,
 ) -> Iterator[Association]:
     """Hold an association with `peer` that proposes `offers`, and release it at the end.
+
+    Parameters
+    ----------
+    serving
+        SOP Classes of which we propose to be the SCP although we request the association (PS3.7 D.3.3.4).
+    longest_pdu
+        What the peer may send at a time [bytes].
 
     Raises
     ------
@@ -62,7 +72,7 @@ def association_with(
         If the peer accepted the association but none of the contexts.
     """
     quieten_pynetdicom()
-    entity = _Requestor(calling_ae_title, timeouts or Timeouts())
+    entity = Requestor(calling_ae_title, **asdict(timeouts or Timeouts()), longest_pdu=longest_pdu)
     connected: list[evt.Event] = []
     try:
         association = entity.associate(
@@ -70,6 +80,8 @@ def association_with(
             peer.port,
             contexts=[build_context(offer.sop_class_uid, offer.transfer_syntax_uid) for offer in offers],
             ae_title=peer.ae_title,
+            max_pdu=longest_pdu,
+            ext_neg=[build_role(uid, scp_role=True) for uid in serving],
             evt_handlers=[(evt.EVT_CONN_OPEN, connected.append)],
         )
     except OSError as error:
@@ -140,35 +152,6 @@ def accepted_classes(
     except NoAcceptedContext:
         accepted = set()
     return frozenset(accepted - {VERIFICATION})
-
-
-class _Requestor(ApplicationEntity):
-    """An application entity that requests one association, and closes its connection whatever became of it."""
-
-    def __init__(self, ae_title: str, timeouts: Timeouts) -> None:
-        super().__init__(ae_title)
-        self.connection_timeout = timeouts.connection
-        self.acse_timeout = timeouts.negotiation
-        self.dimse_timeout = timeouts.answer
-        self.network_timeout = timeouts.network
-        self.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-        self.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-        self._connections: list[socket.socket] = []
-
-    def close(self) -> None:
-        """Close the connection: pynetdicom leaves it open where it was refused, or where the peer closed first."""
-        for connection in self._connections:
-            connection.close()
-
-    def _create_socket(
-        self, assoc: Association, address: AddressInformation, tls_args: tuple[ssl.SSLContext, str] | None
-    ) -> AssociationSocket:
-        wrapped = super()._create_socket(assoc, address, tls_args)
-        if wrapped.socket is not None:
-            # Else the last piece of a message waits up to 40 ms for the peer's acknowledgement (Nagle's algorithm).
-            wrapped.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._connections.append(wrapped.socket)
-        return wrapped
 
 
 def _failure(association: Association, peer: Peer, *, connected: bool) -> DeliveryError:

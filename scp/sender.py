@@ -18,7 +18,15 @@ from pynetdicom.association import Association
 from scp.object_file import UNCOMPRESSED, ObjectFile, Offer, associations_for, converted, describe, even, offers_for
 from scp.requesting import Peer, Timeouts, association_with
 from scp.store_status import Meaning, Verdict, meaning_of
-from study.errors import ArchiveError, DeliveryError, HilumError, NoAcceptedContext, PeerUnreachable, StoreFailed
+from study.errors import (
+    AnswerLost,
+    ArchiveError,
+    DeliveryError,
+    HilumError,
+    NoAcceptedContext,
+    PeerUnreachable,
+    StoreFailed,
+)
 
 # A file whose Transfer Syntax the peer accepted is sent in pieces as its bytes are, without being decoded.
 _config.STORE_SEND_CHUNKED_DATASET = True
@@ -84,6 +92,15 @@ class Sender:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.end()
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether more can be sent."""
+        return self._association is not None
+
+    def end(self) -> None:
+        """Release the association before the block ends; what is left to be sent needs a new one."""
         self._association = None
         self._stack.close()
 
@@ -125,7 +142,7 @@ class Sender:
             raise PeerUnreachable(f"{self._peer.name} ended the association before the object was sent.") from error
         if "Status" not in answer:
             association.abort()  # there is nobody to release it with
-            raise PeerUnreachable(f"{self._peer.name} did not answer the C-STORE.")
+            raise AnswerLost(f"{self._peer.name} did not answer the C-STORE.")
         return int(answer.Status), str(answer.get("ErrorComment") or "").strip()
 
     def _judge(self, status: int, comment: str, syntax: str) -> StoreOutcome:

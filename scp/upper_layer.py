@@ -1,9 +1,7 @@
-"""pynetdicom's association and upper layer, with a short way for received P-DATA.
+"""An association that a peer requested: pynetdicom's, whose P-DATA goes straight to the `Intake`.
 
-pynetdicom negotiates, keeps the state machine of PS3.8 9.2 and its timers. In state 6 (data transfer) each P-DATA-TF is
-read in one call into a buffer that is used again, and goes straight to the `Intake`: no queue between threads, no
-polling sleeps, no copies. A PDU that announces more than was negotiated ends the association before a byte of it is
-kept.
+The upper layer's thread serves the requests and waits for the next without polling sleeps (`scp.bounded_layer` says how
+P-DATA is read).
 """
 
 from __future__ import annotations
@@ -12,7 +10,6 @@ import logging
 import os
 import select
 import socket
-import struct
 import time
 from collections.abc import Callable
 from typing import Any, Final, cast
@@ -20,20 +17,14 @@ from typing import Any, Final, cast
 from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
-from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE, A_P_ABORT, A_RELEASE, P_DATA
 from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
-from scp.intake import Intake, ProtocolError
+from scp.bounded_layer import AWAITING_CLOSE, BoundedProvider
+from scp.intake import Intake
 
 LOGGER = logging.getLogger(__name__)
 
-_PDU_HEADER: Final = struct.Struct(">BxL")
-_P_DATA_TF: Final = 0x04
-_LONGEST_CONTROL_PDU: Final = 2**20  # an A-ASSOCIATE-RQ of 128 contexts with every Transfer Syntax has a quarter of it
-_TOLERANCE: Final = 64  # some senders count the PDU's or the PDV's header out of the maximum length
-_DATA_TRANSFER, _AWAITING_CLOSE = "Sta6", "Sta13"
-_CONNECTION_CLOSED, _INVALID_PDU = "Evt17", "Evt19"
 _TICK_SECONDS: Final = 0.25
 
 _Primitive = A_ASSOCIATE | A_RELEASE | A_ABORT | A_P_ABORT | P_DATA | T_CONNECT
@@ -62,7 +53,7 @@ class _WakingSocket(AssociationSocket):
             return False
         dul = self.assoc.dul
         busy = not (dul.event_queue.empty() and dul.to_provider_queue.empty())
-        waits = 0 if busy or dul.state_machine.current_state == _AWAITING_CLOSE else _TICK_SECONDS
+        waits = 0 if busy or dul.state_machine.current_state == AWAITING_CLOSE else _TICK_SECONDS
         events = dict(self._poll.poll(waits * 1000))
         if self._wake in events:
             os.eventfd_read(self._wake)
@@ -74,16 +65,13 @@ class _WakingSocket(AssociationSocket):
         os.close(self._wake)
 
 
-class _IntakeProvider(DULServiceProvider):
+class _IntakeProvider(BoundedProvider):
     """The upper layer of one association; its thread also serves the requests."""
 
     def __init__(self, association: IntakeAssociation, longest_pdu: int) -> None:
-        super().__init__(association)
-        self.daemon = True
+        super().__init__(association, longest_pdu)
         self._run_loop_delay = 0.0  # `ready` waits instead
         self._association = association
-        self._longest_pdu = longest_pdu + _TOLERANCE
-        self._buffer = memoryview(bytearray(self._longest_pdu))
 
     def send_pdu(self, primitive: _Primitive) -> None:
         """Queue `primitive` to be sent, and see that it is sent now."""
@@ -99,55 +87,14 @@ class _IntakeProvider(DULServiceProvider):
             # Whoever waits for a primitive need not wait for its time-out: none will come.
             self.to_user_queue.put(cast("Any", None))  # what `receive_pdu` gives for "nothing came"
 
-    def _read_pdu_data(self) -> None:
-        connection = self._association.connection.socket
-        if connection is None:
-            return
-        if self.state_machine.current_state == _AWAITING_CLOSE:
-            self._drain(connection)
-            return
-        header = _peek_header(connection)
-        if header is not None:
-            kind, length = header
-            longest = self._longest_pdu if kind == _P_DATA_TF else _LONGEST_CONTROL_PDU
-            if length > longest:
-                LOGGER.warning("a PDU of %d bytes was announced, %d are allowed: association aborted", length, longest)
-                self.event_queue.put(_INVALID_PDU)
-                return
-            if kind == _P_DATA_TF and self.state_machine.current_state == _DATA_TRANSFER:
-                self._serve(connection, length)
-                return
-        super()._read_pdu_data()
+    def take(self, p_data: memoryview) -> bytes:
+        """Have the intake process what came."""
+        return self._association.intake.take(p_data)
 
-    def _serve(self, connection: socket.socket, length: int) -> None:
-        try:
-            received = _receive(connection, _PDU_HEADER.size, self._buffer) and _receive(
-                connection, length, self._buffer
-            )
-        except OSError:
-            received = False
-        if not received:
-            self.event_queue.put(_CONNECTION_CLOSED)
-            return
-        try:
-            responses = self._association.intake.take(self._buffer[:length])
-        except ProtocolError as error:
-            LOGGER.warning("association aborted: %s", error)
-            self.event_queue.put(_INVALID_PDU)
-            return
-        if responses:
-            self._association.connection.send(responses)
-            if self._association.stopping:  # a busy peer leaves no pause in which the other thread would see the end
-                self._association.abort(block=False)
-
-    def _drain(self, connection: socket.socket) -> None:
-        # The association is over and only the close is awaited: bytes that still come have no meaning.
-        try:
-            closed = not connection.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)
-        except OSError:
-            closed = True
-        if closed:
-            self.event_queue.put(_CONNECTION_CLOSED)
+    def answered(self) -> None:
+        """End the association where the node stops: a busy peer leaves no pause in which the other thread sees that."""
+        if self._association.stopping:
+            self._association.abort(block=False)
 
 
 class IntakeAssociation(Association):
@@ -239,39 +186,6 @@ class IntakeAssociation(Association):
                 self.kill()
             elif self.dul.idle_timer_expired() or (self.stopping and self.between_messages):
                 self.abort()
-
-
-def _peek_header(connection: socket.socket) -> tuple[int, int] | None:
-    """Return type and length of the next PDU without taking it; None where the connection gives no header."""
-    try:
-        header = connection.recv(_PDU_HEADER.size, socket.MSG_PEEK | socket.MSG_WAITALL)
-    except OSError:
-        return None
-    if len(header) < _PDU_HEADER.size:
-        return None
-    kind, length = _PDU_HEADER.unpack(header)
-    return kind, length
-
-
-def _receive(connection: socket.socket, length: int, buffer: memoryview) -> bool:
-    """Fill `buffer` with `length` bytes; False where the connection ends before."""
-    received = 0
-    while received < length:
-        count = connection.recv_into(buffer[received:], length - received, socket.MSG_WAITALL)
-        if not count:
-            return False
-        received += count
-    return True
-
-
-def prepare_connection(connection: socket.socket, timeout_seconds: float) -> None:
-    """Set a connection up: blocking with a time limit that the kernel keeps, small answers sent at once."""
-    limit = struct.pack("@ll", int(timeout_seconds), int(timeout_seconds % 1 * 1e6))
-    connection.setblocking(True)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def wait_for_end(associations: list[IntakeAssociation], seconds: float) -> list[IntakeAssociation]:

@@ -28,6 +28,7 @@ SERIES_NUMBERS: Final[Mapping[Form, int]] = {
     Form.SR_SEGMENTS: 9600,
     Form.SR_COMPREHENSIVE: 9700,
     Form.REFUSAL: 9800,
+    Form.REJECTION: 9900,
 }
 """Series Number of the first model's results: high, so that they stand after the images, and always the same.
 

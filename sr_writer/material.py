@@ -33,6 +33,8 @@ class Material:
         one for each frame (`study.frames.flattened`).
     pixels
         Of the source images; None where nobody has them, and then no pictures can be made.
+    earlier
+        Headers of the images of each of the earlier series that the result names, in slice order.
     """
 
     result_set: ResultSet
@@ -40,6 +42,7 @@ class Material:
     model: ModelIdentity
     context: ResultContext
     pixels: Pixels | None = None
+    earlier: Sequence[Sequence[Dataset]] = ()
 
     @cached_property
     def areas(self) -> Areas | None:

@@ -36,6 +36,7 @@ def write_results(
     folder: Path,
     variants: Sequence[Variant] = STANDARD,
     pixels: Pixels | None = None,
+    earlier: Sequence[Sequence[Dataset]] = (),
 ) -> list[ResultObject]:
     """Write every variant of a result into `folder`, and return the objects, Segmentations first.
 
@@ -53,13 +54,16 @@ def write_results(
         What to make; with a report on segments the Segmentation that it refers to.
     pixels
         Of the source images, for forms that show them.
+    earlier
+        Headers of the images of each of the earlier series that the result names, in slice order.
 
     Raises
     ------
     EncodingError
         One of MissingIdentity, GeometryMismatch, NonconformantObject, or itself for what can not be written.
     """
-    material = Material(result_set, sources, model, context, pixels)
+    material = Material(result_set, sources, model, context, pixels, earlier)
+    of_before = [header for headers in earlier for header in headers]
     written: dict[Variant, list[Dataset]] = {}
     results: list[ResultObject] = []
     names: Counter[Form] = Counter()
@@ -69,7 +73,7 @@ def write_results(
         for dataset in _WRITERS[variant.form](material, variant, beside):
             names[variant.form] += 1
             result = saved(variant, names[variant.form], dataset, folder)
-            written[variant].append(checked(variant.form, folder / result.path, sources, beside))
+            written[variant].append(checked(variant.form, folder / result.path, sources, beside, of_before))
             results.append(result)
         if variant.form in SEGMENTATIONS:
             with naming(folder / f"{variant.form}.dcm"):
@@ -118,6 +122,7 @@ def _report(material: Material, variant: Variant, segmentations: Segmentations) 
         segmentations,
         areas=material.areas,
         variant=variant,
+        earlier=material.earlier,
     )
 
 

@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from study.commitment import Standing
 from study.errors import Reason
 from study.headers import InstanceHeader
+from study.inquiry import Inquiry
+from study.searches import PriorSearch
 from study.states import DeliveryState, JobState, StudyState, VerdictOutcome
 
 
@@ -29,6 +32,8 @@ class StoredInstance:
         Who sent it.
     received_at
         When its bytes were durable, UTC.
+    fetched
+        Whether it came because we asked for it (C-GET, or C-MOVE to ourselves): nobody sent it for analysis.
     """
 
     header: InstanceHeader
@@ -38,6 +43,7 @@ class StoredInstance:
     size: int
     calling_ae_title: str
     received_at: datetime
+    fetched: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,22 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class PlannedPrior:
+    """An earlier series that a job reads beside its own.
+
+    Parameters
+    ----------
+    instances
+        (SOP Instance UID, digest) of each, in the order of the slices.
+    """
+
+    study_instance_uid: str
+    study_date: str
+    series_instance_uid: str
+    instances: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
 class PlannedJob:
     """One model's work on a revision, decided when a study is complete and not yet in the database.
 
@@ -77,6 +99,8 @@ class PlannedJob:
         Why the model can not run; None where it can.
     priority
         What it goes before: each level is a head start (`study.urgency`).
+    priors
+        Earlier series that the results are compared with, the latest study's first.
     """
 
     model_name: str
@@ -89,6 +113,7 @@ class PlannedJob:
     deadline_seconds: float
     refusal: Reason | None = None
     priority: int = 0
+    priors: tuple[PlannedPrior, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -173,6 +198,12 @@ class Delivery:
         Whether the last refusal looks as if a person must act.
     status
         The last C-STORE response status; None before the first.
+    next_attempt_at
+        Of what is stored and not committed: when the peer is asked (again) to commit itself.
+    stored_at
+        When the peer answered last that it stored it, where it has to commit itself.
+    commitment
+        How far it has come with that; None where it was not asked yet, or where nobody looked.
     """
 
     id: int
@@ -188,6 +219,8 @@ class Delivery:
     delivered_at: datetime | None = None
     status: int | None = None
     reason: Reason | None = None
+    stored_at: datetime | None = None
+    commitment: Standing | None = None
 
 
 @dataclass(frozen=True)
@@ -199,6 +232,26 @@ class Event:
     words: str
     numbers: dict[str, Any] = field(default_factory=dict)
     job_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Withdrawal:
+    """A person took results of a job back: when (UTC), by which account of the machine, and why.
+
+    Parameters
+    ----------
+    safety
+        Whether a patient may come to harm by them.
+    objects
+        How many result objects.
+    """
+
+    job_id: int
+    at: datetime
+    account: str
+    words: str
+    safety: bool
+    objects: int
 
 
 @dataclass(frozen=True)
@@ -230,3 +283,6 @@ class StudyRecord:
     events: tuple[Event, ...]
     verdicts: tuple[Verdict, ...] = ()  # of the newest look at the study
     other_versions: tuple[StoredInstance, ...] = ()  # replaced by newer bytes under the same UID, and kept
+    withdrawals: tuple[Withdrawal, ...] = ()
+    inquiry: Inquiry | None = None  # what an archive was asked of it; None where nobody was ever to be asked
+    prior_searches: tuple[PriorSearch, ...] = ()  # for earlier studies of the patient, by model

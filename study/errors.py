@@ -286,11 +286,31 @@ class DeliveryError(HilumError):
         self.status = status
 
 
+class QueryFailed(DeliveryError):
+    """An archive did not answer a C-FIND as PS3.4 C.4.1 has it: a failure status, or an answer that can not be true."""
+
+    code = "QueryFailed"
+    default_words = "The archive did not answer the query."
+    transient = True
+
+
+class RetrieveFailed(DeliveryError):
+    """An archive did not give all that it was asked for by C-GET or C-MOVE."""
+
+    code = "RetrieveFailed"
+    default_words = "The archive did not give what was asked for."
+    transient = True
+
+
 class PeerUnreachable(DeliveryError):
     """No connection, or it broke."""
 
     code = "PeerUnreachable"
     default_words = "The peer can not be reached."
+
+
+class AnswerLost(PeerUnreachable):
+    """It broke after an object was sent and before the answer came: the peer may hold it."""
 
 
 class AssociationRejected(DeliveryError):
@@ -309,3 +329,10 @@ class StoreFailed(DeliveryError):
     """The peer answered C-STORE with a failure."""
 
     code = "StoreFailed"
+
+
+class CommitmentRefused(DeliveryError):
+    """A peer did not take what storage commitment has to say: a request of ours, or a report."""
+
+    code = "CommitmentRefused"
+    default_words = "The peer refused the storage commitment message."

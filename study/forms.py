@@ -25,9 +25,12 @@ class Form(StrEnum):
     SC = "sc"  # Secondary Capture: pictures with the result drawn in
     PDF = "pdf"  # Encapsulated PDF of one page
     REFUSAL = "refusal"  # short report of what was not analysed, and why
+    REJECTION = "rejection"  # Key Object Selection that rejects results which a person took back
 
 
 SEGMENTATIONS: Final = (Form.SEG, Form.SEG_LABELMAP)
+APART: Final = (Form.REFUSAL, Form.REJECTION)
+"""What is no form of a result: it tells of one that is not there, or that was taken back."""
 REPORTS: Final = (Form.SR, Form.SR_SEGMENTS, Form.SR_COMPREHENSIVE)
 
 SOP_CLASSES: Final[Mapping[Form, str]] = {
@@ -40,6 +43,7 @@ SOP_CLASSES: Final[Mapping[Form, str]] = {
     Form.SC: "1.2.840.10008.5.1.4.1.1.7",
     Form.PDF: "1.2.840.10008.5.1.4.1.1.104.1",
     Form.REFUSAL: "1.2.840.10008.5.1.4.1.1.88.11",
+    Form.REJECTION: "1.2.840.10008.5.1.4.1.1.88.59",
 }
 """The SOP Class of each form (PS3.4 B.5)."""
 
@@ -229,7 +233,7 @@ def _replaced(forms: Sequence[Form], refused: set[Form]) -> tuple[tuple[Form, ..
 
 def _variants(wish: Wish, forms: Sequence[Form]) -> tuple[Variant, ...]:
     segmentation = next((form for form in SEGMENTATIONS if form in forms), None)
-    return tuple(_variant(wish, form, segmentation) for form in forms if form is not Form.REFUSAL)
+    return tuple(_variant(wish, form, segmentation) for form in forms if form not in APART)
 
 
 def _variant(wish: Wish, form: Form, segmentation: Form | None) -> Variant:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable
+from typing import Protocol
 
 from study.errors import Reason
 from study.headers import InstanceHeader
@@ -20,6 +21,30 @@ _ATTRIBUTES = {
 }
 
 
+class Identified(Protocol):
+    """What says whose it is: an image, or an archive's answer about a study; "" where it does not."""
+
+    @property
+    def patient_id(self) -> str:
+        """Return the Patient ID."""
+
+    @property
+    def issuer_of_patient_id(self) -> str:
+        """Return the Issuer of Patient ID."""
+
+    @property
+    def patient_name(self) -> str:
+        """Return the Patient's Name."""
+
+    @property
+    def patient_birth_date(self) -> str:
+        """Return the Patient's Birth Date."""
+
+    @property
+    def patient_sex(self) -> str:
+        """Return the Patient's Sex."""
+
+
 def identity_conflicts(headers: Iterable[InstanceHeader]) -> tuple[Reason, ...]:
     """Return a reason for each identifying attribute that has two different values in one study.
 
@@ -27,11 +52,6 @@ def identity_conflicts(headers: Iterable[InstanceHeader]) -> tuple[Reason, ...]:
     without case, character width, trailing delimiters and spaces, which differ between systems (PS3.5 6.2.1). The
     values themselves stay out of the words: they end in logs.
     """
-    seen: dict[str, list[set[str]]] = {keyword: [] for keyword in _ATTRIBUTES}
-    for header in headers:
-        for keyword, name in _ATTRIBUTES.items():
-            _note(seen[keyword], _comparable(keyword, getattr(header, name)))
-    counts = {keyword: max((len(values) for values in groups), default=0) for keyword, groups in seen.items()}
     return tuple(
         Reason(
             CONFLICTING,
@@ -39,9 +59,21 @@ def identity_conflicts(headers: Iterable[InstanceHeader]) -> tuple[Reason, ...]:
             "archive and send it again.",
             {"attribute": keyword, "values": count},
         )
-        for keyword, count in counts.items()
-        if count > 1
+        for keyword, count in contradictions(headers).items()
     )
+
+
+def contradictions(those: Iterable[Identified]) -> dict[str, int]:
+    """Return how many different values there are of each identifying attribute that has more than one, by keyword.
+
+    What counts as different is what `identity_conflicts` says.
+    """
+    seen: dict[str, list[set[str]]] = {keyword: [] for keyword in _ATTRIBUTES}
+    for one in those:
+        for keyword, name in _ATTRIBUTES.items():
+            _note(seen[keyword], _comparable(keyword, getattr(one, name)))
+    counts = {keyword: max((len(values) for values in groups), default=0) for keyword, groups in seen.items()}
+    return {keyword: count for keyword, count in counts.items() if count > 1}
 
 
 def _note(seen: list[set[str]], groups: list[str]) -> None:

@@ -137,6 +137,33 @@ class LabelMap:
 
 
 @dataclass(frozen=True)
+class EarlierSeries:
+    """A series of an earlier study of the same patient, with which a result is compared.
+
+    Parameters
+    ----------
+    study_date, study_time
+        As DICOM has them (DA, TM); there is always a date.
+    """
+
+    study_instance_uid: str
+    series_instance_uid: str
+    study_date: str
+    study_time: str = ""
+    series_number: int | None = None
+    series_description: str = ""
+    modality: str = ""
+
+
+@dataclass(frozen=True)
+class EarlierValue:
+    """What was measured of the same thing in the same way in an earlier series, in the same unit."""
+
+    series: EarlierSeries
+    value: float
+
+
+@dataclass(frozen=True)
 class Measurement:
     """A number with its meaning and unit.
 
@@ -144,12 +171,15 @@ class Measurement:
     ----------
     derivation
         How it was derived (mean, ...); None where the name says it.
+    earlier
+        The same in earlier studies, the latest first.
     """
 
     name: Code
     value: float
     unit: Code
     derivation: Code | None = None
+    earlier: tuple[EarlierValue, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -269,6 +299,10 @@ class ResultSet:
         Limits of use that concern the whole result, in words (geometry on record, ...).
     assessments
         What is said of the series or of single images, without a region.
+    earlier
+        The earlier series that were compared with, or given to the model, the latest first.
+    not_compared
+        Why others are not, or none is, in words.
     """
 
     label_map: LabelMap | None
@@ -276,3 +310,5 @@ class ResultSet:
     limits: tuple[str, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
     assessments: tuple[Assessment, ...] = ()
+    earlier: tuple[EarlierSeries, ...] = ()
+    not_compared: tuple[str, ...] = ()

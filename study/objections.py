@@ -264,11 +264,15 @@ def _holds(code: str, name: str, values: Iterable[str], patterns: Sequence[str])
     return Reason(code, f"The {name} is {listed(given)}, the model leaves out {' and '.join(found)}.")
 
 
+def has_contrast(headers: Headers) -> bool:
+    """Tell whether any of the images states that a contrast agent was given."""
+    return any(header.contrast_bolus_agent.strip(" .").upper() not in _NO_AGENT for header in headers)
+
+
 def _other_contrast(headers: Headers, rule: SelectionRule) -> Reason | None:
-    agents = sorted({header.contrast_bolus_agent for header in headers})
-    given = any(agent.strip(" .").upper() not in _NO_AGENT for agent in agents)
-    if rule.contrast is None or given == rule.contrast:
+    if rule.contrast is None or has_contrast(headers) == rule.contrast:
         return None
+    agents = sorted({header.contrast_bolus_agent for header in headers})
     wanted = "with a contrast agent" if rule.contrast else "without a contrast agent"
     return Reason("OtherContrast", f"The Contrast/Bolus Agent is {listed(agents)}, the model is for images {wanted}.")
 

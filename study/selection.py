@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ def select(
     rule: SelectionRule,
     policy: FrameOfReferencePolicy,
     decodable: Callable[[str], bool] = lambda _uid: True,
+    incomplete: Mapping[str, Reason] = MappingProxyType({}),
 ) -> Selection:
     """Choose the series of a study, or the stack of one, that the model runs on.
 
@@ -50,14 +52,24 @@ def select(
         The current headers of each series, by Series Instance UID.
     decodable
         Tells whether pixel data in a Transfer Syntax can be read.
+    incomplete
+        Why a series can not be analysed though what is here of it might be, by its UID: there is more of it.
     """
     judge = _Judge(rule, policy, decodable)
-    verdicts = tuple(verdict for uid, headers in sorted(series.items()) for verdict in judge.series(uid, headers))
+    judged = (verdict for uid, headers in sorted(series.items()) for verdict in judge.series(uid, headers))
+    verdicts = tuple(_with(verdict, incomplete.get(verdict.series_instance_uid)) for verdict in judged)
     accepted = [verdict for verdict in verdicts if verdict.accepted]
     if accepted:
         return Selection(verdicts, max(accepted, key=lambda verdict: preference(verdict, rule)), None)
     wanted = [verdict for verdict in verdicts if verdict.wanted]
     return Selection(verdicts, None, max(wanted, key=nearness, default=None))
+
+
+def _with(verdict: SeriesVerdict, incomplete: Reason | None) -> SeriesVerdict:
+    """Return a verdict with what is missing of its series before all that follows from it."""
+    if incomplete is None or not verdict.wanted:
+        return verdict
+    return replace(verdict, reasons=(incomplete, *verdict.reasons))
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ class DeliveryState(StrEnum):
     STANDBY = "STANDBY"  # made in case the peer refuses another form; owed to nobody until then
     REPLACED = "REPLACED"  # the peer refused its form, and is sent another one instead
     WITHHELD = "WITHHELD"  # the site took the model's delivery back before it went out; sent only on request
+    STORED = "STORED"  # the peer answered that it stored it, and has still to commit itself to keep it
+    WITHDRAWN = "WITHDRAWN"  # a person took the result back; where it was out already, a rejection follows it
 
 
 class StudyState(StrEnum):
@@ -39,6 +41,13 @@ class StudyState(StrEnum):
     NOT_SELECTED = "NOT_SELECTED"  # no model wants any series of it
     REFUSED = "REFUSED"  # a model wants it and can not analyse it, for a stated reason
     FAILED = "FAILED"  # an analysis or a delivery needs a person
+
+
+class Halted(StrEnum):
+    """What a person can pause; the words are those of the commands."""
+
+    ANALYSES = "analyses"  # no job begins; those that run end
+    DELIVERIES = "deliveries"  # no result or report is sent; what a sender has in its hands is
 
 
 class VerdictOutcome(StrEnum):
@@ -61,13 +70,22 @@ _JOB_MOVES: dict[JobState, frozenset[JobState]] = {
 
 _DELIVERY_MOVES: dict[DeliveryState, frozenset[DeliveryState]] = {
     DeliveryState.PENDING: frozenset(
-        {DeliveryState.DELIVERED, DeliveryState.KEPT_ASIDE, DeliveryState.REPLACED, DeliveryState.WITHHELD}
+        {
+            DeliveryState.STORED,
+            DeliveryState.DELIVERED,
+            DeliveryState.KEPT_ASIDE,
+            DeliveryState.REPLACED,
+            DeliveryState.WITHHELD,
+            DeliveryState.WITHDRAWN,
+        }
     ),
-    DeliveryState.WITHHELD: frozenset({DeliveryState.PENDING}),
-    DeliveryState.STANDBY: frozenset({DeliveryState.PENDING}),
+    DeliveryState.STORED: frozenset({DeliveryState.DELIVERED, DeliveryState.PENDING, DeliveryState.WITHDRAWN}),
+    DeliveryState.WITHHELD: frozenset({DeliveryState.PENDING, DeliveryState.WITHDRAWN}),
+    DeliveryState.STANDBY: frozenset({DeliveryState.PENDING, DeliveryState.WITHDRAWN}),
     DeliveryState.REPLACED: frozenset(),
-    DeliveryState.DELIVERED: frozenset(),
-    DeliveryState.KEPT_ASIDE: frozenset({DeliveryState.PENDING}),
+    DeliveryState.DELIVERED: frozenset({DeliveryState.WITHDRAWN}),
+    DeliveryState.KEPT_ASIDE: frozenset({DeliveryState.PENDING, DeliveryState.WITHDRAWN}),
+    DeliveryState.WITHDRAWN: frozenset(),
 }
 
 
@@ -107,7 +125,7 @@ def study_state(
         (JobState.RUNNING in of_jobs, StudyState.PROCESSING),
         (JobState.QUEUED in of_jobs, StudyState.COMPLETE),
         (JobState.FAILED in of_jobs or DeliveryState.KEPT_ASIDE in of_deliveries, StudyState.FAILED),
-        (DeliveryState.PENDING in of_deliveries, StudyState.REPORTED),
+        (not of_deliveries.isdisjoint({DeliveryState.PENDING, DeliveryState.STORED}), StudyState.REPORTED),
         (JobState.DONE in of_jobs, StudyState.DELIVERED),
     )
     return next((state for holds, state in rules if holds), StudyState.REFUSED)

@@ -10,12 +10,13 @@ import errno
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from db import index, jobs
+from db import index, jobs, priors
 from db.durable import make_folders
 from db.engine import Database
 from db.filestore import FileStore
@@ -41,6 +42,7 @@ from study.errors import (
     RunnerDied,
 )
 from study.forms import Parcel, all_variants
+from study.priors import PRIOR_STEP
 from study.states import JobState
 
 log = structlog.get_logger()
@@ -54,6 +56,8 @@ _DEVICE_PAUSE_SECONDS = 60.0  # between two tries of a device that can not be us
 _OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 
 _OF_THE_MODEL = frozenset({InferenceError.code, ModelOutputInvalid.code})
+
+_STOPPED = "Not compared: the attempt before this one was stopped while it was at an earlier study."
 
 _MORE_TIME = "deadline_seconds (on the processor: cpu_deadline_seconds) in the model's entry gives it more"
 
@@ -247,8 +251,14 @@ class Keeper:
     def _request(self, job: Job, parcels: Sequence[Parcel]) -> Request:
         with self._database.reading() as uow:
             stored = index.instances_of_job(uow, job.id)
-        instances = [(str(self._store.locate(each)), each.header) for each in stored]
-        return Request.of_job(job, instances, self._fresh_folder(job), self._identity, all_variants(parcels))
+            earlier = priors.priors_of_job(uow, job.id)
+        instances, *beside = (
+            [(str(self._store.locate(each)), each.header) for each in series] for series in (stored, *earlier)
+        )
+        folder = self._fresh_folder(job)
+        request = Request.of_job(job, instances, folder, self._identity, all_variants(parcels), beside)
+        # What ended the attempt before at an earlier study must not cost the results on this one
+        return replace(request, without_priors=_STOPPED if job.details.get("stopped_in") == PRIOR_STEP else "")
 
     def _fresh_folder(self, job: Job) -> Path:
         """Return an empty folder for this attempt; what uncommitted attempts left behind goes."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import structlog
 
+from hilum.committing.desk import desk_of
 from hilum.processes import Station
 from scp.inbox import Inbox
 from scp.listening import adopt_listening_socket, open_listening_socket
@@ -32,6 +33,7 @@ def run(station: Station) -> None:
             max_associations=node.max_associations,
             accept_unknown_sop_classes=node.unknown_sop_classes,
             on_event=_write_down,
+            commitment=desk_of(station.settings),
         )
         receiver.start()
         host, port = listening.getsockname()[:2]

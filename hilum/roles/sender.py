@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -10,11 +9,13 @@ from pathlib import Path
 
 import structlog
 
-from db import acceptance, outbox
+from db import acceptance, commitments, deliveries, outbox, withdrawn
 from db.engine import Database
 from db.filestore import FileStore
-from hilum.config import DeliverySettings, PeerSettings, Settings
-from hilum.network import peer_of
+from hilum.backing_off import back_off
+from hilum.committing.crew import crew_of
+from hilum.config import PeerSettings, Settings
+from hilum.network import peer_of, slot
 from hilum.processes import Station, StopSignal
 from hilum.working.leases import owner, release_what_died
 from scp.object_file import describe, offers_for
@@ -23,6 +24,7 @@ from scp.requesting import accepted_classes
 from scp.sender import Sender
 from study.entities import Delivery
 from study.errors import (
+    AnswerLost,
     ArchiveError,
     AssociationRejected,
     DeliveryError,
@@ -31,7 +33,7 @@ from study.errors import (
     Reason,
     StoreFailed,
 )
-from study.forms import INSTEAD, SOP_CLASSES, Acceptance
+from study.forms import INSTEAD, SOP_CLASSES, Acceptance, Form
 
 log = structlog.get_logger()
 
@@ -39,6 +41,7 @@ _PAUSE_SECONDS = 0.05
 _LEASE_SECONDS = 120.0
 _DUPLICATE = 0x0111
 _CLASS_NOT_SUPPORTED = 0x0122
+_OF_A_REJECTION = range(0xA770, 0xA780)  # dcm4chee: it has no such object, or has it rejected already
 _AT_ONCE = 32  # deliveries per association
 _ASK_AGAIN_SECONDS = 3600.0
 
@@ -58,6 +61,8 @@ def run(station: Station) -> None:
         Courier(peer, station.settings, database, store, station.stop) for peer in station.settings.destinations
     ]
     threads = [threading.Thread(target=courier.run, name=f"courier-{courier.name}") for courier in couriers]
+    crew = crew_of(station.settings, database, store, station.stop)
+    threads += [threading.Thread(target=worker.run, name=worker.name) for worker in crew]
     for thread in threads:
         thread.start()
     station.announce({"peers": [courier.name for courier in couriers]})
@@ -103,9 +108,13 @@ class Courier:
         if time.monotonic() < self._asks_at:
             return
         forms = {*self._settings.results, *(INSTEAD[form] for form in self._settings.results if form in INSTEAD)}
+        forms.add(Form.REJECTION)  # what is taken back is rejected there
         classes = {SOP_CLASSES[form] for form in forms}
         try:
-            accepted = accepted_classes(self._peer, self._ae_title, sorted(classes))
+            with slot(self._store.root, self._settings, self._stop) as free:
+                if not free:
+                    return
+                accepted = accepted_classes(self._peer, self._ae_title, sorted(classes))
         except DeliveryError as error:
             self._asks_at = time.monotonic() + self._delivery.retry_max_seconds
             log.info("peer.not_asked", code=error.code)
@@ -126,12 +135,17 @@ class Courier:
         with self._database.reading() as uow:
             if not outbox.is_delivery_waiting(uow, self.name):
                 return False
+        with slot(self._store.root, self._settings, self._stop) as free:
+            due = self._lease() if free else []
+            if due:
+                self._deliver(due)
+        return bool(due)
+
+    def _lease(self) -> Sequence[Delivery]:
         with self._database.writing() as uow:
             due = outbox.lease_deliveries(uow, self.name, self._owner, _LEASE_SECONDS, _AT_ONCE)
             uow.commit()
-        if due:
-            self._deliver(due)
-        return bool(due)
+        return due
 
     def _deliver(self, due: Sequence[Delivery]) -> None:
         left = [delivery for delivery in due if self._is_readable(delivery)]
@@ -144,7 +158,7 @@ class Courier:
                 while left:
                     self._store_one(sender, left[0])
                     left.pop(0)
-                    if self._stop.is_set():
+                    if self._stop.is_set() or not sender.is_open:
                         break
             self._failures = 0
         except DeliveryError as error:
@@ -172,17 +186,20 @@ class Courier:
 
     def _store_one(self, sender: Sender, delivery: Delivery) -> None:
         status = self._store_at_peer(sender, delivery)
+        # What a peer makes of a rejection shows at once; it need not keep the note
+        commits = self._settings.commitment and delivery.result.form != Form.REJECTION
+        end, record = (commitments.stored, "stored") if commits else (outbox.delivered, "delivered")
         self._store.append_manifest(
             delivery.study_instance_uid,
-            {"record": "delivered", "peer": self.name, "sop_instance_uid": delivery.result.sop_instance_uid},
+            {"record": record, "peer": self.name, "sop_instance_uid": delivery.result.sop_instance_uid},
         )
         with self._database.writing() as uow:
-            outbox.delivered(uow, delivery.id, self._owner, status)
+            end(uow, delivery.id, self._owner, status)
             uow.commit()
         if delivery.result.sop_class_uid not in self._stored:
             self._stored.add(delivery.result.sop_class_uid)
             self._learn({delivery.result.sop_class_uid: Acceptance.STORED})
-        log.info("delivery.delivered", delivery=delivery.id, form=delivery.result.form, status=f"{status:04X}")
+        log.info(f"delivery.{record}", delivery=delivery.id, form=delivery.result.form, status=f"{status:04X}")
 
     def _store_at_peer(self, sender: Sender, delivery: Delivery) -> int:
         """Send one object; return the status that says that the peer holds it.
@@ -194,15 +211,29 @@ class Courier:
             return sender.store(self._path(delivery)).status
         except StoreFailed as error:
             result = delivery.result
-            if error.status == _DUPLICATE and prove_stored(
+            if error.status != _DUPLICATE:
+                raise
+            self._doubt(delivery)
+            sender.end()  # it may take but one association at a time
+            proven = prove_stored(
                 self._peer,
                 self._ae_title,
                 study_instance_uid=delivery.study_instance_uid,
                 series_instance_uid=result.series_instance_uid,
                 sop_instance_uid=result.sop_instance_uid,
-            ):
+            )
+            if proven:
                 return _DUPLICATE
             raise
+        except AnswerLost:
+            self._doubt(delivery)
+            raise
+
+    def _doubt(self, delivery: Delivery) -> None:
+        """Note that the peer may hold the object, for whoever takes it back."""
+        with self._database.writing() as uow:
+            deliveries.doubt(uow, delivery.id, self._owner)
+            uow.commit()
 
     def _path(self, delivery: Delivery) -> Path:
         return self._store.root / delivery.result.path
@@ -217,7 +248,10 @@ class Courier:
             self._refused(delivery)
             return
         with self._database.writing() as uow:
-            if spoilt:
+            if delivery.result.form == Form.REJECTION and (not_taken or spoilt or _is_unheeded(error)):
+                reason = withdrawn.by_hand(uow, delivery.id, error.reason)
+                outbox.keep_aside(uow, delivery.id, self._owner, reason, error.status)
+            elif spoilt:
                 outbox.keep_aside(uow, delivery.id, self._owner, error.reason, error.status)
             else:
                 problem = error.permanent or error.status == _DUPLICATE  # it says that it has it, and does not show it
@@ -255,14 +289,6 @@ class Courier:
                 uow.commit()
 
 
-def back_off(settings: DeliverySettings, attempts: int, *, problem: bool) -> float:
-    """Return how long to wait before the next try [s]: doubling, bounded, with a tenth of jitter.
-
-    A refusal that looks permanent is tried at the slow pace at once: only a person can change it, and the retry shows
-    when they did.
-    """
-    if problem:
-        return settings.problem_retry_seconds
-    doubled: float = settings.retry_seconds * 2.0 ** min(max(attempts - 1, 0), 16)
-    seconds = min(doubled, settings.retry_max_seconds)
-    return seconds * random.uniform(0.9, 1.1)  # noqa: S311 - jitter, not a secret
+def _is_unheeded(error: DeliveryError) -> bool:
+    """Tell whether a peer says of a rejection that it can not act on it: trying again changes nothing."""
+    return isinstance(error, StoreFailed) and error.status in _OF_A_REJECTION

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from db.filestore import NodeIdentity
 
 Outcome = Literal["done", "refused", "failed"]
+Images = tuple[tuple[str, InstanceHeader], ...]
+"""(absolute path, header) of each image of a series."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,17 @@ class Request:
         What to write.
     reason, failed
         For a refusal report: why there is no result, and whether that was a failure.
+    priors
+        (absolute path, header) of each image of each earlier series, the latest series first.
+    without_priors
+        Why they are left out of this attempt, in words; "" where they are not.
     """
 
     job_id: int
     attempt: int
     model_name: str
     model_digest: str
-    instances: tuple[tuple[str, InstanceHeader], ...]
+    instances: Images
     instances_digest: str
     parameters: dict[str, Any]
     parameters_digest: str
@@ -62,6 +68,8 @@ class Request:
     variants: tuple[Variant, ...] = ()
     reason: Reason | None = None
     failed: bool = False
+    priors: tuple[Images, ...] = ()
+    without_priors: str = ""
 
     @classmethod
     def of_job(
@@ -71,6 +79,7 @@ class Request:
         folder: Path,
         identity: NodeIdentity,
         variants: Iterable[Variant],
+        priors: Iterable[Iterable[tuple[str, InstanceHeader]]] = (),
     ) -> Request:
         """Return what is asked of the writer of a job's results, or of its refusal where it ended with one."""
         return cls(
@@ -89,12 +98,14 @@ class Request:
             variants=tuple(variants),
             reason=job.reason,
             failed=job.state is JobState.FAILED,
+            priors=tuple(tuple(prior) for prior in priors),
         )
 
     def to_bytes(self) -> bytes:
         """Return the message."""
         values = asdict(self) | {
-            "instances": [(path, header.to_json()) for path, header in self.instances],
+            "instances": _to_json(self.instances),
+            "priors": [_to_json(prior) for prior in self.priors],
             "variants": [variant.to_json() for variant in self.variants],
         }
         return json.dumps(values).encode()
@@ -103,10 +114,19 @@ class Request:
     def from_bytes(cls, message: bytes) -> Request:
         """Return what `to_bytes` wrote."""
         values = json.loads(message)
-        values["instances"] = tuple((path, InstanceHeader.from_json(header)) for path, header in values["instances"])
+        values["instances"] = _from_json(values["instances"])
+        values["priors"] = tuple(map(_from_json, values["priors"]))
         values["variants"] = tuple(Variant.from_json(variant) for variant in values["variants"])
         values["reason"] = Reason(**values["reason"]) if values["reason"] else None
         return cls(**values)
+
+
+def _to_json(images: Images) -> list[tuple[str, dict[str, Any]]]:
+    return [(path, header.to_json()) for path, header in images]
+
+
+def _from_json(images: Iterable[tuple[str, dict[str, Any]]]) -> Images:
+    return tuple((path, InstanceHeader.from_json(header)) for path, header in images)
 
 
 @dataclass(frozen=True)
@@ -133,7 +153,7 @@ class News:
     Parameters
     ----------
     step
-        What it begins: "load", "decode", "preprocess", "inference", "postprocess", "measure", "encode".
+        What it begins: "load", "decode", "preprocess", "inference", "postprocess", "measure", "prior", "encode".
     on_cpu
         Whether it went over to the processor since the GPU's memory did not suffice; another deadline holds then.
     """

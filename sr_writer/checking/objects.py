@@ -13,6 +13,7 @@ from pydicom.uid import UID, BasicTextSRStorage
 from sr_writer import codes
 from sr_writer.checking.pdf import check_pdf
 from sr_writer.checking.refusal import check_refusal
+from sr_writer.checking.rejection import check_rejection, rejected_by
 from sr_writer.checking.rtstruct import check_rtstruct
 from sr_writer.checking.rules import demand_none
 from sr_writer.checking.sc import check_sc
@@ -23,22 +24,23 @@ from sr_writer.equipment import DIGEST
 from sr_writer.reading.content_tree import items_named, text_of
 from sr_writer.reading.report import groups_of, segment_of, statements_of
 from study.errors import EncodingError, NonconformantObject, Reason
-from study.forms import SEGMENTATIONS, SOP_CLASSES, Form
+from study.forms import APART, SEGMENTATIONS, SOP_CLASSES, Form
 from study.implementation import IMPLEMENTATION_CLASS_UID
 
 Segmentations = Sequence[Dataset]
 """The Segmentation of the same set, read back from its files: one object or several, or none."""
 
-CHECKS: Final[Mapping[Form, Callable[[Path, Sequence[Dataset], Segmentations], Dataset]]] = {
-    Form.SEG: lambda path, sources, _: check_seg(path, sources),
-    Form.SEG_LABELMAP: lambda path, sources, _: check_seg(path, sources),
-    Form.RTSTRUCT: lambda path, sources, _: check_rtstruct(path, sources),
+CHECKS: Final[Mapping[Form, Callable[[Path, Sequence[Dataset], Segmentations, Sequence[Dataset]], Dataset]]] = {
+    Form.SEG: lambda path, sources, *_: check_seg(path, sources),
+    Form.SEG_LABELMAP: lambda path, sources, *_: check_seg(path, sources),
+    Form.RTSTRUCT: lambda path, sources, *_: check_rtstruct(path, sources),
     Form.SR: check_sr,
     Form.SR_SEGMENTS: check_sr,
     Form.SR_COMPREHENSIVE: check_sr,
-    Form.SC: lambda path, sources, _: check_sc(path, sources),
-    Form.PDF: lambda path, sources, _: check_pdf(path, sources),
-    Form.REFUSAL: lambda path, sources, _: check_refusal(path, sources),
+    Form.SC: lambda path, sources, *_: check_sc(path, sources),
+    Form.PDF: lambda path, sources, *_: check_pdf(path, sources),
+    Form.REFUSAL: lambda path, sources, *_: check_refusal(path, sources),
+    Form.REJECTION: lambda path, sources, rejected, _: check_rejection(path, sources, rejected),
 }
 """What reads an object of each form back from its file, and returns it if it keeps every rule."""
 
@@ -55,10 +57,17 @@ _NAMES: Final[Mapping[Form, str]] = {
     Form.SC: "Secondary Capture",
     Form.PDF: "Encapsulated PDF",
     Form.REFUSAL: "refusal report",
+    Form.REJECTION: "rejection by Key Object Selection",
 }
 
 
-def checked(form: Form, path: Path, sources: Sequence[Dataset], beside: Segmentations = ()) -> Dataset:
+def checked(
+    form: Form,
+    path: Path,
+    sources: Sequence[Dataset],
+    beside: Segmentations = (),
+    earlier: Sequence[Dataset] = (),
+) -> Dataset:
     """Return the object in a file, which is a whole file and keeps every rule of its form.
 
     Parameters
@@ -66,7 +75,9 @@ def checked(form: Form, path: Path, sources: Sequence[Dataset], beside: Segmenta
     sources
         Headers of the source images in slice order.
     beside
-        The Segmentation that a report refers to or speaks of.
+        The Segmentation that a report refers to or speaks of; the results that a Key Object Selection may reject.
+    earlier
+        Headers of the images of earlier studies that a report compares with.
 
     Raises
     ------
@@ -75,7 +86,7 @@ def checked(form: Form, path: Path, sources: Sequence[Dataset], beside: Segmenta
     """
     with naming(path):
         demand_none(structure_reasons(path))
-        return CHECKS[form](path, sources, beside)
+        return CHECKS[form](path, sources, beside, earlier)
 
 
 @contextmanager
@@ -134,8 +145,9 @@ def description_of(form: Form, dataset: Dataset) -> str:
         return f"{name}, {dataset.get('Rows')} rows, {dataset.get('Columns')} columns"
     if form is Form.PDF:
         return f"{name}, {dataset.get('EncapsulatedDocumentLength')} bytes"
-    if form is Form.REFUSAL:
-        return f"{name} ({UID(BasicTextSRStorage).name})"
+    if form in APART:
+        what = f"of {len(rejected_by(dataset))} objects" if form is Form.REJECTION else UID(BasicTextSRStorage).name
+        return f"{name} ({what})"
     return f"{name}, {len(groups_of(dataset))} measurement groups, {len(statements_of(dataset))} statements"
 
 

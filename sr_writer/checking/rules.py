@@ -103,14 +103,14 @@ def common_reasons(
     Parameters
     ----------
     beside
-        Objects of the same set that it may refer to besides the source images.
+        What it may refer to besides the source images: objects of the same set, images of earlier studies.
     series_named
         Whether it has a place to name the source series; an Encapsulated PDF names instances alone.
     """
     yield from text_reasons(result, sources)  # first: what is read in any other way is decoded from then on
     yield from _identity(result, sources[0])
     yield from _request(result, sources[0])
-    yield from uid_reasons(result, sources, _TAKEN_OVER_TAGS)
+    yield from uid_reasons(result, (*sources, *beside), _TAKEN_OVER_TAGS)
     items = list(own_items(result))
     yield from _own_uids(result, items, sources)
     yield from _references(items, sources, beside, series_named=series_named)
@@ -151,7 +151,7 @@ def _request(result: Dataset, source: Dataset) -> Iterator[Reason]:
     asked, fulfilled = tag_of("RequestAttributesSequence"), tag_of("ReferencedRequestSequence")
     if asked in result and canonical(result, asked) != canonical(source, asked):
         yield Reason("Identity", "RequestAttributesSequence is not what the source has.")
-    said = [source, *items_of(source, asked)]
+    said = [source, *items_of(source, asked), *items_of(source, fulfilled)]  # the last where a report says whose it is
     for item in items_of(result, fulfilled):
         for tag in list(item.keys()):
             value = canonical(item, tag)
@@ -184,7 +184,7 @@ def _references(
     items: Sequence[Dataset], sources: Sequence[Dataset], beside: Sequence[Dataset], *, series_named: bool
 ) -> Iterator[Reason]:
     known = {str(source.SOPInstanceUID): str(source.SOPClassUID) for source in (*sources, *beside)}
-    frames = set(map(key_of, sources))
+    frames = set(map(key_of, (*sources, *beside)))
     unknown = contradicting = frameless = 0
     for item in items:
         if "ReferencedSOPInstanceUID" not in item or "RTReferencedSeriesSequence" in item:  # that one is a study

@@ -10,6 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage
 
 from sr_writer import codes
+from sr_writer.checking.earlier import earlier_reasons
 from sr_writer.checking.rules import common_reasons, demand_none, form_reasons, read_back
 from sr_writer.checking.sr_groups import DECISIONS, group_words, segment_words, statement_words, tie_reasons
 from sr_writer.reading.content_tree import children, code_of, descendants, is_named, items_named, text_of
@@ -27,7 +28,12 @@ from study.errors import Reason
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 
 
-def check_sr(path: Path, sources: Sequence[Dataset], segmentations: Sequence[Dataset] = ()) -> Dataset:
+def check_sr(
+    path: Path,
+    sources: Sequence[Dataset],
+    segmentations: Sequence[Dataset] = (),
+    earlier: Sequence[Dataset] = (),
+) -> Dataset:
     """Return the report in a file, which keeps every rule.
 
     Parameters
@@ -36,6 +42,8 @@ def check_sr(path: Path, sources: Sequence[Dataset], segmentations: Sequence[Dat
         Headers of the source images.
     segmentations
         The objects of the Segmentation of the same result, read back from their files, where there is one.
+    earlier
+        Headers of the images of earlier studies that the report compares with.
 
     Raises
     ------
@@ -43,25 +51,29 @@ def check_sr(path: Path, sources: Sequence[Dataset], segmentations: Sequence[Dat
         If a rule is broken; the words tell all that are.
     """
     document = read_back(path)
-    demand_none(sr_reasons(document, sources, segmentations))
+    demand_none(sr_reasons(document, sources, segmentations, earlier))
     return document
 
 
 def sr_reasons(
-    document: Dataset, sources: Sequence[Dataset], segmentations: Sequence[Dataset] = ()
+    document: Dataset,
+    sources: Sequence[Dataset],
+    segmentations: Sequence[Dataset] = (),
+    earlier: Sequence[Dataset] = (),
 ) -> Iterator[Reason]:
     """Yield everything that is wrong with a report."""
     groups, statements = groups_of(document), statements_of(document)
     referenced = {segment[0] for group in groups if (segment := segment_of(group)) is not None}
     beside = [each for each in segmentations if str(each.SOPInstanceUID) in referenced]
     yield from _form(document)
-    yield from common_reasons(document, sources, beside)
+    yield from common_reasons(document, sources, (*beside, *earlier))
     yield from evidence_reasons(document)
+    yield from earlier_reasons(document, sources[0], earlier)
     if not groups and not statements:
         yield Reason(
             "Tree", "The report has neither a measurement group nor a statement of what was found or measured."
         )
-    yield from _images(document, sources, referenced)
+    yield from _images(document, (*sources, *earlier), referenced)
     if is_of_words(document):
         yield from _words(document)
     else:
@@ -117,7 +129,8 @@ def evidence_reasons(document: Dataset) -> Iterator[Reason]:
     """Yield what is wrong with the evidence: every instance that the tree refers to is listed, once (C.17.2.3)."""
     listed = [
         str(item.ReferencedSOPInstanceUID)
-        for study in items_named(document, "CurrentRequestedProcedureEvidenceSequence")
+        for keyword in ("CurrentRequestedProcedureEvidenceSequence", "PertinentOtherEvidenceSequence")
+        for study in items_named(document, keyword)
         for series in items_named(study, "ReferencedSeriesSequence")
         for item in items_named(series, "ReferencedSOPSequence")
     ]
@@ -176,6 +189,7 @@ def _agree(sentence: str, statement: Dataset) -> bool:
     told = {float(number) for number in _NUMBER.findall(said)}
     return all(
         float(measured.get("NumericValue") or 0) in told
-        for item in children(statement, value_type="NUM")
+        for item in descendants(statement)
+        if item.get("ValueType") == "NUM"
         for measured in items_named(item, "MeasuredValueSequence")
     )

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 
 from sr_writer import codes
-from sr_writer.reading.report import MeasurementRow, Report, ReportedFinding
+from sr_writer.reading.report import ChangeRow, MeasurementRow, Report, ReportedFinding
 from sr_writer.region.areas import Areas, present_segments
+from sr_writer.sr.changes import Change, change_words, said_of
 from sr_writer.sr.content import content_of
 from sr_writer.sr.rounding import readable, rounded, unit_words
 from sr_writer.sr.statements import Statement, assessed, for_reading, remarks_on
 from sr_writer.texts import ascii_text
 from study.codes import CERTAINTY_OF_FINDING
+from study.errors import EncodingError
 from study.imaging import Finding, Measurement, ResultSet
+from study.priors import day_of
 
 Colour = tuple[int, int, int]
 
@@ -34,6 +38,9 @@ class Caption:
         What stands after its name, "not detected"; "" where it is measured, and nothing more.
     numbers
         "Volume: 2379.6 mL", one each.
+    changes
+        What is said behind each of the numbers of earlier studies; "" where it is compared with none. Pictures leave
+        it out: a line that is cut must not end in a number of then.
     remarks
         Its limits, in words.
     colours
@@ -45,6 +52,7 @@ class Caption:
     label: str
     said: str = ""
     numbers: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     colours: tuple[Colour, ...] = ()
     slices: frozenset[int] = frozenset()
@@ -53,6 +61,11 @@ class Caption:
     def head(self) -> str:
         """Return its name, and what is said of it."""
         return f"{self.label}: {self.said}" if self.said else self.label
+
+    @property
+    def numbers_compared(self) -> tuple[str, ...]:
+        """Return each number with what is said of earlier studies."""
+        return tuple(map("".join, zip_longest(self.numbers, self.changes, fillvalue="")))
 
     @property
     def line(self) -> str:
@@ -99,6 +112,9 @@ def captions_of_report(report: Report, colours: dict[str, Colour]) -> tuple[Capt
             label=finding.label,
             said=_said_in_file(finding),
             numbers=tuple(map(_row_words, finding.measurements)),
+            changes=tuple(
+                "".join(f", {_change_words(each, row.unit)}" for each in row.changes) for row in finding.measurements
+            ),
             remarks=finding.remarks,
             colours=tuple(colours[uid] for uid in (finding.tracking_uid,) if uid in colours),
         )
@@ -114,6 +130,7 @@ def _of_finding(finding: Finding, result: ResultSet, areas: Areas | None) -> Cap
         label=ascii_text(finding.label),
         said=INCOMPLETE if finding.incomplete else "" if finding.measurements else DETECTED,
         numbers=tuple(_number_words(for_reading(each)) for each in finding.measurements),
+        changes=tuple(change_words(for_reading(each)) for each in finding.measurements),
         remarks=tuple(map(ascii_text, remarks_on(finding))),
         colours=tuple(colours[value] for value in shown if areas is not None and areas[:, value].any()),
         slices=frozenset() if areas is None else _slices(areas, shown),
@@ -126,6 +143,7 @@ def _of_said(said: Statement) -> Caption:
         label=ascii_text(said.label),
         said=_DECISIONS.get(said.value, "") if said.name == codes.DETECTION else "",
         numbers=tuple(map(_number_words, said.numbers)),
+        changes=tuple(map(change_words, said.numbers)),
         remarks=tuple(map(ascii_text, said.remarks)),
         slices=frozenset(said.images),
     )
@@ -163,6 +181,13 @@ def _number_words(measured: Measurement) -> str:
 def _row_words(row: MeasurementRow) -> str:
     name = _PROBABILITY if row.name == CERTAINTY_OF_FINDING.meaning else row.name
     return _words(name, row.derivation, row.value, row.unit)
+
+
+def _change_words(row: ChangeRow, unit: str) -> str:
+    day = day_of(row.study_date)
+    if day is None:
+        raise EncodingError("A report compares with an earlier study and does not say its date.")
+    return said_of(Change(row.study_instance_uid, day, row.earlier, row.absolute, row.percent), unit)
 
 
 def _words(name: str, derivation: str, value: float, unit: str) -> str:

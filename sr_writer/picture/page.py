@@ -221,7 +221,7 @@ def _findings(captions: Sequence[Caption], setting: _Setting) -> Table:
     rows: list[list[Any]] = [["", *head]]
     for caption in captions:
         said = [caption.said.capitalize()] if caption.said else []
-        words = [*said, *caption.numbers] or ["shown in the pictures"]
+        words = [*said, *caption.numbers_compared] or ["shown in the pictures"]
         lines = words if setting.apart else ["; ".join(words)]
         cell = [Paragraph(typeset(line), plain) for line in lines]
         cell += [Paragraph(typeset(remark), quiet) for remark in caption.remarks]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -16,7 +16,8 @@ from sr_writer.picture.stack import Mask, Stack
 from sr_writer.picture.windows import Window, choose_window
 from sr_writer.region.areas import Areas, areas_of_region, evenly, present_segments
 from sr_writer.source.grid import demand_grid
-from sr_writer.texts import ascii_text
+from sr_writer.sr.earlier import Earlier
+from sr_writer.texts import ascii_text, spelled_out
 from study.codes import Code
 from study.imaging import ResultSet, Segment
 
@@ -149,9 +150,15 @@ def scene_of(material: Material) -> Scene:
         captions=captions_of(result, material.areas, len(material.sources)),
         title=ascii_text(context.description or material.model.name),
         author=ascii_text(f"{material.model.name} {material.model.version}"),
-        limits=tuple(map(ascii_text, result.limits)),
+        limits=(*map(ascii_text, result.limits), *_compared_with(material), *map(spelled_out, result.not_compared)),
         disclaimer=context.disclaimer.strip(" -"),
     )
+
+
+def _compared_with(material: Material) -> Iterator[str]:
+    """Yield the earlier series that a result is compared with, in words."""
+    for sentence in Earlier.of(material.result_set, material.earlier).sentences():
+        yield f"Compared with an earlier study: {sentence}"
 
 
 def sample_of(pixels: Pixels, count: int) -> Callable[[], list[NDArray[np.float32]]]:

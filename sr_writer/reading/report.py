@@ -21,6 +21,27 @@ Points = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class ChangeRow:
+    """How a number of a report differs from the same one of an earlier study.
+
+    Parameters
+    ----------
+    study_date
+        YYYYMMDD.
+    earlier, absolute
+        The number of then, and what is more now, in the unit of the number.
+    percent
+        The same relative to then; None where the report does not say it.
+    """
+
+    study_instance_uid: str
+    study_date: str
+    earlier: float
+    absolute: float
+    percent: float | None
+
+
+@dataclass(frozen=True)
 class MeasurementRow:
     """One number of a report.
 
@@ -30,12 +51,15 @@ class MeasurementRow:
         As UCUM writes it ("mL", "[hnsf'U]", "%").
     derivation
         "Mean"; "" where the name says it.
+    changes
+        Since each earlier study, the latest first.
     """
 
     name: str
     value: float
     unit: str
     derivation: str = ""
+    changes: tuple[ChangeRow, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +127,8 @@ class Report:
     ----------
     sentences
         What a report of words says of its findings, one for each; none in a measurement report.
+    compared_with
+        The earlier series that it compares with, in words.
     """
 
     model_name: str
@@ -111,6 +137,7 @@ class Report:
     findings: tuple[ReportedFinding, ...]
     limits: tuple[str, ...]
     sentences: tuple[str, ...] = ()
+    compared_with: tuple[str, ...] = ()
 
 
 def read_report(path: Path) -> Report:
@@ -132,6 +159,9 @@ def read_report(path: Path) -> Report:
         findings=tuple(_finding(item) for item in (*groups_of(document), *statements_of(document))),
         limits=tuple(str(item.TextValue) for item in children(_evaluations(document), codes.COMMENT, "TEXT")),
         sentences=tuple(str(item.TextValue) for item in sentences_of(document)),
+        compared_with=tuple(
+            str(item.TextValue) for item in children(_evaluations(document), codes.COMPARED_WITH, "TEXT")
+        ),
     )
 
 
@@ -218,6 +248,21 @@ def _row(item: Dataset) -> MeasurementRow:
         value=float(measured.NumericValue),
         unit=unit.value if unit else "",
         derivation=derived.meaning if derived else "",
+        changes=tuple(_change(change) for change in children(item, codes.COMPARISON, "TEXT")),
+    )
+
+
+def _change(item: Dataset) -> ChangeRow:
+    then = next(children(item, codes.EARLIER_VALUE, "NUM"), Dataset())
+    absolute = next(children(item, codes.CHANGE, "NUM"), Dataset())
+    relative = next(children(item, codes.RELATIVE_CHANGE, "NUM"), None)
+    dated = next(children(then, codes.STUDY_DATE, "DATE"), Dataset())
+    return ChangeRow(
+        study_instance_uid=text_of(then, codes.STUDY),
+        study_date=str(dated.get("Date", "")),
+        earlier=float(then.MeasuredValueSequence[0].NumericValue),
+        absolute=float(absolute.MeasuredValueSequence[0].NumericValue),
+        percent=None if relative is None else float(relative.MeasuredValueSequence[0].NumericValue),
     )
 
 

@@ -26,11 +26,15 @@ class ReportContent:
         All else.
     limits
         Limits of use of the whole result, in words.
+    compared
+        The findings of `groups` once more, for a report of words: where an earlier study is compared with, or why it is
+        not, must be read, and viewers show nothing of a group but its numbers.
     """
 
     groups: tuple[tuple[Finding, Outlined], ...]
     statements: tuple[Statement, ...]
     limits: tuple[str, ...]
+    compared: tuple[Statement, ...] = ()
 
     @property
     def has_certainties(self) -> bool:
@@ -86,7 +90,9 @@ def content_of(
     ]
     if not groups and not statements:
         raise EncodingError("There is neither a finding nor an assessment to report.")
-    return ReportContent(tuple(groups), tuple(statements), result_set.limits)
+    compares = bool(result_set.earlier or result_set.not_compared)
+    compared = tuple(without_region(finding) for finding, _ in groups) if compares else ()
+    return ReportContent(tuple(groups), tuple(statements), result_set.limits, compared)
 
 
 def _is_found(finding: Finding, label_map: LabelMap | None, areas: Areas | None) -> bool:

@@ -29,6 +29,7 @@ from sr_writer.source.grid import demand_grid
 from sr_writer.source.identity import demand_identity, set_identity, set_referenced_request
 from sr_writer.source.stand_ins import images
 from sr_writer.sr.content import ReportContent, content_of
+from sr_writer.sr.earlier import Earlier, evidence_of
 from sr_writer.sr.measurement_report import measurement_tree
 from sr_writer.sr.tree import Tree, set_procedure_reported
 from sr_writer.sr.words import tree_of_words
@@ -50,6 +51,7 @@ def write_reports(
     *,
     areas: Areas | None = None,
     variant: Variant = WITH_CONTOURS,
+    earlier: Sequence[Sequence[Dataset]] = (),
 ) -> list[Dataset]:
     """Return findings and assessments as reports, complete and unverified, ready to be saved.
 
@@ -67,6 +69,8 @@ def write_reports(
         What `areas_by_slice` gives for the label map, where it was asked before.
     variant
         `sr`, `sr_segments` or `sr_comprehensive`, see above.
+    earlier
+        Headers of the images of each of the earlier series that the result names, in slice order.
 
     Raises
     ------
@@ -85,14 +89,17 @@ def write_reports(
         areas = areas_by_slice(label_map) if areas is None else areas
     on_segments = variant.form is Form.SR_SEGMENTS
     content = content_of(result_set, areas, len(sources), groups_without_region=on_segments)
+    before = Earlier.of(result_set, earlier)
     reports = []
     if content.groups or on_segments:
-        tree = measurement_tree(content, result_set, sources, model, context, segmentations, on_segments=on_segments)
+        tree = measurement_tree(
+            content, result_set, sources, model, context, segmentations, before, on_segments=on_segments
+        )
         of_segments = " of segments" if on_segments and content.groups else ""
         place = _place(content.what + of_segments, model, context, variant)
         reports.append(document(_CLASSES[variant.form], tree, place, sources, model, context))
-    if content.statements and not on_segments:
-        tree = tree_of_words(content, sources, model, context)
+    if (content.statements or content.compared) and not on_segments:
+        tree = tree_of_words(content, sources, model, context, before)
         place = _place_of_words(content, model, context, variant)
         reports.append(document(_CLASSES[variant.form], tree, place, sources, model, context))
     return reports
@@ -128,11 +135,12 @@ def _place_of_words(content: ReportContent, model: ModelIdentity, context: Resul
     if not content.groups:
         return _place(content.what, model, context, variant)
     what = replace(content, groups=()).what
+    words = "comparison in words" if content.compared else "values in words" if what == "measurements" else what
     return Place(
         context.uid(model, "instance:words", variant),
         context.uid(model, "series:words", variant),
         context.series_number(variant.form, of_words=True),
-        context.series_description(model, "values in words" if what == "measurements" else what, variant),
+        context.series_description(model, words, variant),
     )
 
 
@@ -167,6 +175,8 @@ def document(
     )
     # Set here and not passed to highdicom, which would copy the whole tree; that evidence is complete is checked later
     made.ContentSequence = ContentSequence(tree.content)
+    if tree.earlier:
+        made.PertinentOtherEvidenceSequence = evidence_of(tree.earlier)
     set_equipment(made, model)
     add_contributing_equipment(made, model)
     set_times(made, context, sources[0])

@@ -8,6 +8,7 @@ from typing import Any
 from highdicom.sr import (
     AlgorithmIdentification,
     CodeContentItem,
+    ContentSequence,
     FindingSite,
     Measurement,
     MeasurementsAndQualitativeEvaluations,
@@ -22,6 +23,7 @@ from sr_writer.codes import concept
 from sr_writer.context import ResultContext
 from sr_writer.equipment import digest_parameter
 from sr_writer.seg.describing import tracking_of
+from sr_writer.sr.changes import change_items
 from sr_writer.sr.regions import Outlined, image_regions
 from sr_writer.sr.segment_reference import SegmentReference
 from sr_writer.sr.statements import for_reading, remarks_on
@@ -90,12 +92,17 @@ def measurement_group(
 
 def _measurement(measured: Measured) -> Measurement:
     short = for_reading(measured)
-    return Measurement(
+    written = Measurement(
         name=concept(short.name),
         value=short.value,
         unit=concept(short.unit),
         derivation=None if short.derivation is None else concept(short.derivation),
     )
+    changes = list(change_items(short))
+    if changes:
+        item = written[0]
+        item.ContentSequence = ContentSequence([*item.get("ContentSequence", ()), *changes])
+    return written
 
 
 def on_contours(finding: Finding, outlined: Outlined, result_set: ResultSet, *, is_segmented: bool) -> Iterator[str]:

@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 from sr_writer import codes
 from sr_writer.context import ResultContext
 from sr_writer.sr.content import ReportContent
+from sr_writer.sr.earlier import Earlier
 from sr_writer.sr.image_library import library_group
 from sr_writer.sr.measurement_group import measurement_group, on_contours
 from sr_writer.sr.regions import Outlined
@@ -27,6 +28,7 @@ def measurement_tree(
     model: ModelIdentity,
     context: ResultContext,
     segmentations: Sequence[Dataset],
+    earlier: Earlier,
     *,
     on_segments: bool,
 ) -> Tree:
@@ -64,11 +66,16 @@ def measurement_tree(
     ]
     if groups:
         items.append(container(codes.IMAGING_MEASUREMENTS, groups))
-    evaluations = list(_evaluations(content, sources, model, context))
+    evaluations = [*_evaluations(content, sources, model, context), *earlier.items()]
     if evaluations:
         items.append(container(codes.QUALITATIVE_EVALUATIONS, evaluations))
     return Tree(
-        codes.IMAGING_MEASUREMENT_REPORT, items, library, _referenced(segmentations, references), template="1500"
+        codes.IMAGING_MEASUREMENT_REPORT,
+        items,
+        library,
+        _referenced(segmentations, references),
+        template="1500",
+        earlier=earlier.images,
     )
 
 

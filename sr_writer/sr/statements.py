@@ -180,6 +180,8 @@ def for_reading(measured: Measurement) -> Measurement:
     EncodingError
         If it is infinite, or not a number.
     """
-    if not math.isfinite(measured.value):
+    if not all(map(math.isfinite, (measured.value, *(each.value for each in measured.earlier)))):
         raise EncodingError(f"The measurement {measured.name.meaning} is {measured.value}; it must be a number.")
-    return replace(measured, value=rounded(measured.value, measured.unit.value))
+    unit = measured.unit.value
+    earlier = tuple(replace(each, value=rounded(each.value, unit)) for each in measured.earlier)
+    return replace(measured, value=rounded(measured.value, unit), earlier=earlier)

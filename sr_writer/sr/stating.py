@@ -25,10 +25,12 @@ from sr_writer.codes import concept
 from sr_writer.context import ResultContext
 from sr_writer.source.carrying import plain_text
 from sr_writer.source.images import frame_numbers
+from sr_writer.sr.changes import change_items, change_words
 from sr_writer.sr.rounding import readable, unit_words
 from sr_writer.sr.statements import Statement
 from sr_writer.texts import ascii_text
 from study.imaging import Measurement, ModelIdentity
+from study.priors import day_of
 
 CERTAINTY_EXPLAINED = (
     "Certainty of Finding is the algorithm's probability that the finding is present, also where it is not detected."
@@ -78,11 +80,13 @@ def _number(measured: Measurement) -> NumContentItem:
         None,
         RelationshipTypeValues.HAS_PROPERTIES,
     )
+    below: list[ContentItem] = []
     if measured.derivation is not None:
-        derivation: ContentItem = CodeContentItem(
-            concept(codes.DERIVATION), concept(measured.derivation), RelationshipTypeValues.HAS_CONCEPT_MOD
-        )
-        item.ContentSequence = ContentSequence([derivation])
+        derivation, modifier = concept(measured.derivation), RelationshipTypeValues.HAS_CONCEPT_MOD
+        below.append(CodeContentItem(concept(codes.DERIVATION), derivation, modifier))
+    below += change_items(measured)
+    if below:
+        item.ContentSequence = ContentSequence(below)
     return item
 
 
@@ -100,7 +104,8 @@ def inferred_from(source: Dataset) -> ImageContentItem:
 def sentence(statement: Statement, sources: Sequence[Dataset]) -> str:
     """Return a statement in words, its numbers and remarks with it."""
     said = [] if statement.name == codes.MEASURED else [_DECISIONS[statement.value]]
-    said += map(in_words, statement.numbers)
+    today = _day(sources[0])
+    said += (in_words(measured) + change_words(measured, today) for measured in statement.numbers)
     if statement.images:
         said.append(f"on image {', '.join(_image_number(sources[index]) for index in statement.images)}")
     head = f"{statement.label}: {'; '.join(said)}."
@@ -114,6 +119,12 @@ def _image_number(source: Dataset) -> str:
         return str(frames[0])
     number = plain_text(source, "InstanceNumber")
     return number if number.isdigit() else "without a number"
+
+
+def _day(source: Dataset) -> str:
+    """Return the date of a study as a reader writes it; "" where it says none."""
+    day = day_of(plain_text(source, "StudyDate"))
+    return day.isoformat() if day else ""
 
 
 def in_words(measured: Measurement) -> str:

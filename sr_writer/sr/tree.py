@@ -54,6 +54,8 @@ class Tree:
         Other objects that it refers to.
     template
         Of the root; "" for none.
+    earlier
+        Images of earlier studies that it draws on.
     """
 
     title: Code
@@ -61,6 +63,7 @@ class Tree:
     images: Sequence[int]
     objects: Sequence[Dataset] = ()
     template: str = ""
+    earlier: Sequence[Dataset] = ()
 
     def root(self) -> ContainerContentItem:
         """Return the root, without what stands below it."""

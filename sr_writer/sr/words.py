@@ -19,6 +19,7 @@ from sr_writer import codes
 from sr_writer.context import ResultContext
 from sr_writer.source.carrying import element_bytes, tag_of
 from sr_writer.sr.content import ReportContent
+from sr_writer.sr.earlier import NOTHING_EARLIER, Earlier
 from sr_writer.sr.statements import Statement
 from sr_writer.sr.stating import CERTAINTY_EXPLAINED, coded, comment, inferred_from, sentence
 from sr_writer.sr.tree import Tree, algorithm, device, language, procedure, text
@@ -26,13 +27,18 @@ from study.imaging import ModelIdentity
 
 
 def tree_of_words(
-    content: ReportContent, sources: Sequence[Dataset], model: ModelIdentity, context: ResultContext
+    content: ReportContent,
+    sources: Sequence[Dataset],
+    model: ModelIdentity,
+    context: ResultContext,
+    earlier: Earlier = NOTHING_EARLIER,
 ) -> Tree:
     """Return the tree of a report that has no region."""
     middle = len(sources) // 2
     items = [
         text(codes.SUMMARY, " ".join(_summary(content, model, context))),
-        *(_said(statement, sources, model, context) for statement in content.statements),
+        *(_said(statement, sources, model, context) for statement in (*content.compared, *content.statements)),
+        *earlier.items(),
         *map(comment, content.limits),
         *([comment(CERTAINTY_EXPLAINED)] if content.has_certainties else []),
         about_series(sources[0], f", {len(sources)} image{'s' if len(sources) > 1 else ''}", [sources[middle]]),
@@ -42,7 +48,7 @@ def tree_of_words(
         *language(),
     ]
     images = {middle}.union(*(statement.images for statement in content.statements))
-    return Tree(codes.ALGORITHM_RESULT, items, sorted(images))
+    return Tree(codes.ALGORITHM_RESULT, items, sorted(images), earlier=earlier.images)
 
 
 def _summary(content: ReportContent, model: ModelIdentity, context: ResultContext) -> Iterator[str]:

@@ -15,6 +15,8 @@ from pydicom import dcmread
 from pydicom.datadict import tag_for_keyword
 
 from hilum.phantom import write_phantom_study
+from sr_writer.files import save
+from sr_writer.ko.rejection import Rejection, write_rejection
 from sr_writer.notices import write_notices
 from sr_writer.results import write_results
 from study.errors import Reason
@@ -37,6 +39,7 @@ IODS = {
     Form.SC: "SCImage",
     Form.PDF: "EncapsulatedPDF",
     Form.REFUSAL: "BasicTextSR",
+    Form.REJECTION: "KeyObjectSelectionDocument",
 }
 """What dciodvfy calls the objects; it knows no label map."""
 
@@ -87,7 +90,10 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             results[Form(made.form)] = into / made.path
     tilted, variant = Reason("GantryTilt", "The gantry was tilted."), Variant(Form.REFUSAL)
     (notice,) = write_notices([tilted], sources, MODEL, CONTEXT, folder, [variant], failed=False)
-    return Case(name, paths[0], results | {Form.REFUSAL: folder / notice.path})
+    taken_back = [dcmread(path, stop_before_pixels=True) for path in results.values()]
+    save(write_rejection(Rejection("Sides are confused."), taken_back, MODEL, CONTEXT), folder / "rejection.dcm")
+    others = {Form.REFUSAL: folder / notice.path, Form.REJECTION: folder / "rejection.dcm"}
+    return Case(name, paths[0], results | others)
 
 
 def dumped(path: Path, *options: str) -> dict[str, list[str]]:

@@ -114,4 +114,4 @@ def test_a_port_that_is_taken_and_an_unknown_role_are_named(tmp_path: Path) -> N
     assert "choose another port" in done.stderr.lower()
     role = subprocess.run([HILUM, "serve", "--role", "x"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert role.returncode == 2
-    assert "the roles are receiver, indexer, keeper, sender" in role.stderr
+    assert "the roles are receiver, indexer, archivist, keeper, sender" in role.stderr

@@ -14,13 +14,14 @@ from db import jobs, outbox
 from db.engine import Database
 from db.index import add_instances, generation
 from db.outbox import Outgoing
-from db.queries import list_studies, retry_study, study_record
+from db.queries import list_studies, retry_study
 from db.revisions import close_study
 from db.tables import DeliveryRow, ResultRow
-from study.entities import Delivery, StudyRecord
+from study.entities import Delivery
 from study.errors import LeaseLost, Reason
 from study.states import DeliveryState, JobState, StudyState
 from tests.support.databases import DIALECTS, STUDY, migrated, planned, query_plans, results, stored
+from tests.support.outbox import deliver, forms, lease, let_time_pass, record, report
 
 AWAY = Reason("PeerUnreachable", "Connection refused.")
 NEVER = Reason("StoreFailed", "The peer answered A900.", {"status": 0xA900})
@@ -33,56 +34,12 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
         yield database
 
 
-def report(database: Database, study: str = STUDY, peers: Sequence[str] = ("pacs",)) -> None:
-    """Bring the SEG and SR of one study into the outbox."""
-    made = results(study)
-    with database.writing() as uow:
-        add_instances(uow, [stored(1, study=study)])
-        close_study(uow, study, [planned([stored(1, study=study)])], "", generation(uow, study))
-        job = jobs.lease_job(uow, "keeper", 30)
-        assert job is not None
-        owed = [Outgoing(peer, position, result) for peer in peers for position, result in enumerate(made)]
-        jobs.finish_job(uow, job.id, job.attempt, made, owed, {})
-        uow.commit()
-
-
-def lease(database: Database, peer: str = "pacs", owner: str = "sender-1", limit: int = 10) -> list[Delivery]:
-    with database.writing() as uow:
-        leased = outbox.lease_deliveries(uow, peer, owner, 60, limit)
-        uow.commit()
-    return leased
-
-
-def forms(deliveries: Sequence[Delivery]) -> list[str]:
-    return [delivery.result.form for delivery in deliveries]
-
-
-def deliver(database: Database, delivery: Delivery, owner: str = "sender-1") -> None:
-    with database.writing() as uow:
-        outbox.delivered(uow, delivery.id, owner, 0)
-        uow.commit()
-
-
 def postpone(
     database: Database, delivery: Delivery, *, owner: str = "sender-1", problem: bool = False, seconds: float = 3600
 ) -> None:
     with database.writing() as uow:
         outbox.postpone(uow, delivery.id, owner, AWAY, problem, seconds)
         uow.commit()
-
-
-def let_time_pass(database: Database) -> None:
-    """Let every lease and every back-off have run out."""
-    with database.writing() as uow:
-        uow.execute(update(DeliveryRow).values(next_attempt_at=uow.now()))
-        uow.commit()
-
-
-def record(database: Database, study: str = STUDY) -> StudyRecord:
-    with database.reading() as uow:
-        found = study_record(uow, study)
-    assert found is not None
-    return found
 
 
 def test_a_study_is_delivered_once_every_object_was_taken(database: Database) -> None:

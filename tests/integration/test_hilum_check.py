@@ -95,7 +95,7 @@ def test_a_report_on_segments_needs_them(written: Written, folder: Path) -> None
     report = written.files[Form.SR_SEGMENTS]
     alone = check(report, "--source", folder / "in")
     assert alone.exit_code == 1
-    assert "refers to 1 Segmentation(s) that are not among the files; give those too" in alone.stdout
+    assert "refers to 1 result object(s) that are not among the files; give those too" in alone.stdout
     assert check(report, report.parent / "seg.dcm", "--source", folder / "in").exit_code == 0
 
 

@@ -15,6 +15,8 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 
 from sr_writer.checking.objects import checked
+from sr_writer.files import save
+from sr_writer.ko.rejection import Rejection, write_rejection
 from sr_writer.notices import write_notices
 from sr_writer.results import write_results
 from sr_writer.source.carrying import set_element, tag_of
@@ -61,7 +63,11 @@ def everything(folder: Path) -> Written:
             files.setdefault(Form(made.form), into / made.path)
     tilted, variant = Reason("GantryTilt", "The gantry was tilted."), Variant(Form.REFUSAL)
     (notice,) = write_notices([tilted], sources, MODEL, CONTEXT, folder, [variant], failed=False)
-    return Written(files | {Form.REFUSAL: folder / notice.path}, result, sources)
+    taken_back = [dcmread(files[Form.SEG], stop_before_pixels=True)]
+    rejection = write_rejection(Rejection("Sides are confused."), taken_back, MODEL, CONTEXT)
+    save(rejection, folder / "rejection.dcm")
+    others = {Form.REFUSAL: folder / notice.path, Form.REJECTION: folder / "rejection.dcm"}
+    return Written(files | others, result, sources)
 
 
 def picture(index: int) -> NDArray[np.float32]:

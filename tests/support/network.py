@@ -17,6 +17,7 @@ from pathlib import Path
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
 
+from scp.commitment_desk import CommitmentDesk
 from scp.inbox import Inbox
 from scp.listening import open_listening_socket
 from scp.receiver import DEFAULT_MAX_PDU, Receiver
@@ -97,11 +98,13 @@ def running_receiver(
     max_pdu: int = DEFAULT_MAX_PDU,
     accept_unknown_sop_classes: bool = True,
     network_timeout: float = 60.0,
+    commitment: CommitmentDesk | None = None,
+    port: int = 0,
 ) -> Iterator[RunningReceiver]:
-    """Run a receiver called HILUM on a free port of 127.0.0.1."""
+    """Run a receiver called HILUM on a port of 127.0.0.1; on a free one where it is 0."""
     events: list[tuple[str, Mapping[str, object]]] = []
     inbox = Inbox(folder, reserve_bytes)
-    with open_listening_socket("127.0.0.1", 0) as listening:
+    with open_listening_socket("127.0.0.1", port) as listening:
         receiver = Receiver(
             listening,
             "HILUM",
@@ -112,6 +115,7 @@ def running_receiver(
             accept_unknown_sop_classes=accept_unknown_sop_classes,
             on_event=lambda name, fields: events.append((name, fields)),
             network_timeout=network_timeout,
+            commitment=commitment,
         )
         receiver.start()
         try:

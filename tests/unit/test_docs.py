@@ -15,6 +15,7 @@ from inference.description import (
     ClassDescription,
     FindingDescription,
     NumberDescription,
+    Priors,
     SegmentDescription,
     Select,
 )
@@ -120,9 +121,13 @@ def test_the_entries_of_the_model_page_are_valid(tmp_path: Path) -> None:
 
 
 def test_every_key_of_a_model_is_documented() -> None:
-    tables = (Select, SegmentDescription, FindingDescription, ClassDescription, NumberDescription, ModelSettings)
+    tables = (
+        *(Select, Priors, SegmentDescription, FindingDescription, ClassDescription, NumberDescription),
+        ModelSettings,
+    )
     keys = {key for table in tables for key in table.model_fields} - {
         "select",
+        "priors",
         "segments",
         "findings",
         "classes",

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from hilum.backing_off import back_off
 from hilum.config import DeliverySettings
-from hilum.roles.sender import back_off
 from hilum.working.wire import Answer, News, Request, Warm, order_of, report_of
 from study.entities import ResultObject
 from study.errors import Reason
@@ -31,6 +31,7 @@ def modules_after(statement: str) -> set[str]:
     [
         ("receiver", HEAVY | {"sqlalchemy", "scipy"}),
         ("indexer", HEAVY | {"pynetdicom"}),
+        ("archivist", HEAVY),
         ("keeper", HEAVY | {"pynetdicom"}),
         ("sender", HEAVY),
         ("supervisor", HEAVY),

@@ -1,13 +1,22 @@
 from __future__ import annotations
 
 from io import BytesIO
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.uid import UID, CTImageStorage
-from pynetdicom.dimse_messages import C_ECHO_RQ, C_STORE_RQ
-from pynetdicom.dimse_primitives import C_ECHO, C_STORE
+from pynetdicom.dimse_messages import (
+    C_ECHO_RQ,
+    C_STORE_RQ,
+    N_ACTION_RQ,
+    N_ACTION_RSP,
+    N_EVENT_REPORT_RQ,
+    N_EVENT_REPORT_RSP,
+    DIMSEMessage,
+)
+from pynetdicom.dimse_primitives import C_ECHO, C_STORE, N_ACTION, N_EVENT_REPORT
 from pynetdicom.dsutils import decode, encode
 
 from scp.command_set import CommandField, Request, read_request, write_response
@@ -72,6 +81,56 @@ def test_success_has_no_comment() -> None:
     response = decode(BytesIO(write_response(read_request(echo_request()), 0)), True, True)
     assert "ErrorComment" not in response
     assert "AffectedSOPInstanceUID" not in response
+
+
+def action_request() -> bytes:
+    primitive = N_ACTION()
+    primitive.MessageID = 11
+    primitive.RequestedSOPClassUID = UID("1.2.840.10008.1.20.1")
+    primitive.RequestedSOPInstanceUID = UID("1.2.840.10008.1.20.1.1")
+    primitive.ActionTypeID = 1
+    primitive.ActionInformation = BytesIO(b"\0\0")
+    message = N_ACTION_RQ()
+    message.primitive_to_message(primitive)
+    encoded = encode(message.command_set, True, True)
+    assert encoded is not None
+    return encoded
+
+
+def event_report() -> bytes:
+    primitive = N_EVENT_REPORT()
+    primitive.MessageID = 12
+    primitive.AffectedSOPClassUID = UID("1.2.840.10008.1.20.1")
+    primitive.AffectedSOPInstanceUID = UID("1.2.840.10008.1.20.1.1")
+    primitive.EventTypeID = 2
+    primitive.EventInformation = BytesIO(b"\0\0")
+    message = N_EVENT_REPORT_RQ()
+    message.primitive_to_message(primitive)
+    encoded = encode(message.command_set, True, True)
+    assert encoded is not None
+    return encoded
+
+
+@pytest.mark.parametrize(
+    ("encoded", "field", "type_id", "answer", "type_keyword"),
+    [
+        (action_request(), CommandField.N_ACTION_RQ, 1, N_ACTION_RSP, "ActionTypeID"),
+        (event_report(), CommandField.N_EVENT_REPORT_RQ, 2, N_EVENT_REPORT_RSP, "EventTypeID"),
+    ],
+)
+def test_commitment_messages_are_read_and_answered_as_another_program_has_it(
+    encoded: bytes, field: CommandField, type_id: int, answer: type[DIMSEMessage], type_keyword: str
+) -> None:
+    request = read_request(encoded)
+    assert (request.command_field, request.has_data_set, request.type_id) == (field, True, type_id)
+    assert request.affected_sop_class_uid == "1.2.840.10008.1.20.1"
+    assert request.affected_sop_instance_uid == "1.2.840.10008.1.20.1.1"
+    message = answer()
+    message.command_set = decode(BytesIO(write_response(request, 0x0110, "Unknown")), True, True)
+    response: Any = message.message_to_primitive()
+    assert (response.Status, response.MessageIDBeingRespondedTo) == (0x0110, request.message_id)
+    assert response.AffectedSOPInstanceUID == "1.2.840.10008.1.20.1.1"
+    assert getattr(response, type_keyword) == type_id
 
 
 @pytest.mark.parametrize("length", range(0, 100, 3))

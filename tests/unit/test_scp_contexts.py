@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pytest
 from pydicom._uid_dict import UID_dictionary
 from pydicom.uid import (
     JPEG2000,
+    UID,
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
@@ -15,7 +18,15 @@ from pydicom.uid import (
 from pynetdicom import AllStoragePresentationContexts
 from pynetdicom.presentation import build_context, negotiate_as_acceptor
 
-from scp.contexts import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES, VERIFICATION, is_storable, supported_contexts
+from scp.contexts import (
+    STORAGE_COMMITMENT,
+    STORAGE_SOP_CLASSES,
+    TRANSFER_SYNTAXES,
+    VERIFICATION,
+    Roles,
+    is_storable,
+    supported_contexts,
+)
 
 PRIVATE = "1.2.826.0.1.3680043.10.999.1"
 STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
@@ -86,3 +97,30 @@ def test_what_is_not_taken_is_answered_with_its_reason() -> None:
         request.context_id = 2 * index + 1
     results, _ = negotiate_as_acceptor(requests, supported_contexts(requests, accept_unknown_sop_classes=False))
     assert [result.result for result in results] == [0x04, 0x03, 0x03, 0x00]
+
+
+@pytest.mark.parametrize(
+    ("ours", "proposed", "accepted", "answered"),
+    [
+        (Roles(), None, 0x03, None),
+        (Roles(), (False, True), 0x03, None),
+        (Roles(scp=True), (False, True), 0x00, (False, True)),  # reports to us, as PS3.4 J.3.3 has it
+        (Roles(scp=True), None, 0x00, None),  # or without a word of its role
+        (Roles(scp=True), (True, True), 0x00, (False, True)),
+        (Roles(scp=True), (True, False), 0x01, None),  # may not ask us
+        (Roles(scu=True), (True, False), 0x00, (True, False)),
+        (Roles(scu=True), None, 0x00, None),
+        (Roles(scu=True, scp=True), (True, True), 0x00, (True, True)),
+        (Roles(scu=True, scp=True), (False, True), 0x00, (False, True)),
+    ],
+)
+def test_storage_commitment_is_taken_in_the_roles_that_a_peer_may_play(
+    ours: Roles, proposed: tuple[bool, bool] | None, accepted: int, answered: tuple[bool, bool] | None
+) -> None:
+    request = build_context(STORAGE_COMMITMENT, [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+    request.context_id = 1
+    supported = supported_contexts([request], accept_unknown_sop_classes=True, commitment=ours)
+    roles = None if proposed is None else {UID(STORAGE_COMMITMENT): proposed}
+    (result,), reply = negotiate_as_acceptor([request], supported, cast("Any", roles))
+    assert result.result == accepted
+    assert [(role.scu_role, role.scp_role) for role in reply] == ([] if answered is None else [answered])

@@ -463,6 +463,30 @@ OTHERS: dict[Form, dict[str, Mutation]] = {
     Form.REFUSAL: {
         "no reason": (without(codes.REASON), "Words", "no words under"),
     },
+    Form.REJECTION: {
+        "no reason": (without(codes.KEY_OBJECT_DESCRIPTION), "Words", "in words why"),
+        "another title": (
+            lambda d: setattr(d.ConceptNameCodeSequence[0], "CodeValue", "113000"),
+            "Tree",
+            "no rejection by TID 2010",
+        ),
+        "another observer": (
+            in_child(codes.DEVICE_OBSERVER_UID, setting("UID", "2.25.8")),
+            "Equipment",
+            "not the device",
+        ),
+        "another value type": (
+            lambda d: setattr(d.ContentSequence[-1], "ValueType", "COMPOSITE"),
+            "Tree",
+            "is no IMAGE",
+        ),
+        "an object twice": (lambda d: d.ContentSequence.append(d.ContentSequence[-1]), "Reference", "an object twice"),
+        "no evidence": (
+            lambda d: setattr(d, "CurrentRequestedProcedureEvidenceSequence", []),
+            "Reference",
+            "not what it rejects",
+        ),
+    },
 }
 """One for each kind of rule that these forms have besides; all of their rules: the tests of the forms."""
 

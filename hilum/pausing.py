@@ -1,0 +1,98 @@
+"""``hilum pause`` and ``hilum resume``, and how the other commands say that the node is paused."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+
+from db import admissions, pauses
+from db.admissions import Waiting
+from db.engine import Database
+from db.pauses import Pause
+from hilum.moments import local
+from study.errors import ArchiveError
+from study.states import Halted
+
+_MOST_WORDS = 500
+
+
+def pause(database: Database, which: Collection[Halted], words: str) -> list[str]:
+    """Have analyses, deliveries or both wait from now on; return what holds, in words."""
+    reason = " ".join(words.split())[:_MOST_WORDS]
+    with database.writing() as uow:
+        for what in which:
+            pauses.begin(uow, what, reason)
+        holds = pauses.pauses(uow)
+        uow.commit()
+    return list(pause_words(holds))
+
+
+def resume(database: Database, which: Collection[Halted]) -> Iterator[str]:
+    """Let analyses, deliveries or both go on; give what that means, in words."""
+    for what in which:
+        with database.writing() as uow:
+            ended = pauses.end(uow, what)
+            waits = admissions.waiting_since(uow, ended.since) if ended and what is Halted.ANALYSES else None
+            uow.commit()
+        if ended is None:
+            yield f"{what.value} were not paused"
+            continue
+        yield f"{what.value} go on; they were paused since {local(ended.since)[:19]}"
+        if waits is not None and waits.studies:
+            yield f"{_counted(waits)} came since and will be analysed"
+
+
+def let_go_words(database: Database) -> str:
+    """Return what is passed over if the pause of analyses ends so, in numbers.
+
+    Raises
+    ------
+    ArchiveError
+        If analyses are not paused.
+    """
+    with database.reading() as uow:
+        paused = pauses.pauses(uow).get(Halted.ANALYSES)
+        if paused is None:
+            raise ArchiveError("Analyses are not paused, so nothing was received since that could be passed over.")
+        waits = admissions.waiting_since(uow, paused.since)
+    return (
+        f"{_counted(waits)} came since {local(paused.since)[:19]} and will not be analysed, until somebody sends "
+        "images of them again, or hilum analyse STUDY"
+    )
+
+
+def pass_over(database: Database) -> str:
+    """End the pause of analyses, and let go of what came since it began; return what became of it, in words.
+
+    Raises
+    ------
+    ArchiveError
+        If analyses are not paused (any more).
+    """
+    with database.writing() as uow:
+        ended = pauses.end(uow, Halted.ANALYSES)
+        if ended is None:
+            raise ArchiveError("Analyses are not paused.")
+        count = admissions.pass_over(uow, ended.since)
+        uow.commit()
+    return f"{Halted.ANALYSES.value} go on; {_studies(count)} passed over"
+
+
+def pause_words(holds: Mapping[Halted, Pause]) -> Iterator[str]:
+    """Give a line for each thing that is paused: since when, why, and what ends it."""
+    for what, each in holds.items():
+        why = f" ({each.words})" if each.words else ""
+        yield f"{what.value} are paused since {local(each.since)[:19]}{why}; hilum resume lets them go on"
+
+
+def _counted(waits: Waiting) -> str:
+    return f"{_studies(waits.studies)} with {waits.jobs} waiting job{'' if waits.jobs == 1 else 's'}"
+
+
+def _studies(count: int) -> str:
+    return f"{count} {'study' if count == 1 else 'studies'}"
+
+
+def paused_now(database: Database) -> list[str]:
+    """Return what is paused, a line each."""
+    with database.reading() as uow:
+        return list(pause_words(pauses.pauses(uow)))

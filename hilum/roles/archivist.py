@@ -1,0 +1,79 @@
+"""Archivist: asks the archives whether studies are complete, and fetches from them what is missing. One per store."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from db.engine import Database
+from hilum.archives.completing import Completer
+from hilum.archives.fetching import Fetcher
+from hilum.archives.searching import Searcher
+from hilum.config import PeerSettings, Settings
+from hilum.planning import read_cards
+from hilum.processes import Station, StopSignal, yield_to_reception
+from inference.catalog import ModelCard
+
+log = structlog.get_logger()
+
+_PAUSE_SECONDS = 0.05
+_REST_SECONDS = 5.0  # after a turn that crashed
+
+
+def run(station: Station) -> None:
+    """Ask and fetch until told to stop; each archive has threads of its own, so that a dead one delays nobody else."""
+    yield_to_reception()
+    settings = station.settings
+    database = Database.open(settings.database_url)
+    database.check_schema()
+    cards = read_cards(settings)
+    works = [
+        work
+        for name in settings.archives
+        for work in works_for(settings.peers[name], settings, cards, database, station.stop)
+    ]
+    threads = [threading.Thread(target=work) for work in works]
+    for thread in threads:
+        thread.start()
+    station.announce({"archives": list(settings.archives)})
+    station.stop.wait()
+    for thread in threads:
+        thread.join()
+    database.close()
+
+
+def works_for(
+    archive: PeerSettings,
+    settings: Settings,
+    cards: Mapping[str, ModelCard],
+    database: Database,
+    stop: StopSignal,
+) -> list[Callable[[], None]]:
+    """Return what is done all the time with one archive, each for a thread of its own; ends when `stop` is set.
+
+    The first of it fetches; the others ask.
+    """
+    fetcher = Fetcher(archive, settings, stop)
+    works = [fetcher.run, _keeping_at(Completer(archive, settings, cards, database, fetcher, stop).turn, archive, stop)]
+    if any(card.priors is not None for card in cards.values()):
+        searcher = Searcher(archive, settings, cards, database, fetcher, stop)
+        works.append(_keeping_at(searcher.turn, archive, stop))
+    return works
+
+
+def _keeping_at(turn: Callable[[], bool], archive: PeerSettings, stop: StopSignal) -> Callable[[], None]:
+    """Return work that takes turns, one after the other while there is something to do, until the node stops."""
+
+    def work() -> None:
+        structlog.contextvars.bind_contextvars(peer=archive.name)
+        while not stop.wait(_PAUSE_SECONDS):
+            try:
+                while not stop.is_set() and turn():
+                    pass
+            except Exception:  # the loop's edge: one study must not end the asking about all others
+                log.exception("archive.turn_crashed")
+                stop.wait(_REST_SECONDS)
+
+    return work
