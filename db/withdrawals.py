@@ -164,7 +164,7 @@ def take_back(
     values = {"study": study, "job": job, "at": now, "account": account, "words": words, "safety": safety}
     key = uow.execute(insert(WithdrawalRow).values(values).returning(WithdrawalRow.id)).scalar_one()
     uow.execute(insert(WithdrawnRow), [{"result": result, "withdrawal": key} for result in results])
-    _stop(uow, there, Reason(WITHDRAWN, f"Taken back: {words}"))
+    _stop(uow, there, Reason(WITHDRAWN, words))
     _owe(uow, study, job, there, rejecting)
     notices.forget(uow, [job])
     told = f"{account} took {len(results)} result object(s) back: {words}"

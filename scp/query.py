@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack, closing
 from types import TracebackType
 from typing import Final, Self
@@ -116,7 +116,7 @@ class Questioner:
         }
         found = self._find("STUDY", _OF_A_STUDY, keys, answers.study_of, MOST_STUDIES)
         theirs = (study for study in found if study.patient_id == patient_id)
-        return answers.each_once(
+        return self._each_once(
             [study for study in theirs if _is_within(study.study_date, from_date, to_date)],
             lambda study: study.study_instance_uid,
         )
@@ -125,19 +125,19 @@ class Questioner:
         """Return the study; None where the archive has none of this UID."""
         keys = {"StudyInstanceUID": study_instance_uid}
         found = self._find("STUDY", _OF_A_STUDY, keys, answers.study_of, MOST_STUDIES)
-        return next(iter(answers.each_once(found, lambda study: study.study_instance_uid)), None)
+        return next(iter(self._each_once(found, lambda study: study.study_instance_uid)), None)
 
     def series_of(self, study_instance_uid: str) -> tuple[ArchivedSeries, ...]:
         """Return the series of the study, in order of UID; 5,000 at most."""
         keys = {"StudyInstanceUID": study_instance_uid}
         found = self._find("SERIES", _OF_A_SERIES, keys, answers.series_of, MOST_SERIES)
-        return answers.each_once(found, lambda series: series.series_instance_uid)
+        return self._each_once(found, lambda series: series.series_instance_uid)
 
     def instances_of(self, study_instance_uid: str, series_instance_uid: str) -> tuple[ArchivedInstance, ...]:
         """Return the instances of the series, in order of UID; 100,000 at most."""
         keys = {"StudyInstanceUID": study_instance_uid, "SeriesInstanceUID": series_instance_uid}
         found = self._find("IMAGE", _OF_AN_INSTANCE, keys, answers.instance_of, MOST_INSTANCES)
-        return answers.each_once(found, lambda instance: instance.sop_instance_uid)
+        return self._each_once(found, lambda instance: instance.sop_instance_uid)
 
     def holds(self, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str) -> bool:
         """Tell whether the archive, asked for this instance in this series and study, names it."""
@@ -174,6 +174,13 @@ class Questioner:
                 else:
                     found.append(self._read(response, level, above, read))
         return found
+
+    def _each_once(self, found: Iterable[Held], uid_of: Callable[[Held], str]) -> tuple[Held, ...]:
+        """Return what was found in order of UID, each once; QueryFailed if two that differ have one UID."""
+        try:
+            return answers.each_once(found, uid_of)
+        except QueryFailed as error:
+            raise QueryFailed(f"{self._peer.name}: {error.words}", error.numbers) from error
 
     def _ask(self, level: str, keys: dict[str, str]) -> Generator[Answer]:
         conversation = self._conversation

@@ -171,6 +171,7 @@ def test_an_archive_is_told_to_stop_once_there_are_too_many(monkeypatch: pytest.
         number = 0
         while not event.is_cancelled:
             number += 1
+            cancelled.wait(0.005)  # else its own thread hardly comes to read that it is to stop
             yield 0xFF00, match(StudyInstanceUID=f"1.2.{number}", PatientID="P1")
         cancelled.set()
         yield 0xFE00, None

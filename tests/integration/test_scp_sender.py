@@ -24,6 +24,7 @@ from scp.query import prove_stored
 from scp.requesting import Peer, Timeouts, association_with, echo
 from scp.sender import Sender, send_files
 from study.errors import (
+    AnswerLost,
     ArchiveError,
     AssociationRejected,
     DeliveryError,
@@ -248,7 +249,7 @@ def test_an_object_at_which_the_peer_ends_the_association_stops_no_other(series:
         sent = list(send_files(peer, "HILUM", series))
     finally:
         server.shutdown()
-    assert [type(item.error) for item in sent] == [type(None), PeerUnreachable, type(None), type(None)]
+    assert [type(item.error) for item in sent] == [type(None), AnswerLost, type(None), type(None)]
     assert len(stored) == 4
 
 

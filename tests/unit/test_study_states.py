@@ -60,7 +60,7 @@ def test_state_depends_on_no_order_and_delivered_owes_nothing(
     assert state is study_state(receiving=False, jobs=jobs[::-1], deliveries=deliveries[::-1], evaluated=True)
     if state is S.DELIVERED:
         assert set(jobs) <= {J.DONE, J.REFUSED, J.SUPERSEDED}
-        assert set(deliveries) <= {D.DELIVERED, D.STANDBY, D.REPLACED}
+        assert set(deliveries).isdisjoint({D.PENDING, D.STORED, D.KEPT_ASIDE})
 
 
 @pytest.mark.parametrize(
@@ -81,11 +81,13 @@ def test_moves_of_a_job(target: JobState, sources: set[JobState]) -> None:
 @pytest.mark.parametrize(
     ("target", "sources"),
     [
-        (D.PENDING, {D.KEPT_ASIDE, D.STANDBY, D.WITHHELD}),
-        (D.DELIVERED, {D.PENDING}),
+        (D.PENDING, {D.KEPT_ASIDE, D.STANDBY, D.WITHHELD, D.STORED}),
+        (D.STORED, {D.PENDING}),
+        (D.DELIVERED, {D.PENDING, D.STORED}),
         (D.KEPT_ASIDE, {D.PENDING}),
         (D.REPLACED, {D.PENDING}),
         (D.WITHHELD, {D.PENDING}),
+        (D.WITHDRAWN, set(DeliveryState) - {D.WITHDRAWN, D.REPLACED}),
     ],
 )
 def test_moves_of_a_delivery(target: DeliveryState, sources: set[DeliveryState]) -> None:
