@@ -43,9 +43,7 @@ def ask_for_analysis(uow: UnitOfWork, study_instance_uid: str) -> None:
 def waiting_since(uow: UnitOfWork, since: datetime) -> Waiting:
     """Return how much was received for the first time since then and is not analysed yet."""
     studies = select(StudyRow.id).where(*_left(since))
-    jobs = select(func.count()).where(
-        JobRow.study.in_(studies), JobRow.current, JobRow.state == JobState.QUEUED.value
-    )
+    jobs = select(func.count()).where(JobRow.study.in_(studies), JobRow.current, JobRow.state == JobState.QUEUED.value)
     counted = uow.execute(select(func.count()).select_from(studies.subquery())).scalar_one()
     return Waiting(counted, uow.execute(jobs).scalar_one())
 

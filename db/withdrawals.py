@@ -14,7 +14,7 @@ from typing import Final
 
 from sqlalchemy import insert, select, update
 
-from db import notices, records
+from db import records
 from db.engine import AnyRow, UnitOfWork
 from db.events import EventKind, NewEvent, record
 from db.results import add_results
@@ -166,7 +166,6 @@ def take_back(
     uow.execute(insert(WithdrawnRow), [{"result": result, "withdrawal": key} for result in results])
     _stop(uow, there, Reason(WITHDRAWN, words))
     _owe(uow, study, job, there, rejecting)
-    notices.forget(uow, [job])
     told = f"{account} took {len(results)} result object(s) back: {words}"
     numbers = {"results": len(results), "rejections": len(set(rejecting.values())), "safety": safety}
     record(uow, now, [NewEvent(study, EventKind.WITHDRAWN, told, numbers, job)])
@@ -187,9 +186,7 @@ def of_study(uow: UnitOfWork, study_instance_uid: str) -> tuple[Withdrawal, ...]
         row.id: len(uow.execute(select(WithdrawnRow.result).where(WithdrawnRow.withdrawal == row.id)).all())
         for row in rows
     }
-    return tuple(
-        Withdrawal(row.job, row.at, row.account, row.words, row.safety, counts[row.id]) for row in rows
-    )
+    return tuple(Withdrawal(row.job, row.at, row.account, row.words, row.safety, counts[row.id]) for row in rows)
 
 
 def reject_now(uow: UnitOfWork, study: int) -> int:
@@ -259,18 +256,14 @@ def _rejecting(there: Iterable[Placed], key_objects: Sequence[KeyObject]) -> dic
 
 
 def _stop(uow: UnitOfWork, there: Iterable[Placed], reason: Reason) -> None:
-    """End what no sender holds; what one holds has no form on stand-by any more, and ends when it is let go of."""
-    held = [each.delivery for each in there if each.whereabouts is Whereabouts.HELD]
+    """End what no sender holds; what one holds ends when it is let go of."""
     others = [each.delivery for each in there if each.whereabouts is not Whereabouts.HELD]
-    uow.execute(update(DeliveryRow).where(DeliveryRow.id.in_(held)).values(doubted=False))
     values = {"state": DeliveryState.WITHDRAWN.value, "problem": False, "lease_owner": None}
     ended = update(DeliveryRow).where(DeliveryRow.id.in_(others))
     uow.execute(ended.values(values | {"reason": records.reason_to_json(reason)}))
 
 
-def _owe(
-    uow: UnitOfWork, study: int, job: int, there: Iterable[Placed], rejecting: Mapping[int, KeyObject]
-) -> None:
+def _owe(uow: UnitOfWork, study: int, job: int, there: Iterable[Placed], rejecting: Mapping[int, KeyObject]) -> None:
     """Put what rejects the results into the outbox, once for each peer, and note what rejects what."""
     if not rejecting:
         return

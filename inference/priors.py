@@ -111,7 +111,7 @@ class _Gathered:
         raise StudyRefused([Reason(NO_PRIOR, " ".join(self.words), first.numbers)]) from first
 
     def noted_in(self, said: Said) -> Said:
-        """Return what a model says, with the earlier series that were of use, their headers, and why others were none."""
+        """Return what a model says, with the earlier series that were of use, and why others were none."""
         result = said.result_set
         limits = [words for prior in self.priors for words in prior.limits]
         noted = replace(

@@ -140,6 +140,25 @@ def _weighed(
     return replace(now, standing=standing, proof=proof, settled_at=settled_at)
 
 
+def without_counts(series: Iterable[SeriesInquiry]) -> tuple[SeriesInquiry, ...]:
+    """Return what is left of what was known once the archive has contradicted itself: not what it had counted."""
+    return tuple(
+        each
+        if each.standing is Standing.UNWANTED
+        else replace(
+            each,
+            archived=None,
+            most=0,
+            standing=Standing.OPEN,
+            equal_since=None,
+            proof="",
+            settled_at=None,
+            missing=(),
+        )
+        for each in series
+    )
+
+
 def is_news(before: Iterable[SeriesInquiry], after: Iterable[SeriesInquiry]) -> bool:
     """Tell whether an answer may have changed which models can go to work."""
     return {_gist(each) for each in before} != {_gist(each) for each in after}

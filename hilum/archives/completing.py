@@ -24,7 +24,7 @@ from hilum.processes import StopSignal
 from inference.catalog import ModelCard
 from scp.query import Questioner
 from scp.requesting import Timeouts
-from study.asking import Answer, Terms, back_off, concerns, is_fetch_due, is_news, next_ask, weigh
+from study.asking import Answer, Terms, back_off, concerns, is_fetch_due, is_news, next_ask, weigh, without_counts
 from study.errors import DeliveryError, QueryFailed
 from study.holdings import ArchivedInstance, ArchivedSeries
 from study.inquiry import HeldSeries, InquiryState, SeriesInquiry
@@ -37,6 +37,10 @@ _AT_ONCE = 20  # studies that are asked about over one association
 _LONGEST_BACK_OFF = 30.0  # [s]
 
 _Listings = Mapping[str, Sequence[ArchivedInstance]]
+
+
+class _Contradiction(QueryFailed):
+    """An archive counts other than it names: nothing that it said of the study is relied on."""
 
 
 class Completer:
@@ -137,6 +141,10 @@ class Completer:
                 failures = inquiry.failures + 1
                 again_at = uow.now() + back_off(timedelta(seconds=2.0 ** min(failures - 1, 10)))
                 failed = replace(inquiry, failures=failures, reason=error.reason, next_ask_at=again_at)
+                if isinstance(error, _Contradiction):
+                    series = without_counts(inquiry.series)
+                    version = inquiry.version + is_news(inquiry.series, series)
+                    failed = replace(failed, series=series, version=version)
                 questions.keep(uow, due.study, failed)
                 uow.commit()
         log.warning("archive.answer_of_no_use", study=due.study_instance_uid, code=error.code, words=error.words)
@@ -195,12 +203,12 @@ class Completer:
         series: SeriesInquiry,
         listings: dict[str, Sequence[ArchivedInstance]],
     ) -> None:
-        """Have the instances of a series named; QueryFailed if they are fewer than the archive counts."""
+        """Have the instances of a series named; _Contradiction if they are fewer than the archive counts."""
         uid = series.series_instance_uid
         if uid not in listings:
             listings[uid] = questioner.instances_of(due.study_instance_uid, uid)
         if len(listings[uid]) < (series.archived or 0):
-            raise QueryFailed(
+            raise _Contradiction(
                 f"{self._archive.name} counts {series.archived} instances of the series {uid}, and names "
                 f"{len(listings[uid])}."
             )

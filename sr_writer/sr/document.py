@@ -135,7 +135,7 @@ def _place_of_words(content: ReportContent, model: ModelIdentity, context: Resul
     if not content.groups:
         return _place(content.what, model, context, variant)
     what = replace(content, groups=()).what
-    words = "comparison in words" if content.compared else "values in words" if what == "measurements" else what
+    words = "comparison" if content.compared else "values in words" if what == "measurements" else what
     return Place(
         context.uid(model, "instance:words", variant),
         context.uid(model, "series:words", variant),

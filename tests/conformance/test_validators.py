@@ -20,6 +20,7 @@ from study import codes
 from study.errors import Reason
 from study.forms import Form, Variant
 from study.imaging import Finding, LabelMap, ResultSet
+from tests.support.comparisons import compared_lungs
 from tests.support.enhanced import enhanced_image, frame_headers
 from tests.support.peers import program, shared
 from tests.support.results import (
@@ -263,3 +264,18 @@ def test_a_head_without_a_birth_date_is_no_obstacle(tmp_path: Path) -> None:
         source.pop("PatientBirthDate")
     assert len(write_results(result_of(lungs(SHAPE)), sources, MODEL, CONTEXT, tmp_path)) == 2
     assert write_notices(REASONS, sources, MODEL, CONTEXT, tmp_path, [Variant(Form.REFUSAL)], failed=True)
+
+
+def test_others_read_a_comparison_without_error_and_its_numbers_of_now_alone(tmp_path: Path) -> None:
+    images = compared_lungs(tmp_path / "in", (4, 12, 16))
+    write_results(images.result, images.sources, MODEL, CONTEXT, tmp_path, earlier=images.earlier)
+    for name in ("sr.dcm", "sr-2.dcm"):
+        assert dciodvfy_errors(tmp_path / name, "Comprehensive3DSR") == []
+    assert sr_validator_errors(tmp_path / "sr.dcm") == []
+    right = dcmqi_report(tmp_path / "sr.dcm", tmp_path)["Measurements"][0]
+    assert dcmqi_numbers(right) == [
+        (codes.VOLUME.value, 1700.3, "mL"),
+        (codes.ATTENUATION.value, -812.5, "[hnsf'U]"),
+        (codes.LAA_950.value, 3.25, "%"),
+        (codes.PERCENTILE_15.value, -921.0, "[hnsf'U]"),
+    ]

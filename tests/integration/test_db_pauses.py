@@ -203,6 +203,18 @@ def test_what_came_during_a_pause_and_was_not_analysed_is_passed_over(database: 
     assert "passed_over" in [event.kind for event in record.events]
 
 
+def test_what_was_begun_is_not_passed_over(database: Database) -> None:
+    receive(database, STUDY, 1)
+    with database.writing() as uow:
+        job = jobs.lease_job(uow, "keeper", 30)
+        assert job is not None
+        jobs.interrupt_job(uow, job.id, job.attempt)
+        more = [image(1, STUDY), image(2, STUDY)]
+        add_instances(uow, more)
+        close_study(uow, STUDY, [wanted(more)], "", generation(uow, STUDY))
+        assert admissions.pass_over(uow, job.created_at - timedelta(days=1)) == 0
+
+
 def pass_over(database: Database, study: str, refusal: Reason | None = None) -> None:
     begun = pause(database, Halted.ANALYSES)
     receive(database, study, 1, refusal=refusal)

@@ -199,7 +199,7 @@ def test_a_late_revision_of_a_withdrawn_result_brings_neither_it_nor_its_deliver
         there = {result.sop_instance_uid: number for number, result in enumerate(made, 1)}
         outbox.add_deliveries(uow, 1, job, [Outgoing("viewer", 0, made[0])], there)
         uow.commit()
-    assert lease(database, "viewer") == []
+    assert states(database, "viewer") == {}
 
 
 def test_a_new_revision_goes_out_as_usual(database: Database) -> None:

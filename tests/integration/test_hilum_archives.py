@@ -18,6 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from pynetdicom import evt
 
+from db import inquiries
 from hilum.config import Settings
 from scp.query import STUDY_ROOT_FIND
 from scp.requesting import Peer, Timeouts
@@ -300,7 +301,7 @@ def patient_settings(pacs: Orthanc, tmp_path_factory: pytest.TempPathFactory) ->
     """Give the settings of a node whose quiet period decides nothing."""
     at = {"port": pacs.dicom_port}
     archives: dict[str, dict[str, Any]] = {"pacs": at, "pacs_none": at | {"retrieve": "none"}}
-    senders = {"modality": {"archive": "pacs"}, "waiting": {"archive": "pacs_none"}}
+    senders = {"modality": {"archive": "pacs"}, "waiting": {"archive": "pacs_none"}, "lister": {}}
     return configured(tmp_path_factory.mktemp("patient"), archives, senders, quiet=120, port=free_port())
 
 
@@ -315,7 +316,16 @@ def test_growing_archives_early_models_and_a_stop_in_the_middle(
         wait_until(lambda: tries(reception, stopped.study) == 1, 20, "an order that nobody carries out")
 
     with receiving(patient_settings) as reception:
-        # It was stopped in the middle of fetching, and finds the same missing again
+        # A sender without an archive tells itself what it has sent, as it asks for commitment
+        listed = Case("LISTER").lung(11)
+        reception.send(listed.sent, calling="LISTER")
+        wait_until(lambda: reception.here(listed.study) == uids(listed.sent), 20, "the index")
+        with reception.database.writing() as uow:
+            series = str(listed.sent[0].SeriesInstanceUID)
+            inquiries.listed_by_sender(uow, listed.study, {series: frozenset(uids(listed.sent))})
+            uow.commit()
+
+        # What was stopped in the middle of fetching finds the same missing again
         whole = growing.archived
         send_to(pacs.peer, whole[:8], tmp_path / "pacs")
         reception.send(whole[:8])
@@ -349,6 +359,8 @@ def test_growing_archives_early_models_and_a_stop_in_the_middle(
         assert jobs(record) == [("lung", JobState.QUEUED, 12), ("bone", JobState.QUEUED, 9)]
         assert not reception.events(early.study, "job_superseded")
 
+        complete = reception.wait_for(listed.study, "complete")
+        assert complete.words == "Complete: 11 instance(s) in 1 series, proven by the sender's list."
         reception.wait_for(stopped.study, "complete")
         assert reception.here(stopped.study, fetched=True) == uids(stopped.archived[:4])
 

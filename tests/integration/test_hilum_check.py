@@ -20,6 +20,7 @@ from hilum.cli import app
 from hilum.phantom import write_phantom_study
 from sr_writer.results import write_results
 from study.forms import Form
+from tests.support.comparisons import compared_lungs
 from tests.support.enhanced import enhanced_image, frame_headers
 from tests.support.mutations import Change, Written, changed, everything, setting
 from tests.support.node import Node, running
@@ -228,3 +229,16 @@ def test_what_fails_the_check_is_kept_aside_and_never_sent(tmp_path: Path) -> No
         dataset.save_as(wrong)
     done = node.command("check", str(wrong), check=False)
     assert done.stdout == f"FAIL {wrong}: Identity: PatientID is not what the source has.\n"
+
+
+def test_a_comparison_is_held_against_the_earlier_studies_in_the_folder(tmp_path: Path) -> None:
+    images = compared_lungs(tmp_path / "in")
+    made = write_results(images.result, images.sources, MODEL, CONTEXT, tmp_path / "out", earlier=images.earlier)
+    reports = [tmp_path / "out" / result.path for result in made]
+    done = check(*reports, "--source", tmp_path / "in")
+    assert done.exit_code == 0, done.stdout
+    (tmp_path / "in" / "20210302" / "00004.dcm").unlink()
+    done = check(*reports, "--source", tmp_path / "in")
+    failed = [line for line in done.stdout.splitlines() if line.startswith("FAIL")]
+    assert len(failed) == 2
+    assert all("lacks images of an earlier study that the object compares with" in line for line in failed)

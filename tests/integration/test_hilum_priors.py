@@ -11,18 +11,25 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from sqlalchemy import update
 
 from db import index, priors
 from db.filestore import FileStore
-from db.jobs import lease_job
+from db.jobs import fail_attempt, finish_job, interrupt_job, lease_job
+from db.tables import JobRow
 from hilum.archives.comparisons import search_words
+from hilum.checking import examine
 from hilum.config import Settings
 from hilum.pipeline import Pipeline
+from hilum.processes import StopSignal
+from hilum.roles.keeper import Keeper
+from hilum.sources import StoreSources
 from hilum.working.wire import Request
 from inference.account import Account
 from scp.requesting import Peer
 from sr_writer.reading.report import Report, read_report
 from study.entities import Job
+from study.errors import Reason
 from study.forms import Form, Wish, settle
 from study.identity import CONFLICTING
 from study.priors import NO_ANSWER, NO_PRIOR
@@ -102,6 +109,7 @@ def reports_of(reception: Reception, folder: Path) -> tuple[list[Report], list[D
     with reception.database.writing() as uow:
         job = lease_job(uow, "test", 60.0, lambda _model, _running: True)
         assert job is not None
+        uow.commit()
         now = [(str(store.locate(each)), each.header) for each in index.instances_of_job(uow, job.id)]
         then = [
             [(str(store.locate(each)), each.header) for each in prior] for prior in priors.priors_of_job(uow, job.id)
@@ -111,7 +119,12 @@ def reports_of(reception: Reception, folder: Path) -> tuple[list[Report], list[D
     request = Request.of_job(job, now, into, store.node_identity(), variants, then)
     account = Account()
     results = Pipeline(reception.settings).run(Request.from_bytes(request.to_bytes()), account)
+    with reception.database.writing() as uow:
+        finish_job(uow, job.id, job.attempt, results, (), account.details())
+        uow.commit()
     paths = [store.root / result.path for result in results if result.form == "sr"]
+    verdicts, _ = examine(paths, StoreSources(reception.database, store))
+    assert [(verdict.reasons, verdict.compared) for verdict in verdicts] == [([], True)] * len(paths)
     return [read_report(path) for path in paths], [dcmread(path) for path in paths], account.details()
 
 
@@ -152,7 +165,7 @@ def test_two_dates_are_compared_and_another_birth_date_is_refused(
     assert details["seconds"]["prior"] > 0
     listed = {str(item.StudyInstanceUID) for item in document.PertinentOtherEvidenceSequence}
     assert listed == {str(images[0].StudyInstanceUID) for images in (spring, winter)}
-    assert words.series_description == "CT lung densitometry comparison in words - not for diagnostic use"
+    assert words.series_description == "CT lung densitometry comparison - not for diagnostic use"
     assert words.compared_with == (
         'Study of 2023-05-11, series 3 (CT) "Thorax 5.0", 64 images.',
         'Study of 2021-03-02, series 3 (CT) "Thorax 5.0", 64 images.',
@@ -257,3 +270,32 @@ def test_a_model_that_needs_an_earlier_study_is_refused_where_there_is_none(pacs
         refused = reception.wait_for(study, "job_refused", seconds=40)
         assert refused.numbers["code"] == NO_PRIOR
         assert refused.words.endswith("Not compared: no earlier study of the patient was found.")
+
+
+def test_an_attempt_after_one_that_was_stopped_at_an_earlier_study_does_without(pacs: Orthanc, tmp_path: Path) -> None:
+    spring, now = small(SPRING, "P-stopped"), small(TODAY, "P-stopped")
+    send_to(pacs.peer, spring, tmp_path / "pacs")
+    settings = configured(tmp_path, pacs.dicom_port)
+    with receiving(settings) as reception:
+        reception.send(now)
+        queued(reception, str(now[0].StudyInstanceUID))
+        keeper = Keeper(settings, reception.database, FileStore(settings.data_dir), StopSignal())
+        assert _request(reception, keeper, {"stopped_in": "inference"}).without_priors == ""
+        request = _request(reception, keeper, {"stopped_in": "prior"})
+    assert request.without_priors.startswith("Not compared: the attempt before this one was stopped")
+    assert [len(prior) for prior in request.priors] == [len(spring)]
+
+
+def _request(reception: Reception, keeper: Keeper, details: Mapping[str, Any]) -> Request:
+    """Return what is asked of the runner after an attempt that ended with this record."""
+    with reception.database.writing() as uow:
+        job = lease_job(uow, "test", 60.0, lambda _model, _running: True)
+        assert job is not None
+        fail_attempt(uow, job.id, job.attempt, Reason("DeadlineExceeded", "Too long."), True, 9, details)
+        uow.execute(update(JobRow).values(not_before=uow.now()))
+        again = lease_job(uow, "test", 60.0, lambda _model, _running: True)
+        assert again is not None
+        interrupt_job(uow, again.id, again.attempt)
+        uow.execute(update(JobRow).values(not_before=uow.now()))
+        uow.commit()
+    return keeper._request(again, [])

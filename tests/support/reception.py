@@ -73,6 +73,8 @@ class Reception:
 
     def here(self, study: str, *, fetched: bool | None = None) -> set[str]:
         """Return the SOP Instance UIDs that are here of a study; those that were fetched, or those that were not."""
+        if self.record(study) is None:
+            return set()
         with self.database.reading() as uow:
             instances = [each for group in snapshot(uow, study).series.values() for each in group]
         return {each.header.sop_instance_uid for each in instances if fetched in (None, each.fetched)}

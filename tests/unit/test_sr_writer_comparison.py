@@ -83,7 +83,7 @@ def test_whoever_gathers_volumes_finds_those_of_now_alone(files: dict[str, Path]
 
 def test_words_say_both_dates(files: dict[str, Path]) -> None:
     words = read_report(files["sr-2"])
-    assert words.series_description == "Lung CT comparison in words - not for diagnostic use"
+    assert words.series_description == "Lung CT comparison - not for diagnostic use"
     assert words.sentences[0] == (
         "Right lung: Volume 1700.3 mL on 2026-01-02, 1780.3 mL on 2023-05-11 (change -80 mL, -4.5 %), "
         "1640.3 mL on 2021-03-02 (change +60 mL, +3.7 %); "

@@ -8,7 +8,17 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from study.asking import LONGEST_WAIT, TRIES, Answer, Terms, back_off, is_fetch_due, is_news, is_worth_asking
+from study.asking import (
+    LONGEST_WAIT,
+    TRIES,
+    Answer,
+    Terms,
+    back_off,
+    is_fetch_due,
+    is_news,
+    is_worth_asking,
+    without_counts,
+)
 from study.asking import next_ask as next_ask_of
 from study.asking import weigh as weigh_all
 from study.completion import Clock, Completeness, judge, list_settles_at, may_want
@@ -241,6 +251,13 @@ def test_news_is_what_may_let_a_model_go_to_work() -> None:
     assert not is_news(first, weigh(first, 20, 20, 2))
     assert is_news(first, second)
     assert not is_news(second, weigh(second, 20, 20, 9))
+
+
+def test_nothing_is_left_of_the_counts_of_an_archive_that_contradicts_itself() -> None:
+    proven = weigh(weigh((), 20, 20, 1), 20, 20, 4)
+    (forgotten,) = without_counts(weigh(proven, 30, 20, 5))
+    assert (forgotten.archived, forgotten.standing, forgotten.lacks) == (None, Standing.OPEN, 0)
+    assert standing(weigh((forgotten,), 20, 20, 9)) is Standing.OPEN
 
 
 def test_an_inquiry_survives_json() -> None:
