@@ -8,7 +8,7 @@ from datetime import datetime
 
 from sqlalchemy import ColumnElement, func, or_, select, update
 
-from db import notices, outbox, places
+from db import inquiries, notices, outbox, places
 from db.engine import UnitOfWork
 from db.events import EventKind, NewEvent, record
 from db.tables import JobRow, StudyRow
@@ -36,6 +36,7 @@ def ask_for_analysis(uow: UnitOfWork, study_instance_uid: str) -> None:
     """
     study = places.study(uow, study_instance_uid, for_update=True)
     _look_again(uow, [study.id], on_request=True, passed_over=False)
+    inquiries.ask_again(uow, study.id)
     words = "A person asked for its analysis."
     record(uow, uow.now(), [NewEvent(study.id, EventKind.ANALYSIS_REQUESTED, words)])
 

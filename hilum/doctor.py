@@ -13,6 +13,7 @@ from typing import Final
 from db.engine import Database
 from db.filestore import FileStore
 from db.index import list_set_aside
+from hilum.archives.earlier import without_archive
 from hilum.config import PeerSettings, Settings
 from hilum.models.measured import unmeasured
 from hilum.network import peer_of
@@ -161,7 +162,7 @@ def _models(settings: Settings) -> Iterator[Checked]:
     objections = [card.objection.words for card in cards if card.objection]
     yield Checked("models", not objections, ". ".join(["; ".join(named), *objections]))
     for card in cards:
-        for hint in (*card.hints, *filter(None, [unmeasured(settings, card)])):
+        for hint in (*card.hints, *filter(None, [unmeasured(settings, card), without_archive(settings, card)])):
             yield Checked(f"model {card.name}", True, f"advice: {hint}")
 
 

@@ -113,6 +113,24 @@ def output_words(card: ModelCard) -> Iterator[str]:
         yield f"{number.index} {number.label}: {code_words(number.name)} [{number.unit.value}]"
 
 
+def priors_words(card: ModelCard) -> Iterator[str]:
+    """Give which earlier studies a model compares with, one demand a line; nothing where it compares with none."""
+    priors = card.priors
+    if priors is None:
+        return
+    studies = "the latest earlier study" if priors.count == 1 else f"the {priors.count} latest earlier studies"
+    yield f"{studies} of the patient, at most {priors.max_age_days} days older"
+    if priors.input:
+        yield f"handed to the bundle as {', '.join(priors.inputs)}"
+    else:
+        yield "what is measured is measured in them too, and the change is told"
+    if priors.modality or priors.body_part:
+        yield f"of Modality {' or '.join(priors.modality or card.rule.modality)}" + (
+            f", Body Part Examined {' or '.join(priors.body_part)}" if priors.body_part else ""
+        )
+    yield f"waited for {priors.wait_seconds:g} s" + (", and not run without one" if priors.required else "")
+
+
 def output_names(card: ModelCard) -> list[str]:
     """Return the names of a model's segments, classes or numbers."""
     labels = [segment.label for segment in card.segments]

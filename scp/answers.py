@@ -155,7 +155,7 @@ def each_once(found: Iterable[Held], uid_of: Callable[[Held], str]) -> tuple[Hel
     known: dict[str, Held] = {}
     for held in found:
         if known.setdefault(uid_of(held), held) != held:
-            raise QueryFailed(f"The archive describes {uid_of(held)} twice, and not alike.")
+            raise QueryFailed(f"It describes {uid_of(held)} twice, and not alike.")
     return tuple(known[uid] for uid in sorted(known))
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Generator, Iterable
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from types import TracebackType
 from typing import Final, Self
 
@@ -178,7 +178,7 @@ class Questioner:
     def _each_once(self, found: Iterable[Held], uid_of: Callable[[Held], str]) -> tuple[Held, ...]:
         """Return what was found in order of UID, each once; QueryFailed if two that differ have one UID."""
         try:
-            return answers.each_once(found, uid_of)
+            return self._once(found, uid_of)
         except QueryFailed as error:
             raise QueryFailed(f"{self._peer.name}: {error.words}", error.numbers) from error
 
@@ -196,12 +196,21 @@ class Questioner:
         return conversation.ask(request, _identifier(level, keys), context)
 
     def _read(self, response: Answer, level: str, above: dict[str, str], read: Callable[[Dataset], Held]) -> Held:
+        with self._naming(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom's warnings quote values, and may be a patient's
+            dataset = answers.decoded(response)
+            answers.hold_against(dataset, level, above)
+            return read(dataset)
+
+    def _once(self, found: Iterable[Held], uid_of: Callable[[Held], str]) -> tuple[Held, ...]:
+        with self._naming():
+            return answers.each_once(found, uid_of)
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        """Say whose answer it is that can not be true."""
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # pydicom's warnings quote values, and may be a patient's
-                dataset = answers.decoded(response)
-                answers.hold_against(dataset, level, above)
-                return read(dataset)
+            yield
         except QueryFailed as error:
             raise QueryFailed(f"{self._peer.name}: {error.words}", error.numbers) from error
 

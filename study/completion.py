@@ -191,7 +191,7 @@ def _by(inquiry: Inquiry, series: list[SeriesInquiry]) -> str:
     lacking = sum(_is_lacking(each) for each in series)
     if any(each.standing is Standing.BEHIND for each in series):
         return "by the quiet period"
-    return f"as {who} says, but for {lacking} series that could not be had whole" if lacking else f"proven by {who}"
+    return f"but for {lacking} series of which {who} holds more" if lacking else f"proven by {who}"
 
 
 def _by_quiet_period(inquiry: Inquiry | None, series: list[SeriesInquiry], clock: Clock) -> Completeness:
@@ -233,12 +233,14 @@ def _behind(inquiry: Inquiry, series: list[SeriesInquiry], clock: Clock) -> Reas
 def _incomplete(inquiry: Inquiry, series: SeriesInquiry) -> Reason:
     """Return why a series is not analysed of which the archive holds more than is here."""
     if series.tries:
-        why = f"they could not be fetched ({series.trouble or 'the archive did not give them'})."
+        why = f"could not be fetched ({series.trouble.rstrip('.') or 'the archive gives no reason'})"
+    elif series.standing is Standing.LACKING:
+        why = 'did not come, and nothing is fetched from it (retrieve = "none")'
     else:
-        why = series.trouble or "nothing is fetched from it, or it answers no more."
+        why = "did not come, and it answers no more"
     words = (
-        f"The archive {inquiry.peer} holds {series.archived} images of the series, and {series.here} are here; of the "
-        f"{series.lacks} that are missing: {why} Send them again, or mend that and ask again with hilum retry."
+        f"The archive {inquiry.peer} holds {series.archived} images of the series, and {series.here} are here: "
+        f"{series.lacks} {why}. Send them again, or mend that and have the archive asked again by hilum retry."
     )
     numbers = {"archived": series.archived or 0, "here": series.here, "missing": series.lacks, "tries": series.tries}
     return Reason("IncompleteSeries", words, numbers)

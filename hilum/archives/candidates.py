@@ -85,10 +85,14 @@ def series_to_fetch(series: Iterable[ArchivedSeries], card: ModelCard) -> tuple[
     """Return which series of an earlier study the model may want: the few largest, by what is known at that level."""
     rule = rule_for_priors(card)
     fewest = int(rule.slices[0]) if rule.slices and rule.slices[0] else 1
-    wanted = [each for each in series if may_want(rule, each) and (each.instances is None or each.instances >= 1)]
-    # An Enhanced series of one image has many slices: small ones are only taken last, and never left out for it
-    wanted.sort(key=lambda each: ((each.instances or fewest) >= fewest, each.instances or 0), reverse=True)
+    # One image alone may be an Enhanced one of many slices; where nobody counts, any may be large
+    wanted = [each for each in series if may_want(rule, each) and _is_enough(each.instances, fewest)]
+    wanted.sort(key=lambda each: each.instances or 0, reverse=True)
     return tuple(wanted[:_MOST_SERIES])
+
+
+def _is_enough(images: int | None, fewest: int) -> bool:
+    return images is None or images == 1 or images >= fewest
 
 
 def next_ones(found: Sequence[FoundStudy], count: int) -> list[FoundStudy]:

@@ -127,7 +127,9 @@ class Completer:
     def _no_answer(self, error: DeliveryError) -> None:
         """Put on record that the archive can not be asked, and leave it alone for a while."""
         self._failures += 1
-        seconds = min(2.0 ** (self._failures - 1), _LONGEST_BACK_OFF)
+        # A study that comes while the archive is down has it asked a few times within its quiet period all the same
+        longest = min(_LONGEST_BACK_OFF, max(self._settings.study.quiet_seconds / 4, 1.0))
+        seconds = min(2.0 ** min(self._failures - 1, 10), longest)
         with self._database.writing() as uow:
             studies = questions.unanswered(uow, self._archive.name, error.reason, seconds)
             uow.commit()

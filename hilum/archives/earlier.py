@@ -59,6 +59,16 @@ def why_unfound(
     return found
 
 
+def without_archive(settings: Settings, card: ModelCard) -> str | None:
+    """Return what to do where a model compares with earlier studies and no archive is asked for any; None elsewhere."""
+    if card.priors is None or settings.archives:
+        return None
+    return (
+        f"{card.name} compares with earlier studies, and finds only those that the node was sent: give a sender "
+        'archive = "NAME" of the peer that holds them'
+    )
+
+
 def _missing(seen: StudySnapshot) -> Reason | None:
     """Return what a study lacks by which earlier ones could be found."""
     headers = [each.header for held in seen.series.values() for each in held]

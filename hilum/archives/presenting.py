@@ -36,7 +36,7 @@ def _who(inquiry: Inquiry) -> str:
 def _how_often(inquiry: Inquiry) -> str:
     if not inquiry.peer:
         return "listed what it had sent"
-    told = [f"asked {_times(inquiry.asked)}"]
+    told = [f"asked {_times(inquiry.asked)}"] if inquiry.asked or not inquiry.failures else []
     if inquiry.failures:
         told.append(f"no answer {_times(inquiry.failures)} in a row")
     if inquiry.state is InquiryState.ASKING:

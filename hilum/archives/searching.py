@@ -207,10 +207,21 @@ class Searcher:
                 for each in wanted
             }
             candidate = replace(candidate, outcome=PriorOutcome.FETCHING, series=counts)
+        # Before the look at what is here: what is neither on its way nor to be indexed by then is in the index
+        on_its_way = self._is_on_its_way(candidate)
         lacking = self._lacking(candidate)
         if not lacking:
             return self._judged(candidate, search, now)
-        return self._ordered(candidate, lacking)
+        return candidate if on_its_way else self._ordered(candidate, lacking)
+
+    def _is_on_its_way(self, candidate: FoundStudy) -> bool:
+        """Tell whether anything of an earlier study is being fetched, or came just now and is still to be indexed."""
+        study = candidate.study_instance_uid
+        if any(self._fetcher.is_fetching(study, uid) for uid in candidate.series):
+            return True
+        since = time.monotonic() - _INDEXED_SECONDS
+        came = any(self._fetched_at.get((study, uid), since) > since for uid in candidate.series)
+        return came and bool(self._store.scan_inbox(limit=1))
 
     def _lacking(self, candidate: FoundStudy) -> list[str]:
         """Return the series of an earlier study of which the archive has more than is here."""
@@ -228,8 +239,6 @@ class Searcher:
     def _ordered(self, candidate: FoundStudy, lacking: Sequence[str]) -> FoundStudy:
         """Have what is lacking fetched; what was ordered often enough in vain is given up."""
         study = candidate.study_instance_uid
-        if any(self._fetcher.is_fetching(study, uid) or self._may_still_be_indexed(study, uid) for uid in lacking):
-            return candidate
         for uid in lacking:
             if self._orders[study, uid] >= _MOST_ORDERS or not self._fetcher.can_fetch:
                 return self._given_up(candidate, study, uid)
@@ -237,13 +246,6 @@ class Searcher:
             if self._fetcher.fetch(Order(Wanted(study, uid), Urgency.PRIOR, done)):
                 self._orders[study, uid] += 1
         return candidate
-
-    def _may_still_be_indexed(self, study: str, series: str) -> bool:
-        """Tell whether what was fetched just now may still lie in an inbox: it is not lacking then."""
-        fetched_at = self._fetched_at.get((study, series))
-        if fetched_at is None or time.monotonic() - fetched_at > _INDEXED_SECONDS:
-            return False
-        return bool(self._store.scan_inbox(limit=1))
 
     def _fetched(self, study: str, series: str, outcome: Retrieved | HilumError) -> None:
         self._troubles[study, series] = outcome.words

@@ -19,7 +19,7 @@ from hilum.models.entries import block, entries_of, with_entry, with_values
 from hilum.models.inspecting import Look, look_at
 from hilum.planning import read_cards
 from hilum.terminal import say
-from hilum.wording import output_words, printable, rule_words
+from hilum.wording import output_words, printable, priors_words, rule_words
 from inference.catalog import ModelCard, digest_of, find_bundle, is_builtin, read_card, read_json
 from inference.description import ModelDescription, Select
 from inference.metadata import CONFIGS, METADATA, Metadata
@@ -250,6 +250,8 @@ def _meaning(card: ModelCard) -> Iterator[str]:
     yield f"  kind      {card.kind}"
     for place, words in enumerate(rule_words(card.rule)):
         yield f"  {'' if place else 'takes':<9} {words}"
+    for place, words in enumerate(priors_words(card)):
+        yield f"  {'' if place else 'compares':<9} {words}"
     for place, words in enumerate(output_words(card)):
         yield f"  {'' if place else 'gives':<9} {words}"
 

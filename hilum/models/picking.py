@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -65,7 +65,8 @@ def pick(settings: Settings, card: ModelCard, text: str) -> Picked:
     """
     series, locate = _of_folder(Path(text)) if Path(text).is_dir() else _of_node(settings, text)
     alone = settings.model_copy(update={"models": {card.name: settings.models[card.name]}})
-    plan = plan_study(alone, {card.name: card}, series)
+    # Earlier studies are none of what is picked here
+    plan = plan_study(alone, {card.name: replace(card, priors=None)}, series)
     job = _job(plan, card)
     held = {each.header.sop_instance_uid: each for each in series[job.series_instance_uid]}
     instances = [(str(locate(held[uid])), held[uid].header) for uid in job.sop_instance_uids]

@@ -134,7 +134,7 @@ def said_of(change: Change, unit: str) -> str:
     """Return a change in words: "3010.4 mL on 2023-05-11 (change -120.3 mL, -4.0 %)"; `unit` as UCUM writes it."""
     then = f"{readable(change.earlier)} {unit_words(unit)}".rstrip()
     absolute = f"{_signed(change.absolute)} {_points(unit)}".rstrip()
-    percent = "" if change.percent is None else f", {change.percent:+.1f} %"
+    percent = "" if change.percent is None else f", {f'{change.percent:+.1f}' if change.percent else '0.0'} %"
     return f"{then} on {change.day.isoformat()} (change {absolute}{percent})"
 
 

@@ -15,7 +15,9 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
+from study.changes import compared
 from tests.support.blocks import LIVER, SPLEEN
+from tests.support.comparisons import series_of
 from tests.support.network import wait_until
 from tests.support.ohif_demands import (
     demand_capture,
@@ -43,7 +45,7 @@ from tests.support.ohif_scene import (
     running_scene,
     study_of_blocks,
 )
-from tests.support.results import variants_of
+from tests.support.results import headers_on_disk, variants_of
 
 Objects = dict[str, list[Dataset]]
 
@@ -164,6 +166,26 @@ def test_a_report_opens_on_its_key_images_with_contours_and_numbers(scene: Scene
         demand_contour(scene, value)
         assert [line for line in scene.ohif.drawn().texts if line] == expected
     scene.keep_picture("sr")
+    assert scene.ohif.said() == []
+
+
+def test_a_comparison_opens_on_its_key_images_and_its_words_say_both_dates(scene: Scene) -> None:
+    then = headers_on_disk(scene.folder / "then", (3, 8, 8), attributes={"StudyDate": "20230511"})
+    now = result_of(scene.truth, scene.affine)
+    result = compared(now, replace(now, label_map=None), series_of(then))
+    objects = [each for _, each in scene.written(result, "Compared", earlier=[then])]
+    scene.add(*objects)
+    _, report, words = objects
+    measurements = scene.ohif.load_report(report.SeriesDescription)
+    assert [each.name for each in measurements] == list(LABELS.values())
+    # The numbers of now alone: one of then, or a change, would stand there without its date
+    assert measurements[0].lines[0] == f"Volume: {VOLUMES[LIVER]:.2f} mL"
+    assert [len(each.lines) for each in measurements] == [3, 3]
+    demand_contour(scene, LIVER)
+    text = scene.ohif.load_text(words.SeriesDescription)
+    assert "Liver: Volume 5.83 mL on 2026-01-02, 5.83 mL on 2023-05-11 (change 0 mL, 0.0 %);" in text
+    assert "Compared with an earlier study: Study of 2023-05-11, series 3 (CT)" in text
+    scene.keep_picture("compared")
     assert scene.ohif.said() == []
 
 

@@ -402,7 +402,8 @@ def test_a_backlog_slows_no_question_down(database: Database) -> None:
         others = range(1000, 3000)
         studies = [row | {"id": number, "study_instance_uid": f"1.7.{number}"} for number in others]
         uow.execute(insert(StudyRow), studies)
-        uow.execute(insert(InquiryRow), [asked | {"study": number} for number in others])
+        later = uow.now() + timedelta(days=1)
+        uow.execute(insert(InquiryRow), [asked | {"study": number, "next_ask_at": later} for number in others])
         uow.commit()
     if database.dialect == "postgresql":
         with database.writing() as uow:
@@ -414,5 +415,7 @@ def test_a_backlog_slows_no_question_down(database: Database) -> None:
     )
     assert "ix_inquiry_peer_state_next_ask_at" in plans
     assert "ix_inquiry_news" in plans
-    assert "SCAN inquiry USING INDEX ix_inquiry_news" in plans or "SCAN inquiry" not in plans
-    assert "Seq Scan" not in plans
+    # SQLite goes through the whole of the index of news, which holds none but these
+    assert "SCAN inquiry" not in plans.replace("SCAN inquiry USING INDEX ix_inquiry_news", "")
+    assert "Seq Scan on inquiry" not in plans
+    assert "Seq Scan on study " not in plans

@@ -32,10 +32,14 @@ PENDING, STANDBY = DeliveryState.PENDING, DeliveryState.STANDBY
 GONE = DeliveryState.WITHDRAWN
 
 
-@pytest.fixture(params=DIALECTS)
+@pytest.fixture
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    with migrated(request.param, tmp_path) as database:
+    with migrated(getattr(request, "param", "sqlite"), tmp_path) as database:
         yield database
+
+
+in_both = pytest.mark.parametrize("database", DIALECTS, indirect=True)
+"""For the tests that between them make every statement."""
 
 
 def report(database: Database, peers: Sequence[str] = ("pacs",), forms: Sequence[str] = ("seg", "sr")) -> int:
@@ -217,6 +221,7 @@ def test_a_new_revision_goes_out_as_usual(database: Database) -> None:
     assert record(database).summary.state is StudyState.REPORTED
 
 
+@in_both
 def test_what_peers_have_is_rejected_where_they_have_it_and_only_there(database: Database) -> None:
     job = report(database, ("pacs", "viewer", "idle"))
     for delivery in lease(database):
@@ -278,6 +283,7 @@ def sent_by_a_restart_of_others(database: Database) -> list[str]:
     return [each.result.form for each in lease(database)]
 
 
+@in_both
 def test_a_sender_that_is_never_heard_of_again_may_have_brought_it_there(database: Database) -> None:
     job = report(database, forms=["seg"])
     lease(database)
@@ -301,6 +307,7 @@ def test_what_a_peer_may_have_is_rejected_by_itself(
     assert states(database) == {"0": GONE, "1": GONE, "09": PENDING, "19": PENDING}
 
 
+@in_both
 def test_one_that_another_sender_takes_over_may_be_there_already(database: Database) -> None:
     job = report(database, forms=["seg"])
     lease(database, seconds=-1)
@@ -330,6 +337,7 @@ def test_forms_on_stand_by_are_taken_back_too_and_not_called_for(database: Datab
     assert sent_by_anything(database) == []
 
 
+@in_both
 def test_what_goes_out_between_the_look_and_the_withdrawal_is_not_forgotten(database: Database) -> None:
     job = report(database)
     held, _ = lease(database)
@@ -362,6 +370,7 @@ def test_a_frozen_job_goes_out_where_nobody_took_it_back(database: Database) -> 
     assert len(lease(database)) == 2
 
 
+@in_both
 def test_a_rejection_is_owed_whatever_becomes_of_its_model_and_its_revision(database: Database) -> None:
     job = report(database)
     for delivery in lease(database):
@@ -425,6 +434,7 @@ WISHES = {"wishes": [{"peer": "pacs", "forms": ["seg", "refusal"], "description_
                       "most_images": None, "compressed": False}]}  # fmt: skip
 
 
+@in_both
 def test_results_are_found_by_their_uid_its_beginning_and_their_study(database: Database) -> None:
     job = report(database)
     with database.reading() as uow:

@@ -289,7 +289,7 @@ def test_a_series_that_could_not_be_had_whole_is_refused_and_others_go_on(story:
     assert refused.reason is not None
     assert refused.reason.code == "IncompleteSeries"
     assert "pacs_none holds 20 images of the series, and 13 are here" in refused.reason.words
-    assert story.words("refused", "complete").endswith("but for 1 series that could not be had whole.")
+    assert story.words("refused", "complete").endswith(", but for 1 series of which pacs_none holds more.")
     story.reception.send(story.cases["refused"].archived[:7], calling="WAITING")  # what comes later makes it due again
     complete = story.reception.wait_for(story.study("refused"), "complete", 2)
     assert complete.words == "Complete: 29 instance(s) in 2 series, proven by pacs_none."

@@ -80,6 +80,7 @@ def configured(folder: Path, pacs_port: int, **described: Any) -> Settings:  # n
             "peers": {
                 "modality": {"name": "modality", "ae_title": "MODALITY", "archive": "pacs"},
                 "pacs": {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": pacs_port},
+                "elsewhere": {"name": "elsewhere", "ae_title": "ELSEWHERE", "analyse": False},
             },
             "models": {"lung_ct": {"name": "lung_ct", "bundle": "builtin:lung_ct", "priors": described}},
             "base_dir": folder,
@@ -247,6 +248,27 @@ def test_what_is_here_already_is_not_fetched_and_what_is_not_whole_here_is(pacs:
         assert len(reception.here(earlier)) == len(spring)
         (prior,) = job.parameters["priors"]
         assert prior["study"] == earlier
+        # After an attempt that was stopped at the earlier study the next one does without
+        keeper = Keeper(reception.settings, reception.database, FileStore(reception.settings.data_dir), StopSignal())
+        assert _request(reception, keeper, {"stopped_in": "inference"}).without_priors == ""
+        request = _request(reception, keeper, {"stopped_in": "prior"})
+    assert request.without_priors.startswith("Not compared: the attempt before this one was stopped")
+    assert [len(each) for each in request.priors] == [len(spring)]
+
+
+def test_nothing_is_fetched_where_the_site_forbids_it(pacs: Orthanc, tmp_path: Path) -> None:
+    spring, now = small(SPRING, "P-none"), small(TODAY, "P-none")
+    for images in (spring, now):
+        send_to(pacs.peer, images, tmp_path / "pacs")
+    settings = configured(tmp_path, pacs.dicom_port)
+    archive = settings.peers["pacs"].model_copy(update={"retrieve": "none"})
+    settings = settings.model_copy(update={"peers": settings.peers | {"pacs": archive}})
+    with receiving(settings) as reception:
+        reception.send(now)
+        (told,) = queued(reception, str(now[0].StudyInstanceUID)).parameters["not_compared"]
+        assert reception.record(str(spring[0].StudyInstanceUID)) is None
+    assert told["code"] == "RetrieveFailed"
+    assert told["words"].endswith('nothing may be fetched from pacs (retrieve = "none").')
 
 
 def test_an_archive_that_does_not_answer_is_waited_for_no_longer_than_the_model_may(tmp_path: Path) -> None:
@@ -270,20 +292,6 @@ def test_a_model_that_needs_an_earlier_study_is_refused_where_there_is_none(pacs
         refused = reception.wait_for(study, "job_refused", seconds=40)
         assert refused.numbers["code"] == NO_PRIOR
         assert refused.words.endswith("Not compared: no earlier study of the patient was found.")
-
-
-def test_an_attempt_after_one_that_was_stopped_at_an_earlier_study_does_without(pacs: Orthanc, tmp_path: Path) -> None:
-    spring, now = small(SPRING, "P-stopped"), small(TODAY, "P-stopped")
-    send_to(pacs.peer, spring, tmp_path / "pacs")
-    settings = configured(tmp_path, pacs.dicom_port)
-    with receiving(settings) as reception:
-        reception.send(now)
-        queued(reception, str(now[0].StudyInstanceUID))
-        keeper = Keeper(settings, reception.database, FileStore(settings.data_dir), StopSignal())
-        assert _request(reception, keeper, {"stopped_in": "inference"}).without_priors == ""
-        request = _request(reception, keeper, {"stopped_in": "prior"})
-    assert request.without_priors.startswith("Not compared: the attempt before this one was stopped")
-    assert [len(prior) for prior in request.priors] == [len(spring)]
 
 
 def _request(reception: Reception, keeper: Keeper, details: Mapping[str, Any]) -> Request:

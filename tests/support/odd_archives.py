@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,8 +14,10 @@ from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.dimse_primitives import C_FIND
 from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.transport import ThreadedAssociationServer
 
 from scp.requesting import Peer
+from tests.support.network import wait_until
 
 Handler = Callable[[evt.Event], Any]
 
@@ -28,8 +31,9 @@ class OddArchive:
 
     @property
     def is_released(self) -> bool:
-        """Tell whether every association that ended was released, and one was."""
-        return "released" in self.events and "aborted" not in self.events
+        """Wait for the end of an association, and tell whether all that ended were released."""
+        wait_until(lambda: bool(self.events), 5, "the end of the association")
+        return set(self.events) == {"released"}
 
 
 @contextmanager
@@ -46,16 +50,23 @@ def odd_archive(
     entity = ApplicationEntity("ODD")
     for name, value in attributes.items():
         setattr(entity, name, value)
-    entity.supported_contexts = [
-        context if isinstance(context, PresentationContext) else build_context(context) for context in classes
-    ]
+    for given in classes:
+        context = build_context(given) if isinstance(given, str) else given
+        assert context.abstract_syntax is not None
+        entity.add_supported_context(
+            context.abstract_syntax, [*context.transfer_syntax], scu_role=context.scu_role, scp_role=context.scp_role
+        )
     events: list[str] = []
     watching = [
         (evt.EVT_RELEASED, lambda _event: events.append("released")),
         (evt.EVT_ABORTED, lambda _event: events.append("aborted")),
     ]
-    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[*handlers, *watching])
-    assert server is not None
+    server = entity.make_server(
+        ("127.0.0.1", 0), evt_handlers=[*handlers, *watching], server_class=ThreadedAssociationServer
+    )
+    entity._servers.append(server)
+    # As pynetdicom's start_server, but it ends at once when it is told to
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     try:
         yield OddArchive(Peer("odd", "ODD", "127.0.0.1", server.server_address[1]), events)
     finally:

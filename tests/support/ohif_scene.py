@@ -86,12 +86,24 @@ class Scene:
         return [int(index) for index in np.flatnonzero((self.truth == value).any(axis=(1, 2)))]
 
     def written(
-        self, result: ResultSet, name: str, variants: Sequence[Variant] = STANDARD
+        self,
+        result: ResultSet,
+        name: str,
+        variants: Sequence[Variant] = STANDARD,
+        earlier: Sequence[Sequence[Dataset]] = (),
     ) -> list[tuple[Form, Dataset]]:
-        """Write a result as the node does; its name makes its UIDs and descriptions its own."""
+        """Write a result as the node does; its name makes its UIDs and descriptions its own.
+
+        Parameters
+        ----------
+        earlier
+            Headers of the earlier series that the result is compared with.
+        """
         context = replace(CONTEXT, instances_digest=name.encode().hex(), description=name)
         folder = self.folder / name
-        made = write_results(result, self.sources, MODEL, context, folder, variants, lambda index: self.voxels[index])
+        made = write_results(
+            result, self.sources, MODEL, context, folder, variants, lambda index: self.voxels[index], earlier
+        )
         return [(Form(each.form), dcmread(folder / each.path)) for each in made]
 
     def send(self, result: ResultSet, name: str, *forms: str) -> list[Dataset]:

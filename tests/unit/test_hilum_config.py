@@ -101,6 +101,7 @@ colour = "#009e73"
         ('[[peers]]\nname = "p"\nae_title = "X"\nresults = ["sr"]\n', [], {}, "{file}: peers.p: results need a host"),
         (f'{PEER}results = ["seg", "seg_labelmap"]\n', [], {}, "{file}: peers.p: results names seg and seg_labelmap"),
         (f'{PEER}results = ["sr_segments"]\n', [], {}, "{file}: peers.p: sr_segments in results refers to a Segm"),
+        (f'{PEER}results = ["sr", "rejection"]\n', [], {}, "{file}: peers.p: rejection is no form of a result"),
         (f'{PEER}results = ["sgm"]\n', [], {}, "{file}: peers.p.results entry 1: input should be 'seg', 'seg_label"),
         (
             f'{PEER}only_models = ["lung"]\n',

@@ -353,12 +353,14 @@ def test_a_series_that_could_not_be_had_whole_is_refused_in_words_and_numbers() 
     lacking = replace(of(HELD["1.1"], Standing.LACKING, 27), tries=3, trouble="NoAcceptedContext: pacs serves none.")
     judged = turn(inquiry(lacking, of(HELD["1.2"])))
     assert judged.models is None
-    assert judged.by == "as pacs says, but for 1 series that could not be had whole"
+    assert judged.by == "but for 1 series of which pacs holds more"
     reason = judged.incomplete["1.1"]
     assert reason.code == "IncompleteSeries"
     for words in ("pacs holds 27 images of the series", "20 are here", "7", "could not be fetched", "pacs serves none"):
         assert words in reason.words
     assert "hilum retry" in reason.words
+    waited = judge(inquiry(replace(lacking, tries=0)), RULES, {"1.1": HELD["1.1"]}, Clock(at(10), at(1), silent=False))
+    assert '7 did not come, and nothing is fetched from it (retrieve = "none")' in waited.incomplete["1.1"].words
 
 
 def test_an_archive_that_keeps_to_less_than_is_here_proves_nothing_and_holds_nothing_up() -> None:
