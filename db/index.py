@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import bindparam, insert, or_, select, update
 
 from db import places, records
 from db.arrivals import Arrival, Changes, Version, sort_out
@@ -77,16 +77,18 @@ def studies_due(uow: UnitOfWork, quiet_seconds: float, as_of: datetime) -> list[
 
     Left out is what an archive is being asked of that did answer: it may say that there is more to come.
     """
-    asked = select(InquiryRow.study).where(
-        InquiryRow.study == StudyRow.id,
-        InquiryRow.state == InquiryState.ASKING.value,
-        InquiryRow.failures == 0,
-        InquiryRow.next_ask_at > uow.now() - timedelta(seconds=OVERDUE_SECONDS),
+    overdue = uow.now() - timedelta(seconds=OVERDUE_SECONDS)
+    left_to_itself = or_(
+        InquiryRow.study.is_(None),
+        InquiryRow.state != InquiryState.ASKING.value,
+        InquiryRow.failures > 0,
+        InquiryRow.next_ask_at <= overdue,
     )
     query = (
         select(StudyRow.study_instance_uid)
+        .join(InquiryRow, InquiryRow.study == StudyRow.id, isouter=True)
         .where(StudyRow.evaluation_due, StudyRow.last_received_at <= as_of - timedelta(seconds=quiet_seconds))
-        .where(~asked.exists())
+        .where(left_to_itself)
         .order_by(StudyRow.last_received_at)
     )
     return list(uow.execute(query).scalars())

@@ -58,6 +58,7 @@ def begin_searches(uow: UnitOfWork, study_instance_uid: str, models: Collection[
             "study": study.id,
             "model_name": model,
             "state": SearchState.SEARCHING.value,
+            "begun_at": at,
             "attempts": 0,
             "next_attempt_at": at,
             "found": [],
@@ -103,17 +104,19 @@ def note_search(uow: UnitOfWork, search: PriorSearch, *, again_in_seconds: float
 
 
 def search_again(uow: UnitOfWork, study: int) -> None:
-    """Have earlier studies of a study, by its key, searched for anew where that failed, or one could not be fetched."""
+    """Have earlier studies of a study, by its key, searched for anew where none is of use, or one was not given."""
     rows = uow.execute(_searches().where(PriorSearchRow.study == study))
-    failed = [row.id for row in rows if _has_failed(_search(row))]
+    wanting = [row.id for row in rows if _is_wanting(_search(row))]
+    at = uow.now()
     begun_anew = {"state": SearchState.SEARCHING.value, "attempts": 0, "found": [], "reason": None}
-    again = update(PriorSearchRow).where(PriorSearchRow.id.in_(failed))
-    uow.execute(again.values(next_attempt_at=uow.now(), **begun_anew))
+    again = update(PriorSearchRow).where(PriorSearchRow.id.in_(wanting))
+    uow.execute(again.values(begun_at=at, next_attempt_at=at, **begun_anew))
 
 
-def _has_failed(search: PriorSearch) -> bool:
+def _is_wanting(search: PriorSearch) -> bool:
     outcomes = {each.outcome for each in search.found}
-    return search.state is SearchState.FAILED or PriorOutcome.FAILED in outcomes
+    failed = search.state is SearchState.FAILED or PriorOutcome.FAILED in outcomes
+    return failed or PriorOutcome.HERE not in outcomes
 
 
 def unsearched(uow: UnitOfWork, calling_ae_titles: Collection[str], models: Collection[str]) -> list[Unsearched]:
@@ -301,6 +304,7 @@ def _search(row: AnyRow) -> PriorSearch:
         study_instance_uid=row.study_instance_uid,
         model_name=row.model_name,
         state=SearchState(row.state),
+        begun_at=row.begun_at,
         attempts=row.attempts,
         next_attempt_at=row.next_attempt_at,
         found=tuple(map(_found_from_json, row.found)),

@@ -130,7 +130,7 @@ class PriorSearchRow(Table):
     """What came of the search for earlier studies of a study's patient, for one model.
 
     `found` names each earlier study with its date and what became of it; `reason` is why there is none, or why it could
-    not be searched.
+    not be searched. `begun_at` is when it was begun, or begun anew: an analysis waits from then on.
     """
 
     __tablename__ = "prior_search"
@@ -140,6 +140,7 @@ class PriorSearchRow(Table):
     study: Mapped[int] = mapped_column(ForeignKey(StudyRow.id))
     model_name: Mapped[str]
     state: Mapped[str]
+    begun_at: Mapped[datetime]
     attempts: Mapped[Number]
     next_attempt_at: Mapped[datetime]
     found: Mapped[list[dict[str, Any]]]

@@ -67,6 +67,7 @@ def _add_priors() -> None:
         sa.Column("study", _KEY, nullable=False),
         sa.Column("model_name", SafeText(), nullable=False),
         sa.Column("state", SafeText(), nullable=False),
+        sa.Column("begun_at", UTCDateTime(timezone=True), nullable=False),
         sa.Column("attempts", sa.BigInteger(), nullable=False),
         sa.Column("next_attempt_at", UTCDateTime(timezone=True), nullable=False),
         sa.Column("found", SafeJSON(), nullable=False),
