@@ -63,7 +63,7 @@ def examine(settings: Settings) -> list[Checked]:
     found += [_checked(subject, check) for subject, check in checks]
     found += _models(settings)
     found.append(_checked("device", lambda: _device(settings)))
-    found += _peers(settings)
+    found += examine_peers(settings)
     return found
 
 
@@ -178,7 +178,8 @@ def _device(settings: Settings) -> str:
     return f"torch {found}"
 
 
-def _peers(settings: Settings) -> Iterator[Checked]:
+def examine_peers(settings: Settings) -> Iterator[Checked]:
+    """Tell of each peer that can be called whether it answers, what it offers, and which results it takes."""
     if not settings.destinations:
         yield Checked("peers", False, 'no peer takes results; give one host, port and results = ["seg", "sr"]')
     for peer in settings.peers.values():

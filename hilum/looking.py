@@ -135,7 +135,8 @@ def look_at(
         If the index knows no such study.
     """
     seen = index.snapshot(uow, study_instance_uid)
-    here = earlier_here(uow, cards, study_instance_uid)
+    # What was only fetched is not analysed, and the headers of other studies are many
+    here = earlier_here(uow, cards, study_instance_uid) if seen.calling_ae_titles or seen.on_request else ()
     circumstances = Circumstances(
         calling_ae_titles=seen.calling_ae_titles,
         on_request=seen.on_request,

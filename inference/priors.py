@@ -117,7 +117,7 @@ class _Gathered:
         noted = replace(
             result,
             earlier=tuple(prior.earlier for prior in self.priors),
-            limits=(*result.limits, *limits),
+            earlier_limits=tuple(limits),
             not_compared=(*result.not_compared, *self.words),
         )
         return replace(said, result_set=noted, earlier=tuple(self.datasets))

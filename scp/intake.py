@@ -22,6 +22,7 @@ from scp.expected import Expected
 from scp.file_meta import encode_file_meta
 from scp.head import HEAD_BYTES, PLACE_BYTES, check_head
 from scp.inbox import Inbox, IncomingFile
+from scp.moves import Moves
 from study.errors import ReceiveError
 from study.uids import is_storable_uid
 
@@ -75,6 +76,8 @@ class Intake:
         Where storage commitment messages go; None: the association has no context for them.
     expected
         What was asked for, on an association over which we fetch: nothing else is stored. None: anything is.
+    moves
+        What archives are just asked to send here; None: nothing that they do not say themselves.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class Intake:
         on_event: EventListener,
         commitment: CommitmentDesk | None = None,
         expected: Expected | None = None,
+        moves: Moves | None = None,
     ) -> None:
         self._contexts = contexts
         self._parties = parties
@@ -95,6 +99,7 @@ class Intake:
         self._on_event = on_event
         self._commitment = commitment
         self._expected = expected
+        self._moves = moves
         self._command = bytearray()
         self._context_id: int | None = None
         self._object: _IncomingObject | IncomingMessage | None = None
@@ -186,6 +191,15 @@ class Intake:
             on_event=self._on_event,
             refusal=self._refusal_of(request, self._contexts[self._context_id]),
             expected=self._expected,
+            fetched=self._is_fetched(request),
+        )
+
+    def _is_fetched(self, request: Request) -> bool:
+        """Tell whether an object comes because we asked for it: over our own association, or by a C-MOVE of ours."""
+        if self._expected is not None or request.move_originator == self._parties.called_ae_title:
+            return True
+        return self._moves is not None and self._moves.expect(
+            self._parties.calling_ae_title, request.affected_sop_instance_uid
         )
 
     def _new_message(self, request: Request) -> IncomingMessage:
@@ -239,6 +253,7 @@ class _IncomingObject:
         on_event: EventListener,
         refusal: ReceiveError | None,
         expected: Expected | None,
+        fetched: bool,
     ) -> None:
         self.request = request
         self.refusal: ReceiveError | None = None
@@ -247,6 +262,7 @@ class _IncomingObject:
         self._inbox = inbox
         self._on_event = on_event
         self._expected = expected
+        self._fetched = fetched
         self._head = bytearray()
         self._head_is_checked = False
         self._file: IncomingFile | None = None
@@ -332,6 +348,5 @@ class _IncomingObject:
             transfer_syntax_uid=self._transfer_syntax_uid,
             sending_ae_title=self._parties.calling_ae_title,
             receiving_ae_title=self._parties.called_ae_title,
-            # Over an association of ours, or of the archive's that does our C-MOVE (PS3.7 9.1.1.1.7)
-            fetched=self._expected is not None or self.request.move_originator == self._parties.called_ae_title,
+            fetched=self._fetched,
         )

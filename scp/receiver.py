@@ -21,6 +21,7 @@ from scp.commitment_desk import CommitmentDesk
 from scp.contexts import Roles, supported_contexts
 from scp.inbox import Inbox
 from scp.intake import AcceptedContext, EventListener, Intake, Parties
+from scp.moves import Moves
 from scp.quiet import quieten_pynetdicom
 from scp.upper_layer import IntakeAssociation, wait_for_end
 from study.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -58,6 +59,8 @@ class Receiver:
         A connection on which nothing comes for so long is aborted [s].
     commitment
         Where storage commitment messages of peers go; None: nobody may send any.
+    moves
+        What archives are just asked to send here; None: nothing that they do not say themselves.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Receiver:
         on_event: EventListener | None = None,
         network_timeout: float = 60.0,
         commitment: CommitmentDesk | None = None,
+        moves: Moves | None = None,
     ) -> None:
         quieten_pynetdicom()
         self._listening_socket = listening_socket
@@ -82,6 +86,7 @@ class Receiver:
         self._on_event = on_event or _ignore
         self._network_timeout = network_timeout
         self._commitment = commitment
+        self._moves = moves
         self._most_connections = 2 * max_associations + 8  # those that were rejected or did not ask yet count as well
         self._ae = ApplicationEntity(ae_title)
         self._ae.maximum_associations = max_associations
@@ -215,6 +220,7 @@ class Receiver:
             accept_unknown_sop_classes=self._accept_unknown_sop_classes,
             on_event=self._on_event,
             commitment=self._commitment,
+            moves=self._moves,
         )
 
 

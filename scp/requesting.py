@@ -16,7 +16,7 @@ from pynetdicom.presentation import build_context, build_role
 from scp.contexts import VERIFICATION
 from scp.object_file import UNCOMPRESSED, Offer
 from scp.quiet import quieten_pynetdicom
-from scp.requestor import Requestor
+from scp.requestor import SHORTEST_PIECE, Requestor
 from study.errors import AssociationRejected, DeliveryError, NoAcceptedContext, PeerUnreachable
 
 _REJECTED_PERMANENT = 0x01
@@ -90,11 +90,21 @@ def association_with(
     try:
         if not association.is_established:
             raise _failure(association, peer, connected=bool(connected))
+        _see_that_it_can_be_sent_to(association, peer)
         leave_responses_alone(association)
         yield association
     finally:
         association.release()
         entity.close()
+
+
+def _see_that_it_can_be_sent_to(association: Association, peer: Peer) -> None:
+    announced = association.acceptor.maximum_length
+    if announced and announced < SHORTEST_PIECE:
+        raise AssociationRejected(
+            f"{peer.name} ({peer.host}:{peer.port}) says that it takes {announced} bytes at a time, too few for any "
+            "message; correct its maximum PDU length."
+        )
 
 
 def leave_responses_alone(association: Association) -> None:

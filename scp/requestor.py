@@ -29,9 +29,11 @@ from study.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSIO
 LONGEST_ANSWER: Final = 2**20
 """Command set and identifier of one message; an archive's answer has about 500 bytes [bytes]."""
 
+SHORTEST_PIECE: Final = 64
+"""A peer that takes less at a time can be sent no command set in fragments that make sense [bytes]."""
+
 _MOST_WAITING: Final = 1000  # messages; beyond, the connection is not read, and the peer has to wait
 _LONGEST_PIECE: Final = 2**18  # what is sent at a time to a peer that sets no limit [bytes]
-_SHORTEST_PIECE: Final = 64  # in less, no command set can be sent in fragments that make sense [bytes]
 _PDV_HEADER: Final = struct.Struct(">LB")
 _TICK_MILLISECONDS: Final = 1
 _CUT_AFTER_SECONDS: Final = 1.0
@@ -192,7 +194,7 @@ class _Messages(DIMSEServiceProvider):
     def maximum_pdu_size(self) -> int:
         """Return how much is sent at a time: what the peer says that it takes, and never without a limit [bytes]."""
         announced = self.assoc.acceptor.maximum_length or _LONGEST_PIECE  # 0: no limit (PS3.8 D.1)
-        return max(min(announced, _LONGEST_PIECE), _SHORTEST_PIECE)
+        return min(announced, _LONGEST_PIECE)
 
 
 def cut(association: Association) -> None:

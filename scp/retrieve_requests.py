@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +14,7 @@ from pynetdicom.presentation import PresentationContext
 
 from scp.arrivals import Arrivals
 from scp.conversation import Answer, Conversation
+from scp.moves import Moves
 from scp.retrieve_offers import STUDY_ROOT_GET, STUDY_ROOT_MOVE
 from scp.retrieve_status import Meaning, Verdict, meaning_of
 
@@ -43,21 +45,58 @@ class Outcome:
         return done and self.came + self.failed <= 1
 
 
+@dataclass(frozen=True)
+class Destination:
+    """Where a C-MOVE sends to: our own listener.
+
+    Parameters
+    ----------
+    archive
+        AE title of who sends.
+    moves
+        Where receivers look up what was asked for; None where they do not.
+    """
+
+    ae_title: str
+    archive: str
+    moves: Moves | None
+
+    def announced(self, sop_instance_uids: Sequence[str]) -> AbstractContextManager[None]:
+        """Have receivers know that these instances come because we asked for them."""
+        if self.moves is None or not sop_instance_uids:
+            return nullcontext()
+        return self.moves.under_way(self.archive, sop_instance_uids)
+
+
 class Asker:
     """Puts the requests, by C-GET, or by C-MOVE where there is a destination."""
 
     def __init__(
-        self, conversation: Conversation, context: PresentationContext, arrivals: Arrivals, destination: str = ""
+        self,
+        conversation: Conversation,
+        context: PresentationContext,
+        arrivals: Arrivals,
+        destination: Destination | None = None,
     ) -> None:
-        self.method: Literal["get", "move"] = "move" if destination else "get"
+        self.method: Literal["get", "move"] = "get" if destination is None else "move"
         self._conversation = conversation
         self._context = context
         self._arrivals = arrivals
         self._destination = destination
         self._counts: dict[str, int] = {}
 
-    def ask(self, identifier: Dataset) -> Outcome:
-        """Put one request and follow it to its end."""
+    def ask(self, identifier: Dataset, sop_instance_uids: Sequence[str]) -> Outcome:
+        """Put one request and follow it to its end.
+
+        Parameters
+        ----------
+        sop_instance_uids
+            Those that `identifier` names.
+        """
+        with self._destination.announced(sop_instance_uids) if self._destination else nullcontext():
+            return self._asked(identifier)
+
+    def _asked(self, identifier: Dataset) -> Outcome:
         before = len(self._arrivals.stored)
         self._counts = {}
         last = None
@@ -77,13 +116,13 @@ class Asker:
         return Outcome(meaning_of(last.status), last, came, completed, failed, warnings)
 
     def _request(self) -> C_GET | C_MOVE:
-        if not self._destination:
+        if self._destination is None:
             get = C_GET()
             get.AffectedSOPClassUID = UID(STUDY_ROOT_GET)
             return get
         move = C_MOVE()
         move.AffectedSOPClassUID = UID(STUDY_ROOT_MOVE)
-        move.MoveDestination = self._destination
+        move.MoveDestination = self._destination.ae_title
         return move
 
     def _note(self, answer: Answer) -> None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from pydicom.dataset import Dataset
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext
 
 from scp.answers import failed_uids
 from scp.arrivals import Arrivals, storage_contexts
 from scp.conversation import Conversation
 from scp.expected import Expected
 from scp.inbox import Inbox
-from scp.intake import Parties
+from scp.intake import AcceptedContext, Parties
+from scp.moves import Moves
+from scp.query import Questioner
 from scp.requesting import Peer, Timeouts, association_with
 from scp.retrieve_offers import STUDY_ROOT_GET, STUDY_ROOT_MOVE, USUAL_CLASSES, query_offers, storage_offers
-from scp.retrieve_requests import Asker, Outcome
+from scp.retrieve_requests import Asker, Destination, Outcome
 from scp.retrieve_status import Verdict
 from study.errors import NoAcceptedContext, PeerUnreachable, RetrieveFailed
 from study.uids import is_storable_uid
@@ -90,6 +94,7 @@ def retrieve(
     *,
     timeouts: Timeouts | None = None,
     stopping: Callable[[], bool] | None = None,
+    moves: Moves | None = None,
 ) -> Retrieved:
     """Have the archive send what is `wanted`, and return what it gave.
 
@@ -101,6 +106,9 @@ def retrieve(
     ----------
     stopping
         Asked now and then; once it is true the archive is told to stop (C-CANCEL).
+    moves
+        Where a C-MOVE is written down for the receivers of our listener. The instances of a whole series are asked for
+        first then (C-FIND). None: a receiver knows them only where the archive names us as Move Originator.
 
     Raises
     ------
@@ -108,40 +116,88 @@ def retrieve(
         If it can not be asked, or falls silent.
     NoAcceptedContext
         If it offers none of the methods to us, or sends none of the classes.
+    QueryFailed
+        If it could not say what is in the series, where that has to be known.
     RetrieveFailed
         If it refused, or broke off; what came before that is stored all the same.
     """
     uids = (wanted.study_instance_uid, wanted.series_instance_uid, *wanted.sop_instance_uids)
     if not all(map(is_storable_uid, uids)):
         raise RetrieveFailed("What is to be fetched is named by something that is no UID.", permanent=True)
-    offers = query_offers(*_SERVICES[method])
-    classes = wanted.sop_class_uids or USUAL_CLASSES
-    serving: tuple[str, ...] = ()
-    if method != "move":
-        stores = storage_offers(classes, taken=len(offers))
-        offers += stores
-        serving = tuple(dict.fromkeys(offer.sop_class_uid for offer in stores))
-    arrivals = Arrivals(
-        Expected(wanted.study_instance_uid, wanted.series_instance_uid, frozenset(wanted.sop_instance_uids)),
-        stopping or _never,
-    )
-    try:
-        with association_with(
-            peer, calling_ae_title, offers, timeouts, serving=serving, longest_pdu=_LONGEST_PDU
-        ) as association:
-            conversation = Conversation(association, peer, timeouts, RetrieveFailed)
-            contexts = storage_contexts(association, offers)
-            get = conversation.context_for(STUDY_ROOT_GET) if contexts else None
-            move = conversation.context_for(STUDY_ROOT_MOVE)
-            if get is not None:
-                arrivals.open(association, contexts, Parties(peer.ae_title, calling_ae_title, peer.host), inbox)
-                return _Retrieval(peer, wanted, arrivals, Asker(conversation, get, arrivals)).run()
-            if move is not None:
-                asker = Asker(conversation, move, arrivals, destination=calling_ae_title)
-                return _Retrieval(peer, wanted, arrivals, asker).run()
-            raise NoAcceptedContext
-    except NoAcceptedContext as error:
-        raise NoAcceptedContext(_NOT_OFFERED[method].format(peer=peer.name), permanent=True) from error
+    errand = _Errand(peer, calling_ae_title, inbox, timeouts, stopping or _never, moves)
+    retrieved = errand.run(wanted, method)
+    if retrieved is None:
+        named = errand.named(wanted)
+        retrieved = errand.run(named, "move") if named.sop_instance_uids else None
+    return retrieved or Retrieved("move", words=f"{peer.name} holds no instance of the series.")
+
+
+@dataclass(frozen=True)
+class _Errand:
+    """Who is asked, by whom, and where to put what comes."""
+
+    peer: Peer
+    calling_ae_title: str
+    inbox: Inbox
+    timeouts: Timeouts | None
+    stopping: Callable[[], bool]
+    moves: Moves | None
+
+    def named(self, wanted: Wanted) -> Wanted:
+        """Return what is wanted with every instance that the archive holds of the series by name."""
+        with Questioner(self.peer, self.calling_ae_title, self.timeouts) as questioner:
+            held = questioner.instances_of(wanted.study_instance_uid, wanted.series_instance_uid)
+        return replace(wanted, sop_instance_uids=tuple(instance.sop_instance_uid for instance in held))
+
+    def run(self, wanted: Wanted, method: Method) -> Retrieved | None:
+        """Return what the archive gave; None where the instances have to be named first, for receivers to know them."""
+        must_be_named = self.moves is not None and not wanted.sop_instance_uids
+        if method == "move" and must_be_named:
+            return None
+        offers = query_offers(*_SERVICES[method])
+        stores = () if method == "move" else storage_offers(wanted.sop_class_uids or USUAL_CLASSES, taken=len(offers))
+        try:
+            with association_with(
+                self.peer,
+                self.calling_ae_title,
+                (*offers, *stores),
+                self.timeouts,
+                serving=dict.fromkeys(offer.sop_class_uid for offer in stores),
+                longest_pdu=_LONGEST_PDU,
+            ) as association:
+                conversation = Conversation(association, self.peer, self.timeouts, RetrieveFailed)
+                contexts = storage_contexts(association, stores)
+                get = conversation.context_for(STUDY_ROOT_GET) if contexts else None
+                if get is not None:
+                    return self._get(association, conversation, get, contexts, wanted)
+                move = conversation.context_for(STUDY_ROOT_MOVE)
+                if move is not None:
+                    return None if must_be_named else self._move(conversation, move, wanted)
+                raise NoAcceptedContext
+        except NoAcceptedContext as error:
+            raise NoAcceptedContext(_NOT_OFFERED[method].format(peer=self.peer.name), permanent=True) from error
+
+    def _get(
+        self,
+        association: Association,
+        conversation: Conversation,
+        context: PresentationContext,
+        storing: Mapping[int, AcceptedContext],
+        wanted: Wanted,
+    ) -> Retrieved:
+        arrivals = self._arrivals(wanted)
+        parties = Parties(self.peer.ae_title, self.calling_ae_title, self.peer.host)
+        arrivals.open(association, storing, parties, self.inbox)
+        return _Retrieval(self.peer, wanted, arrivals, Asker(conversation, context, arrivals)).run()
+
+    def _move(self, conversation: Conversation, context: PresentationContext, wanted: Wanted) -> Retrieved:
+        arrivals = self._arrivals(wanted)
+        destination = Destination(self.calling_ae_title, self.peer.ae_title, self.moves)
+        return _Retrieval(self.peer, wanted, arrivals, Asker(conversation, context, arrivals, destination)).run()
+
+    def _arrivals(self, wanted: Wanted) -> Arrivals:
+        expected = Expected(wanted.study_instance_uid, wanted.series_instance_uid, frozenset(wanted.sop_instance_uids))
+        return Arrivals(expected, self.stopping)
 
 
 class _Retrieval:
@@ -202,7 +258,7 @@ class _Retrieval:
 
     def _ask(self, uids: Sequence[str]) -> Outcome:
         """Put one request; it is an error where the archive refuses to serve us, or has to be stopped."""
-        outcome = self._asker.ask(self._identifier(uids))
+        outcome = self._asker.ask(self._identifier(uids), uids)
         if self._arrivals.objection:
             raise self._failure(f"{self._peer.name}: {self._arrivals.objection}.")
         verdict = outcome.meaning.verdict

@@ -41,9 +41,9 @@ def _finding(now: Finding, then: Finding | None, series: EarlierSeries) -> Findi
     """Return a finding with its numbers of then, or with a note on why there are none."""
     why = _why_not(now, then, day_words(series.study_date))
     if why or then is None:
-        return replace(now, notes=tuple(dict.fromkeys([*now.notes, *([why] if why else [])])))
+        return replace(now, earlier_notes=tuple(dict.fromkeys([*now.earlier_notes, *([why] if why else [])])))
     measured, notes = _measured(now, then, series)
-    return replace(now, measurements=measured, notes=(*now.notes, *notes))
+    return replace(now, measurements=measured, earlier_notes=(*now.earlier_notes, *notes))
 
 
 def _why_not(now: Finding, then: Finding | None, day: str) -> str:

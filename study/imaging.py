@@ -212,6 +212,8 @@ class Finding:
         Why the region is not whole in the images, in words; "" where it is whole.
     notes
         Further limits of use that concern this region, in words.
+    earlier_notes
+        What is to be said of it beside earlier studies, in words that name their dates: no picture may show them.
     """
 
     key: str
@@ -225,6 +227,7 @@ class Finding:
     incomplete: str = ""
     notes: tuple[str, ...] = ()
     laterality: Code | None = None
+    earlier_notes: tuple[str, ...] = ()
 
     @property
     def incomplete_words(self) -> str:
@@ -301,8 +304,10 @@ class ResultSet:
         What is said of the series or of single images, without a region.
     earlier
         The earlier series that were compared with, or given to the model, the latest first.
+    earlier_limits
+        Limits of a comparison with them, in words that name their dates: no picture may show them.
     not_compared
-        Why others are not, or none is, in words.
+        Why others are not compared with, or none is; likewise.
     """
 
     label_map: LabelMap | None
@@ -311,4 +316,5 @@ class ResultSet:
     details: dict[str, Any] = field(default_factory=dict)
     assessments: tuple[Assessment, ...] = ()
     earlier: tuple[EarlierSeries, ...] = ()
+    earlier_limits: tuple[str, ...] = ()
     not_compared: tuple[str, ...] = ()

@@ -63,6 +63,8 @@ class PriorSearch:
 
     Parameters
     ----------
+    begun_at
+        When it was begun, or begun anew, by the database's time.
     found
         The latest first.
     reason
@@ -72,6 +74,7 @@ class PriorSearch:
     study_instance_uid: str
     model_name: str
     state: SearchState
+    begun_at: datetime
     attempts: int
     next_attempt_at: datetime
     found: tuple[FoundStudy, ...] = ()

@@ -38,12 +38,14 @@ def awaits_priors(
     calling_ae_titles
         Who sent any of the study.
     complete_since
-        Since when the model's own series are complete, by the database's time; it waits from then on.
+        Since when the model's own series are complete, by the database's time; it waits from then on, or from when the
+        search was begun if that was later, as after ``hilum retry``.
     """
     if card.priors is None or archive_for_priors(settings, calling_ae_titles) is None:
         return False
-    if uow.now() >= complete_since + timedelta(seconds=card.priors.wait_seconds):
-        return False
     search = priors.searches_of(uow, study_instance_uid).get(card.name)
+    if search is not None and search.state is not SearchState.SEARCHING:
+        return False
     # Without one the archivist has not come to it yet: it looks for studies without a search in each of its turns
-    return search is None or search.state is SearchState.SEARCHING
+    since = complete_since if search is None else max(complete_since, search.begun_at)
+    return uow.now() < since + timedelta(seconds=card.priors.wait_seconds)

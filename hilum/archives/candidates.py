@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Final
 
 from hilum.comparing import rule_for_priors
@@ -47,7 +47,11 @@ def question_for(now: Sequence[InstanceHeader], card: ModelCard) -> Question | N
         return None
     first = day - timedelta(days=min(card.priors.max_age_days, day.toordinal() - 1))
     issuer = next((header.issuer_of_patient_id.strip() for header in now if header.issuer_of_patient_id.strip()), "")
-    return Question(named.patient_id.strip(), issuer, f"{first:%Y%m%d}", f"{day:%Y%m%d}")
+    return Question(named.patient_id.strip(), issuer, _da(first), _da(day))
+
+
+def _da(day: date) -> str:
+    return day.isoformat().replace("-", "")  # strftime leaves the zeros of early years out
 
 
 def candidates(

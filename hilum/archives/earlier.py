@@ -15,7 +15,7 @@ from study.errors import Reason
 from study.priors import NO_ANSWER, NO_ARCHIVE, NO_DATE, NO_PATIENT_ID, EarlierStudy, day_of, day_words
 from study.searches import PriorOutcome, PriorSearch, SearchState
 
-_MORE = 6
+_MORE = 4
 """How many studies more than a model compares with are looked at, since some may be of no use."""
 _TOLD = frozenset({PriorOutcome.REFUSED, PriorOutcome.FAILED, PriorOutcome.UNUSABLE})
 

@@ -18,6 +18,7 @@ from hilum.config import PeerSettings, Settings
 from hilum.network import peer_of, slot
 from hilum.processes import StopSignal
 from scp.inbox import Inbox
+from scp.moves import Moves
 from scp.requesting import Timeouts
 from scp.retrieving import Method, Retrieved, Wanted, retrieve
 from study.errors import DeliveryError, HilumError, ReceiveError
@@ -146,6 +147,7 @@ class Fetcher:
                 method,
                 timeouts=TIMEOUTS,
                 stopping=self._stop.is_set,
+                moves=Moves.below(self._settings.data_dir),
             )
         except (DeliveryError, ReceiveError) as error:
             log.warning("fetch.failed", **told, code=error.code, words=error.words)

@@ -11,6 +11,7 @@ from hilum.committing.desk import desk_of
 from hilum.processes import Station
 from scp.inbox import Inbox
 from scp.listening import adopt_listening_socket, open_listening_socket
+from scp.moves import Moves
 from scp.receiver import Receiver
 
 log = structlog.get_logger()
@@ -34,6 +35,7 @@ def run(station: Station) -> None:
             accept_unknown_sop_classes=node.unknown_sop_classes,
             on_event=_write_down,
             commitment=desk_of(station.settings),
+            moves=Moves.below(station.settings.data_dir),
         )
         receiver.start()
         host, port = listening.getsockname()[:2]

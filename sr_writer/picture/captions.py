@@ -40,9 +40,11 @@ class Caption:
         "Volume: 2379.6 mL", one each.
     changes
         What is said behind each of the numbers of earlier studies; "" where it is compared with none. Pictures leave
-        it out: a line that is cut must not end in a number of then.
+        it out: it has dates, and a line that is cut must not end in a number of then.
     remarks
         Its limits, in words.
+    earlier
+        What is said of it beside earlier studies; pictures leave it out, since it has dates.
     colours
         In which its regions are drawn; none where nothing is.
     slices
@@ -54,6 +56,7 @@ class Caption:
     numbers: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    earlier: tuple[str, ...] = ()
     colours: tuple[Colour, ...] = ()
     slices: frozenset[int] = frozenset()
 
@@ -132,6 +135,7 @@ def _of_finding(finding: Finding, result: ResultSet, areas: Areas | None) -> Cap
         numbers=tuple(_number_words(for_reading(each)) for each in finding.measurements),
         changes=tuple(change_words(for_reading(each)) for each in finding.measurements),
         remarks=tuple(map(ascii_text, remarks_on(finding))),
+        earlier=tuple(map(ascii_text, finding.earlier_notes)),
         colours=tuple(colours[value] for value in shown if areas is not None and areas[:, value].any()),
         slices=frozenset() if areas is None else _slices(areas, shown),
     )
@@ -145,6 +149,7 @@ def _of_said(said: Statement) -> Caption:
         numbers=tuple(map(_number_words, said.numbers)),
         changes=tuple(map(change_words, said.numbers)),
         remarks=tuple(map(ascii_text, said.remarks)),
+        earlier=tuple(map(ascii_text, said.earlier)),
         slices=frozenset(said.images),
     )
 

@@ -122,7 +122,7 @@ def _story(scene: Scene, imprint: Imprint, views: Sequence[View], setting: _Sett
     yield _findings(scene.captions, setting)
     limits = [
         Paragraph(typeset(words), _style(setting.size, bulletFontName=REGULAR, leftIndent=9), bulletText="-")
-        for words in scene.limits
+        for words in (*scene.limits, *scene.earlier)
     ]
     if limits:
         yield Paragraph("Limits of use", _style(setting.size + 1, BOLD, spaceBefore=8, spaceAfter=2))
@@ -224,7 +224,7 @@ def _findings(captions: Sequence[Caption], setting: _Setting) -> Table:
         words = [*said, *caption.numbers_compared] or ["shown in the pictures"]
         lines = words if setting.apart else ["; ".join(words)]
         cell = [Paragraph(typeset(line), plain) for line in lines]
-        cell += [Paragraph(typeset(remark), quiet) for remark in caption.remarks]
+        cell += [Paragraph(typeset(remark), quiet) for remark in (*caption.remarks, *caption.earlier)]
         rows.append([_Swatch(caption.colours, size), Paragraph(typeset(caption.label), plain), cell])
     style: list[tuple[Any, ...]] = [
         ("LINEBELOW", (0, 0), (-1, -1), 0.5, _LINE),

@@ -59,6 +59,8 @@ class Scene:
         Limits of use of the whole result, in words.
     disclaimer
         What the result is not for; "" where the site has decided that.
+    earlier
+        What is said of earlier studies, with their dates: for a page that says whose it is, and for no picture.
     """
 
     sources: Sequence[Dataset]
@@ -70,6 +72,7 @@ class Scene:
     author: str
     limits: tuple[str, ...] = ()
     disclaimer: str = ""
+    earlier: tuple[str, ...] = ()
 
     @cached_property
     def stack(self) -> Stack | None:
@@ -150,7 +153,12 @@ def scene_of(material: Material) -> Scene:
         captions=captions_of(result, material.areas, len(material.sources)),
         title=ascii_text(context.description or material.model.name),
         author=ascii_text(f"{material.model.name} {material.model.version}"),
-        limits=(*map(ascii_text, result.limits), *_compared_with(material), *map(spelled_out, result.not_compared)),
+        limits=tuple(map(ascii_text, result.limits)),
+        earlier=(
+            *_compared_with(material),
+            *map(ascii_text, result.earlier_limits),
+            *map(spelled_out, result.not_compared),
+        ),
         disclaimer=context.disclaimer.strip(" -"),
     )
 

@@ -92,7 +92,8 @@ def content_of(
         raise EncodingError("There is neither a finding nor an assessment to report.")
     compares = bool(result_set.earlier or result_set.not_compared)
     compared = tuple(without_region(finding) for finding, _ in groups) if compares else ()
-    return ReportContent(tuple(groups), tuple(statements), result_set.limits, compared)
+    limits = (*result_set.limits, *result_set.earlier_limits)
+    return ReportContent(tuple(groups), tuple(statements), limits, compared)
 
 
 def _is_found(finding: Finding, label_map: LabelMap | None, areas: Areas | None) -> bool:

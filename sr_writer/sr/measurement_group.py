@@ -85,7 +85,7 @@ def measurement_group(
         content.append(
             CodeContentItem(concept(codes.EXTENT), concept(codes.INCOMPLETE), RelationshipTypeValues.CONTAINS)
         )
-    for words in (*remarks_on(finding), *remarks):
+    for words in (*remarks_on(finding), *finding.earlier_notes, *remarks):
         content.append(comment(words))
     return group
 

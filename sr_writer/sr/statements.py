@@ -40,6 +40,8 @@ class Statement:
         Indices of the images that it refers to; empty: it is about all of them.
     remarks
         What limits it, in words.
+    earlier
+        What is to be said of it beside earlier studies, in words.
     """
 
     key: str
@@ -52,6 +54,7 @@ class Statement:
     numbers: tuple[Measurement, ...] = ()
     images: tuple[int, ...] = ()
     remarks: tuple[str, ...] = ()
+    earlier: tuple[str, ...] = ()
 
 
 def not_detected(finding: Finding) -> Statement:
@@ -97,6 +100,7 @@ def _about(finding: Finding) -> Statement:
         laterality=finding.laterality,
         numbers=tuple(map(for_reading, finding.measurements)),
         remarks=tuple(remarks_on(finding)),
+        earlier=finding.earlier_notes,
     )
 
 

@@ -59,7 +59,10 @@ def coded(
             *_subject(statement),
             *map(_number, statement.numbers),
             *(inferred_from(sources[index]) for index in statement.images),
-            *(comment(words, RelationshipTypeValues.HAS_PROPERTIES) for words in statement.remarks),
+            *(
+                comment(words, RelationshipTypeValues.HAS_PROPERTIES)
+                for words in (*statement.remarks, *statement.earlier)
+            ),
         ]
     )
     return item
@@ -109,7 +112,7 @@ def sentence(statement: Statement, sources: Sequence[Dataset]) -> str:
     if statement.images:
         said.append(f"on image {', '.join(_image_number(sources[index]) for index in statement.images)}")
     head = f"{statement.label}: {'; '.join(said)}."
-    return " ".join([head, *(_ended(words) for words in statement.remarks)])
+    return " ".join([head, *(_ended(words) for words in (*statement.remarks, *statement.earlier))])
 
 
 def _image_number(source: Dataset) -> str:

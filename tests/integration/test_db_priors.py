@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from db import priors
 from db.engine import Database
 from db.index import add_instances, generation
 from db.queries import retry_study, study_record
 from db.revisions import close_study
+from db.tables import PriorSearchRow
 from study.entities import PlannedPrior, StoredInstance
 from study.errors import ArchiveError, Reason
 from study.priors import INCOMPLETE
@@ -162,6 +165,7 @@ def test_a_search_is_begun_once_for_each_model_of_what_awaits_evaluation(databas
     [
         (SearchState.FAILED, PriorOutcome.HERE, True),
         (SearchState.DONE, PriorOutcome.FAILED, True),
+        (SearchState.DONE, PriorOutcome.UNUSABLE, True),
         (SearchState.DONE, PriorOutcome.HERE, False),
     ],
 )
@@ -171,10 +175,14 @@ def test_retry_searches_again_where_that_had_failed(
     add(database, images(STUDY, "20240203"))
     begin(database, FoundStudy(SPRING, "20230511", outcome=outcome), state=state)
     with database.writing() as uow:
+        before = priors.searches_of(uow, STUDY)["lung_ct"].begun_at
+        uow.execute(update(PriorSearchRow).values(begun_at=before - timedelta(hours=1)))
+        before -= timedelta(hours=1)
         retry_study(uow, STUDY)
         uow.commit()
     with database.reading() as uow:
         search = priors.searches_of(uow, STUDY)["lung_ct"]
+        assert (search.begun_at > before) == again
     expected = (SearchState.SEARCHING, 0, 0) if again else (state, 1, 1)
     assert (search.state, search.attempts, len(search.found)) == expected
 

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage
+from pynetdicom import evt
 from sqlalchemy import select, update
 
 from db import jobs, vouching
@@ -36,6 +38,7 @@ from hilum.processes import StopSignal
 from hilum.roles.sender import Courier
 from scp.commitment import commitment_line
 from scp.commitment_desk import CommitmentDesk
+from scp.query import STUDY_ROOT_FIND
 from scp.sender import send_files
 from scp.spool import CommitmentSpool
 from study.commitment import CommitmentRequest, Reference
@@ -45,6 +48,7 @@ from study.states import DeliveryState, StudyState
 from tests.support.commitment import commitment_peer, everything_committed
 from tests.support.databases import STUDY, planned, results, stored
 from tests.support.network import RunningReceiver, running_receiver, wait_until
+from tests.support.odd_archives import odd_archive
 from tests.support.orthanc import Orthanc, running_orthanc
 from tests.support.series import ct_series, save_series
 
@@ -516,3 +520,27 @@ def send_bytes(orthanc: Orthanc, path: Path) -> None:
     request = urllib.request.Request(f"http://127.0.0.1:{orthanc.http_port}/instances", data=path.read_bytes())
     with urllib.request.urlopen(request, timeout=30) as response:
         response.read()
+
+
+def test_a_duplicate_is_proven_once_its_own_association_is_released(tmp_path: Path) -> None:
+    """Test it with a peer that answers 0111, as after a lost Success; it may take but one association at a time."""
+    stores: list[evt.Event] = []
+
+    def store(event: evt.Event) -> int:
+        stores.append(event)
+        return 0x0111
+
+    def find(event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+        # Before this one: as many with a C-STORE, and a question after each but the last
+        wait_until(lambda: archive.events.count("released") == 2 * len(stores) - 1, 5, "the release of the others")
+        yield 0xFF00, event.identifier
+        yield 0x0000, None
+
+    with odd_archive([STUDY_ROOT_FIND, CTImageStorage], [(evt.EVT_C_STORE, store), (evt.EVT_C_FIND, find)]) as archive:
+        with site_with(tmp_path, archive.peer.port, "ODD") as site:
+            site.owe()
+            assert site.courier.turn()
+            assert site.courier.turn()
+            states = {form: (each.state, each.status) for form, each in site.deliveries().items()}
+        assert archive.is_released
+    assert states == dict.fromkeys(("seg", "sr"), (DeliveryState.STORED, 0x0111))

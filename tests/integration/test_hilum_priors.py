@@ -16,6 +16,7 @@ from sqlalchemy import update
 from db import index, priors
 from db.filestore import FileStore
 from db.jobs import fail_attempt, finish_job, interrupt_job, lease_job
+from db.queries import retry_study
 from db.tables import JobRow
 from hilum.archives.comparisons import search_words
 from hilum.checking import examine
@@ -100,7 +101,7 @@ def queued(reception: Reception, study: str) -> Job:
     reception.wait_for(study, "job_queued", seconds=40)
     record = reception.record(study)
     assert record is not None
-    (job,) = record.jobs
+    (job,) = (job for job in record.jobs if job.current)
     return job
 
 
@@ -287,11 +288,17 @@ def test_a_model_that_needs_an_earlier_study_is_refused_where_there_is_none(pacs
     now = small(TODAY, "P-first")
     send_to(pacs.peer, now, tmp_path / "pacs")
     study = str(now[0].StudyInstanceUID)
-    with receiving(configured(tmp_path, pacs.dicom_port, required=True)) as reception:
+    with receiving(configured(tmp_path, pacs.dicom_port, required=True, wait_seconds=20)) as reception:
         reception.send(now)
         refused = reception.wait_for(study, "job_refused", seconds=40)
         assert refused.numbers["code"] == NO_PRIOR
         assert refused.words.endswith("Not compared: no earlier study of the patient was found.")
+        # It comes to the archive, and a person has the study tried again: by now nothing but the search is waited for
+        send_to(pacs.peer, small(SPRING, "P-first"), tmp_path / "pacs")
+        with reception.database.writing() as uow:
+            retry_study(uow, study)
+            uow.commit()
+        assert [prior["date"] for prior in queued(reception, study).parameters["priors"]] == [SPRING]
 
 
 def _request(reception: Reception, keeper: Keeper, details: Mapping[str, Any]) -> Request:

@@ -21,7 +21,9 @@ from pynetdicom.dsutils import encode
 from pynetdicom.presentation import PresentationContext, build_context
 
 from scp.inbox import Inbox
+from scp.moves import Moves
 from scp.object_file import Offer
+from scp.query import STUDY_ROOT_FIND
 from scp.requesting import Peer, Timeouts, association_with
 from scp.retrieve_offers import STUDY_ROOT_GET, STUDY_ROOT_MOVE, USUAL_CLASSES, storage_offers
 from scp.retrieving import Method, Retrieved, Wanted, retrieve
@@ -29,7 +31,7 @@ from scp.sender import send_files
 from study.errors import NoAcceptedContext, PeerUnreachable, RetrieveFailed
 from study.implementation import FETCHED, FETCHED_CREATOR_UID
 from tests.support.network import RunningReceiver, encoded_data_set, running_receiver
-from tests.support.odd_archives import Handler, odd_archive, raw_bytes
+from tests.support.odd_archives import Handler, answering, odd_archive, raw_bytes
 from tests.support.orthanc import Orthanc, running_orthanc
 from tests.support.series import ct_series, save_series
 
@@ -302,11 +304,8 @@ def moving_to(peer: Peer | None, datasets: Sequence[Dataset]) -> Handler:
 
     def move(event: evt.Event) -> Iterator[object]:
         del event
-        yield (
-            (None, None)
-            if peer is None
-            else (peer.host, peer.port, {"ae_title": peer.ae_title, "contexts": [build_context(CTImageStorage)]})
-        )
+        proposed = {"contexts": [build_context(CTImageStorage)]}
+        yield (None, None) if peer is None else (peer.host, peer.port, proposed | {"ae_title": peer.ae_title})
         yield len(datasets)
         for dataset in datasets:
             yield 0xFF00, dataset
@@ -324,8 +323,30 @@ def test_an_archive_without_c_get_moves_to_us(site: Site, inbox: Inbox) -> None:
         with odd_archive(classes, handlers) as archive:
             assert retrieve(archive.peer, "HILUM", wanted, inbox) == Retrieved("move", completed=2)
             assert archive.is_released
-    came = stored_in(site.node.folder)
-    assert all(is_marked(came[uid]) for uid in wanted.sop_instance_uids)
+    assert set(wanted.sop_instance_uids) < set(stored_in(site.node.folder))
+
+
+def test_what_we_had_moved_is_known_even_where_the_archive_names_itself(tmp_path: Path, inbox: Inbox) -> None:
+    """Test it with pynetdicom's C-MOVE SCP, which names itself as Move Originator."""
+    datasets = series(3)
+    uids = sorted(str(dataset.SOPInstanceUID) for dataset in datasets)
+    matches = []
+    for uid in uids:
+        matches.append(Dataset())
+        matches[-1].SOPInstanceUID = uid
+    moves = Moves(tmp_path / "moves")
+    with running_receiver(tmp_path / "node", moves=moves) as node:
+        handlers = [(evt.EVT_C_MOVE, moving_to(node.peer, datasets)), (evt.EVT_C_FIND, answering(matches))]
+        with odd_archive([STUDY_ROOT_FIND, STUDY_ROOT_MOVE], handlers) as archive:
+            retrieved = retrieve(archive.peer, "HILUM", WHOLE, inbox, moves=moves)
+            assert retrieved == Retrieved("move", completed=3)
+            assert archive.is_released
+        came = stored_in(node.folder)
+        assert sorted(came) == uids
+        assert all(map(is_marked, came.values()))
+        # What the archive sends of its own accord afterwards is not
+        send_as_moved(node.peer, "ODD", save_series(datasets, tmp_path / "series")[0], None)
+        assert [is_marked(path) for path in node.stored] == [True, True, True, False]
 
 
 def test_a_destination_that_the_archive_does_not_know_is_told_with_the_remedy(inbox: Inbox) -> None:

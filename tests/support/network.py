@@ -20,6 +20,7 @@ from pydicom.uid import UID
 from scp.commitment_desk import CommitmentDesk
 from scp.inbox import Inbox
 from scp.listening import open_listening_socket
+from scp.moves import Moves
 from scp.receiver import DEFAULT_MAX_PDU, Receiver
 from scp.requesting import Peer
 from tests.support.peers import DCMTK_ENVIRONMENT, program
@@ -100,6 +101,7 @@ def running_receiver(
     network_timeout: float = 60.0,
     commitment: CommitmentDesk | None = None,
     port: int = 0,
+    moves: Moves | None = None,
 ) -> Iterator[RunningReceiver]:
     """Run a receiver called HILUM on a port of 127.0.0.1; on a free one where it is 0."""
     events: list[tuple[str, Mapping[str, object]]] = []
@@ -116,6 +118,7 @@ def running_receiver(
             on_event=lambda name, fields: events.append((name, fields)),
             network_timeout=network_timeout,
             commitment=commitment,
+            moves=moves,
         )
         receiver.start()
         try:

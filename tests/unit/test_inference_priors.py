@@ -112,7 +112,7 @@ def test_each_earlier_series_is_measured_alike(tmp_path: Path) -> None:
     analysis = analysed(card_of(tmp_path / "toy", count=2), now, priors, account)
     assert volumes(analysis) == [90, 120, 60]
     assert [each.study_date for each in analysis.result_set.earlier] == [SPRING, WINTER]
-    assert analysis.result_set.limits == ("A note.", "A limit.")
+    assert (analysis.result_set.limits, analysis.result_set.earlier_limits) == (("A note.",), ("A limit.",))
     assert [[str(each.SOPInstanceUID) for each in headers] for headers in analysis.earlier] == [
         [each.sop_instance_uid for each in made.series.headers] for made in priors
     ]
@@ -185,7 +185,7 @@ def test_a_bundle_with_two_inputs_gets_the_earlier_series(tmp_path: Path) -> Non
     analysis = analysed(card_of(tmp_path / "toy", CHANGED, input="prior"), now, [then])
     assert volumes(analysis) == [30]
     assert analysis.result_set.earlier == (then.earlier,)
-    assert analysis.result_set.limits == ("A note.", "A limit.")
+    assert (analysis.result_set.limits, analysis.result_set.earlier_limits) == (("A note.",), ("A limit.",))
     assert len(analysis.earlier[0]) == SHAPE[0]
     (record,) = analysis.account.details()["priors"]
     assert (record["compared"], set(record["seconds"])) == (True, {"decode"})

@@ -22,8 +22,9 @@ from pynetdicom.dsutils import decode, encode
 from scp.command_set import CommandField, Request, read_request, write_response
 
 
-def store_request() -> bytes:
+def store_request(originator: str | None = None) -> bytes:
     primitive = C_STORE()
+    primitive.MoveOriginatorApplicationEntityTitle = originator
     primitive.MessageID = 7
     primitive.Priority = 2
     primitive.AffectedSOPClassUID = CTImageStorage
@@ -62,6 +63,11 @@ def test_requests_are_read_as_another_program_writes_them() -> None:
         affected_sop_class_uid="1.2.840.10008.1.1",
         affected_sop_instance_uid="",
     )
+
+
+def test_it_is_read_whose_move_an_object_is_part_of() -> None:
+    assert read_request(store_request()).move_originator == ""
+    assert read_request(store_request(originator="HILUM")).move_originator == "HILUM"
 
 
 def test_responses_are_read_by_another_program() -> None:

@@ -21,10 +21,11 @@ from pydicom.uid import (
     JPEGLSLossless,
 )
 
-from scp.head import HEAD_BYTES, check_head, read_head
+from scp.head import HEAD_BYTES, PLACE_BYTES, Place, check_head, read_head, read_place
 from study.errors import ReceiveError
 
 INSTANCE = "1.2.3.4"
+STUDY, SERIES = "1.2.3.5", "1.2.3.6"
 SYNTAXES = (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -47,6 +48,7 @@ def data_set() -> Dataset:
     dataset.SOPClassUID = CTImageStorage
     dataset.SOPInstanceUID = INSTANCE
     dataset.PatientID = "P1"
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = STUDY, SERIES
     dataset.PixelData = b"\1\2" * 100_000
     dataset["PixelData"].VR = "OW"
     return dataset
@@ -82,6 +84,36 @@ def status_of(head: bytes, syntax: str) -> int:
 def test_the_two_uids_are_read_in_every_encoding(syntax: str, undefined_lengths: bool) -> None:
     head = read_head(encoded(data_set(), syntax, undefined_lengths=undefined_lengths), syntax)
     assert (head.sop_class_uid, head.sop_instance_uid) == (CTImageStorage, INSTANCE)
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_the_place_is_read_behind_references_to_thousands_of_others(syntax: str) -> None:
+    dataset = data_set()
+    other = Dataset()
+    other.ReferencedSOPClassUID, other.ReferencedSOPInstanceUID = CTImageStorage, f"{INSTANCE}.5"
+    dataset.ReferencedImageSequence = [other] * 2000
+    whole = encoded(dataset, syntax)
+    assert read_place(whole, syntax) == Place(STUDY, SERIES)
+    if syntax != DeflatedExplicitVRLittleEndian:
+        assert whole.index(STUDY.encode()) > HEAD_BYTES
+
+
+def test_a_place_that_is_not_told_is_c000() -> None:
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
+        dataset = data_set()
+        del dataset[keyword]
+        with pytest.raises(ReceiveError) as caught:
+            read_place(encoded(dataset, ExplicitVRLittleEndian), ExplicitVRLittleEndian)
+        assert caught.value.status == 0xC000
+
+
+@pytest.mark.no_cover  # what is timed is the reading, not the tracing
+def test_the_place_of_a_hostile_data_set_is_not_looked_for_long() -> None:
+    empty = struct.pack("<HHL", 8, 6, 0) * (PLACE_BYTES // 4)
+    started = time.process_time()
+    with pytest.raises(ReceiveError):
+        read_place(empty, ImplicitVRLittleEndian)
+    assert time.process_time() - started < 5.0
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from pydicom.dataset import Dataset
 
 from sr_writer import codes as report_codes
 from sr_writer.checking.objects import checked
+from sr_writer.material import Material
+from sr_writer.picture.scene import scene_of
 from sr_writer.reading.content_tree import children, descendants, is_named
 from sr_writer.reading.report import ChangeRow, Report, groups_of, read_report
 from sr_writer.results import write_results
@@ -127,6 +130,20 @@ def test_other_forms_refer_to_the_present_study_alone(files: dict[str, Path], ma
     earlier = {str(each.SOPInstanceUID) for each in material.images}
     assert "PertinentOtherEvidenceSequence" not in document
     assert not [element for element in document.iterall() if element.VR == "UI" and element.value in earlier]
+
+
+def test_a_picture_shows_no_date_of_any_study_and_a_page_does(material: Compared) -> None:
+    limited = replace(material.result, earlier_limits=("The images of 2023-05-11 were made otherwise.",))
+    scene = scene_of(Material(limited, material.sources, MODEL, CONTEXT, pixels, material.earlier))
+    drawn = [text for each in scene.captions for text in (each.head, each.line, *each.numbers, *each.remarks)]
+    assert not [text for text in (*drawn, *scene.limits) if re.search(r"20\d\d", text)]
+    assert scene.captions[0].numbers_compared[0] == (
+        "Volume: 1700.3 mL, 1780.3 mL on 2023-05-11 (change -80 mL, -4.5 %), 1640.3 mL on 2021-03-02 (change +60 mL, "
+        "+3.7 %)"
+    )
+    assert scene.captions[1].earlier == ("Not compared with earlier studies: it is not whole in the present images.",)
+    assert scene.earlier[0].startswith("Compared with an earlier study: Study of 2023-05-11, series 3 (CT)")
+    assert scene.earlier[2:] == (*limited.earlier_limits, REFUSED)
 
 
 def test_a_report_of_words_is_written_where_only_a_refusal_is_to_be_told(material: Compared, tmp_path: Path) -> None:

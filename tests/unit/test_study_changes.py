@@ -45,8 +45,11 @@ def test_what_is_not_whole_now_or_then_is_not_compared() -> None:
     made = compared(NOW, of_then(cut, left), SPRING)
     assert values(made.findings[0]) == [(), (), (), ()]
     words = "it is not whole in the images of then (it reaches the first slice)."
-    assert made.findings[0].notes == (f"Not compared with the study of 2023-05-11: {words}",)
-    assert made.findings[1].notes[-1] == "Not compared with earlier studies: it is not whole in the present images."
+    assert made.findings[0].earlier_notes == (f"Not compared with the study of 2023-05-11: {words}",)
+    assert (
+        made.findings[1].earlier_notes[-1]
+        == "Not compared with earlier studies: it is not whole in the present images."
+    )
 
 
 def test_what_was_left_out_then_says_why() -> None:
@@ -55,7 +58,7 @@ def test_what_was_left_out_then_says_why() -> None:
     then = replace(right, measurements=right.measurements[:2], omissions=(Omission(codes.LAA_950, reason),))
     made = compared(NOW, of_then(then), SPRING)
     assert values(made.findings[0]) == [(1700.25,), (-812.5,), (), ()]
-    assert made.findings[0].notes == (
+    assert made.findings[0].earlier_notes == (
         f"LAA-950 is not compared with the study of 2023-05-11: {reason} (in the images of then).",
         "Perc15 is not compared with the study of 2023-05-11: it was not measured there (in the images of then).",
     )
@@ -64,14 +67,14 @@ def test_what_was_left_out_then_says_why() -> None:
 def test_what_came_or_went_is_said() -> None:
     right = NOW.findings[0]
     gone = replace(right, detected=False, measurements=())
-    assert compared(NOW, of_then(gone), SPRING).findings[0].notes == (
+    assert compared(NOW, of_then(gone), SPRING).findings[0].earlier_notes == (
         "It was not detected in the study of 2023-05-11.",
     )
     absent = replace(NOW, findings=(gone,))
-    assert compared(absent, of_then(right), SPRING).findings[0].notes == (
+    assert compared(absent, of_then(right), SPRING).findings[0].earlier_notes == (
         "It was detected in the study of 2023-05-11.",
     )
-    assert compared(absent, of_then(gone), SPRING).findings[0].notes == ()
+    assert compared(absent, of_then(gone), SPRING).findings[0].earlier_notes == ()
 
 
 def test_another_unit_or_derivation_is_another_number() -> None:
