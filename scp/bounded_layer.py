@@ -22,7 +22,7 @@ _P_DATA_TF: Final = 0x04
 _LONGEST_CONTROL_PDU: Final = 2**20  # an A-ASSOCIATE-RQ of 128 contexts with every Transfer Syntax has a quarter of it
 _TOLERANCE: Final = 64  # some senders count the PDU's or the PDV's header out of the maximum length
 DATA_TRANSFER, AWAITING_CLOSE = "Sta6", "Sta13"
-_CONNECTION_CLOSED, _INVALID_PDU = "Evt17", "Evt19"
+CONNECTION_CLOSED, _INVALID_PDU = "Evt17", "Evt19"
 
 
 class ProtocolError(Exception):
@@ -82,7 +82,7 @@ class BoundedProvider(DULServiceProvider):
         except OSError:
             received = False
         if not received:
-            self.event_queue.put(_CONNECTION_CLOSED)
+            self.event_queue.put(CONNECTION_CLOSED)
             return
         try:
             responses = self.take(self._buffer[:length])
@@ -104,7 +104,7 @@ class BoundedProvider(DULServiceProvider):
         except OSError:
             closed = True
         if closed:
-            self.event_queue.put(_CONNECTION_CLOSED)
+            self.event_queue.put(CONNECTION_CLOSED)
 
 
 def _peek_header(connection: socket.socket) -> tuple[int, int] | None:

@@ -22,7 +22,7 @@ from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
-from scp.bounded_layer import DATA_TRANSFER, BoundedProvider, ProtocolError, prepare_connection
+from scp.bounded_layer import CONNECTION_CLOSED, DATA_TRANSFER, BoundedProvider, ProtocolError, prepare_connection
 from scp.intake import Intake
 from study.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
@@ -113,9 +113,13 @@ class _Connection(AssociationSocket):
             return False
         dul = self.assoc.dul
         busy = not (dul.event_queue.empty() and dul.to_provider_queue.empty())
-        poll = select.poll()  # select() does not take descriptors over 1023
-        poll.register(self.socket, select.POLLIN)
-        return bool(poll.poll(0 if busy else _TICK_MILLISECONDS))
+        try:
+            poll = select.poll()  # select() does not take descriptors over 1023
+            poll.register(self.socket, select.POLLIN)
+            return bool(poll.poll(0 if busy else _TICK_MILLISECONDS))
+        except (OSError, ValueError):  # closed by another thread just now
+            self.event_queue.put(CONNECTION_CLOSED)
+            return False
 
 
 class RequestorProvider(BoundedProvider):
