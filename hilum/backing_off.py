@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from hilum.config import DeliverySettings
+from hilum.sections import DeliverySettings
 
 
 def back_off(settings: DeliverySettings, attempts: int, *, problem: bool) -> float:

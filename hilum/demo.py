@@ -18,12 +18,14 @@ from rich.progress import Progress
 
 from db.engine import Database
 from db.queries import list_studies, study_record
-from hilum.config import ModelSettings, NodeSettings, PeerSettings, ResultSettings, Settings, StudySettings
+from hilum.config import Settings
+from hilum.entries import ModelSettings, PeerSettings
 from hilum.network import dicom_files
 from hilum.phantom import write_phantom_study
 from hilum.planning import read_cards
 from hilum.previewing import SourceImages, draw_results, source_images
 from hilum.processes import Child, spawn
+from hilum.sections import NodeSettings, ResultSettings, StudySettings
 from hilum.terminal import complain, console, is_terminal, say, show_table
 from hilum.wording import reason_words
 from scp.archive import Archive

@@ -14,7 +14,8 @@ from db.engine import Database
 from db.filestore import FileStore
 from db.index import list_set_aside
 from hilum.archives.earlier import without_archive
-from hilum.config import PeerSettings, Settings
+from hilum.config import Settings
+from hilum.entries import PeerSettings
 from hilum.models.measured import unmeasured
 from hilum.network import peer_of
 from hilum.ownership import complaint

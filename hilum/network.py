@@ -11,7 +11,8 @@ from pathlib import Path
 from pydicom.misc import is_dicom
 from rich.progress import Progress
 
-from hilum.config import PeerSettings, Settings
+from hilum.config import Settings
+from hilum.entries import PeerSettings
 from hilum.processes import StopSignal
 from hilum.terminal import complain, console, is_terminal, say
 from scp.requesting import Peer, echo

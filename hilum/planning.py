@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from hilum.admitting import why_not_admitted
 from hilum.comparing import Comparison, compare
-from hilum.config import ModelSettings, Settings
+from hilum.config import Settings
+from hilum.entries import ModelSettings
 from inference.catalog import ModelCard, find_bundle, read_card
 from inference.decoders import is_decodable
 from sr_writer.version import WRITER_VERSION

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from hilum.config import ModelSettings
+from hilum.entries import ModelSettings
 from inference.catalog import ModelCard
 from study.codes import LABEL_SCHEME, TISSUE, Code
 from study.entities import Verdict

@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 
 from db import priors
 from db.engine import UnitOfWork
-from hilum.config import PeerSettings, Settings
+from hilum.config import Settings
+from hilum.entries import PeerSettings
 from inference.catalog import ModelCard
 from study.searches import SearchState
 

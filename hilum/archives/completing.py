@@ -17,7 +17,8 @@ from hilum.admitting import why_not_admitted
 from hilum.archives.fetching import Fetcher
 from hilum.archives.lacking import order_for
 from hilum.archives.senders import terms
-from hilum.config import PeerSettings, Settings
+from hilum.config import Settings
+from hilum.entries import PeerSettings
 from hilum.network import peer_of, slot
 from hilum.planning import Circumstances
 from hilum.processes import StopSignal

@@ -14,7 +14,8 @@ from enum import IntEnum
 
 import structlog
 
-from hilum.config import PeerSettings, Settings
+from hilum.config import Settings
+from hilum.entries import PeerSettings
 from hilum.network import peer_of, slot
 from hilum.processes import StopSignal
 from scp.inbox import Inbox

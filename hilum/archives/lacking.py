@@ -12,7 +12,7 @@ from db.engine import Database
 from db.events import EventKind
 from db.questions import DueInquiry
 from hilum.archives.fetching import Order, Urgency
-from hilum.config import PeerSettings
+from hilum.entries import PeerSettings
 from scp.retrieving import Retrieved, Wanted
 from study.errors import HilumError
 from study.holdings import ArchivedInstance

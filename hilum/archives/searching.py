@@ -26,7 +26,8 @@ from hilum.archives.awaiting import archive_for_priors
 from hilum.archives.candidates import candidates, next_ones, question_for, series_to_fetch
 from hilum.archives.fetching import Fetcher, Order, Urgency
 from hilum.comparing import judge_prior, rule_for_priors
-from hilum.config import PeerSettings, Settings
+from hilum.config import Settings
+from hilum.entries import PeerSettings
 from hilum.network import peer_of, slot
 from hilum.planning import Circumstances
 from hilum.processes import StopSignal

@@ -14,7 +14,8 @@ from db.engine import Database
 from db.filestore import FileStore
 from hilum.backing_off import back_off
 from hilum.committing.logs import write_down
-from hilum.config import PeerSettings, Settings
+from hilum.config import Settings
+from hilum.entries import PeerSettings
 from hilum.network import peer_of, slot
 from hilum.processes import StopSignal
 from scp.commitment import CommitmentLine, commitment_line

@@ -10,7 +10,8 @@ from db.filestore import FileStore
 from db.vouching import Vouch
 from hilum.backing_off import back_off
 from hilum.committing.judging import Judgement, is_on_disk, judge, listed, may_still_come
-from hilum.config import PeerSettings, Settings
+from hilum.config import Settings
+from hilum.entries import PeerSettings
 from hilum.network import peer_of, slot
 from hilum.processes import StopSignal
 from scp.commitment import report_commitment

@@ -13,11 +13,12 @@ from typing import Final
 from pydantic import ValidationError
 
 from db.durable import draft_of, publish
-from hilum.config import DEFAULT_FILE, NAME_PATTERN, load
+from hilum.config import DEFAULT_FILE, load
 from hilum.layers import file_text
 from hilum.models.entries import block, entries_of, with_entry, with_values
 from hilum.models.inspecting import Look, look_at
 from hilum.planning import read_cards
+from hilum.sections import NAME_PATTERN
 from hilum.terminal import say
 from hilum.wording import output_words, printable, priors_words, rule_words
 from inference.catalog import ModelCard, digest_of, find_bundle, is_builtin, read_card, read_json

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from db.durable import make_folders, publish
-from hilum.config import ModelSettings, Settings
+from hilum.config import Settings
+from hilum.entries import ModelSettings
 from hilum.working.capacity import device_kind
 from inference.catalog import ModelCard
 

@@ -11,7 +11,8 @@ from db.engine import Database
 from hilum.archives.completing import Completer
 from hilum.archives.fetching import Fetcher
 from hilum.archives.searching import Searcher
-from hilum.config import PeerSettings, Settings
+from hilum.config import Settings
+from hilum.entries import PeerSettings
 from hilum.planning import read_cards
 from hilum.processes import Station, StopSignal, yield_to_reception
 from inference.catalog import ModelCard

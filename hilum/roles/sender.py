@@ -14,7 +14,8 @@ from db.engine import Database
 from db.filestore import FileStore
 from hilum.backing_off import back_off
 from hilum.committing.crew import crew_of
-from hilum.config import PeerSettings, Settings
+from hilum.config import Settings
+from hilum.entries import PeerSettings
 from hilum.network import peer_of, slot
 from hilum.processes import Station, StopSignal
 from hilum.working.leases import owner, release_what_died

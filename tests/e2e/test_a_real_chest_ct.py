@@ -8,7 +8,8 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from hilum.config import ModelSettings, Settings
+from hilum.config import Settings
+from hilum.entries import ModelSettings
 from hilum.planning import read_cards
 from inference.analysis import Analyst
 from sr_writer.reading.report import read_report

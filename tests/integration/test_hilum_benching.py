@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 
 from db.index import add_instances
 from hilum.cli import app
-from hilum.config import ModelSettings, Settings
+from hilum.config import Settings
+from hilum.entries import ModelSettings
 from hilum.models.bench import Bench
 from hilum.models.benched import bench_json, show_bench
 from hilum.models.benching import bench

@@ -15,8 +15,9 @@ from db.engine import Database
 from db.index import add_instances, generation
 from db.queries import retry_study, study_record
 from db.revisions import close_study
-from hilum.config import ModelSettings, PeerSettings, Settings
+from hilum.config import Settings
 from hilum.dispatching import deviations, notices_of, outgoing, settled, wishes_of
+from hilum.entries import ModelSettings, PeerSettings
 from hilum.planning import KEPT_HERE
 from study.entities import Job, PlannedJob, ResultObject
 from study.forms import SOP_CLASSES, Acceptance, Form, Parcel, Variant, Wish

@@ -11,9 +11,11 @@ from db.index import add_instances, generation
 from db.notices import is_notice_waiting
 from db.queries import retry_study, study_record
 from db.revisions import close_study
-from hilum.config import ModelSettings, NodeSettings, PeerSettings, ResultSettings, Settings
+from hilum.config import Settings
+from hilum.entries import ModelSettings, PeerSettings
 from hilum.notifying import Notifier
 from hilum.processes import StopSignal
+from hilum.sections import NodeSettings, ResultSettings
 from study.errors import Reason
 from study.forms import Form
 from study.states import StudyState

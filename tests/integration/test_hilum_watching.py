@@ -18,7 +18,8 @@ from db.outbox import Outgoing
 from db.queries import study_record
 from db.revisions import close_study
 from db.tables import JobRow
-from hilum.config import ModelSettings, Settings
+from hilum.config import Settings
+from hilum.entries import ModelSettings
 from hilum.models.watching import read_report, run_report
 from hilum.models.weeks import monday_of
 from hilum.presenting import record_json, show_record

@@ -12,8 +12,9 @@ from pynetdicom import evt
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.presentation import build_context
 
-from hilum.config import PeerSettings, Settings
+from hilum.config import Settings
 from hilum.doctor import Checked, examine_peers
+from hilum.entries import PeerSettings
 from scp.object_file import describe, offers_for
 from scp.query import STUDY_ROOT_FIND
 from scp.requesting import Peer, Timeouts, accepted_classes, association_with, echo

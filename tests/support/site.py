@@ -11,7 +11,8 @@ from typing import Any
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from hilum.config import ModelSettings, Settings
+from hilum.config import Settings
+from hilum.entries import ModelSettings
 from hilum.pipeline import Pipeline
 from hilum.planning import Plan, plan_study, read_cards
 from hilum.working.wire import Request

@@ -9,7 +9,8 @@ from typing import get_args
 import pytest
 
 from db.events import EventKind
-from hilum.config import ModelSettings, Settings, load
+from hilum.config import Settings, load
+from hilum.entries import ModelSettings
 from inference.catalog import find_bundle, read_card
 from inference.description import (
     ClassDescription,

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from hilum.archives.candidates import candidates, next_ones, question_for, series_to_fetch
-from hilum.config import ModelSettings, Settings
+from hilum.config import Settings
+from hilum.entries import ModelSettings
 from hilum.planning import read_cards
 from inference.catalog import ModelCard
 from study.headers import InstanceHeader

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from hilum.config import ModelSettings, Settings
+from hilum.config import Settings
+from hilum.entries import ModelSettings
 from hilum.working.capacity import Budgets, Running, device_of, seen_by, threads_of, with_devices
 from inference.machine import machine_bytes
 

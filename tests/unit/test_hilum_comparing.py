@@ -12,7 +12,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from hilum.comparing import Comparison, compare
-from hilum.config import ModelSettings, Settings
+from hilum.config import Settings
+from hilum.entries import ModelSettings
 from hilum.planning import Circumstances, plan_study, read_cards
 from study.entities import PlannedJob, StoredInstance
 from study.errors import Reason

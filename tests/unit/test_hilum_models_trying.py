@@ -12,7 +12,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from db.incoming import read_object
-from hilum.config import ModelSettings, Settings
+from hilum.config import Settings
+from hilum.entries import ModelSettings
 from hilum.models.studies import read_folder
 from hilum.models.trying import try_models
 from hilum.planning import plan_study, read_cards

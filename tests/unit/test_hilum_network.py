@@ -7,7 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
-from hilum.config import PeerSettings
+from hilum.entries import PeerSettings
 from hilum.network import slot
 from hilum.processes import StopSignal
 from tests.support.network import wait_until

@@ -12,7 +12,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from db.notices import is_owed
-from hilum.config import ModelSettings, PeerSettings, Settings, UrgentSettings
+from hilum.config import Settings
+from hilum.entries import ModelSettings, PeerSettings, UrgentSettings
 from hilum.planning import KEPT_HERE, Plan, json_digest, plan_study, read_cards
 from study.entities import StoredInstance
 from study.forms import Form

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hilum.backing_off import back_off
-from hilum.config import DeliverySettings
+from hilum.sections import DeliverySettings
 from hilum.working.wire import Answer, News, Request, Warm, order_of, report_of
 from study.entities import ResultObject
 from study.errors import Reason

@@ -10,7 +10,8 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from hilum.config import ModelSettings, Settings
+from hilum.config import Settings
+from hilum.entries import ModelSettings
 from hilum.planning import read_cards
 from hilum.working.earlier import limits_of, priors_of
 from hilum.working.wire import Request

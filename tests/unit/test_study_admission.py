@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from hilum.admitting import why_not_admitted
-from hilum.config import ModelSettings, PeerSettings, Settings
+from hilum.config import Settings
+from hilum.entries import ModelSettings, PeerSettings
 from hilum.planning import Circumstances, plan_study, read_cards
 from study.admission import NOT_ASKED_FOR, PASSED_OVER, TOO_OLD, made_on, why_too_old, why_unasked
 from study.headers import InstanceHeader
