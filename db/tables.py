@@ -61,8 +61,8 @@ class StudyRow(Table):
     at closing whether something came in between. `receiving` says that instances arrived which no revision has seen,
     `evaluation_due` that models must be matched again, for that or another cause. `verdicts` is what each model said of
     each series when they were matched last. `on_request` says that a person wants it analysed, whatever the rules on
-    age and senders say; `passed_over` that it was let go of when a pause ended. `size` is what the files of all versions
-    of its instances take [bytes]; `discarded_at` is when a person let go of what failed in it; `removed_at` when its
+    age and senders say; `passed_over` that it was let go of when a pause ended. `size` is what the files of all its
+    versions of instances take [bytes]; `discarded_at` is when a person let go of what failed in it; `removed_at` when its
     files were removed, which were of `removed_instances` current instances.
     """
 
@@ -170,7 +170,7 @@ class SeriesRow(Table):
 class InstanceRow(Table):
     """One version of a SOP Instance; at most one version is current within a study.
 
-    `kinship` is what it is to the version that was current when it came: "" where there was none or it was not compared.
+    `kinship` is what it is to the version that was current when it came; "" where it was not compared with any.
     """
 
     __tablename__ = "instance"
