@@ -62,8 +62,8 @@ class StudyRow(Table):
     `evaluation_due` that models must be matched again, for that or another cause. `verdicts` is what each model said of
     each series when they were matched last. `on_request` says that a person wants it analysed, whatever the rules on
     age and senders say; `passed_over` that it was let go of when a pause ended. `size` is what the files of all its
-    versions of instances take [bytes]; `discarded_at` is when a person let go of what failed in it; `removed_at` when its
-    files were removed, which were of `removed_instances` current instances.
+    versions of instances take [bytes]; `discarded_at` is when a person let go of what failed in it; `removed_at` when
+    its files were removed, which were of `removed_instances` current instances.
     """
 
     __tablename__ = "study"
