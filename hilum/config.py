@@ -29,6 +29,7 @@ from hilum.sections import (
     StudySettings,
     TLSSettings,
 )
+from scp.tls import Identity
 from study.errors import ConfigError
 from study.forms import Wish
 from study.urgency import UrgencyRule
@@ -79,6 +80,23 @@ class Settings(BaseSettings):
                     f"{place}: only_from: no peer has the name or AE title {foreign[0]}; there are: {known}"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _peers_know_how_they_are_called(self) -> Settings:
+        for peer in self.peers.values():
+            if peer.tls and self.identity is None:
+                raise ValueError(f"peers.{peer.name}: tls: needs certificate, key and authorities in [tls]")
+            if peer.tls and self.identity is not None:
+                peer.show(self.identity)
+        return self
+
+    @property
+    def identity(self) -> Identity | None:
+        """Return who we are over TLS; None where the configuration has no certificate."""
+        if self.tls.certificate is None or self.tls.key is None or self.tls.authorities is None:
+            return None
+        paths = (self.tls.certificate, self.tls.key, self.tls.authorities)
+        return Identity(*((self.base_dir / path).resolve() for path in paths))
 
     @classmethod
     def settings_customise_sources(

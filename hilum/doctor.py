@@ -23,6 +23,7 @@ from hilum.pausing import paused_now
 from hilum.planning import read_cards
 from scp.requesting import accepted_classes, echo
 from scp.services import Service, services_of
+from scp.tls import days_left
 from study.errors import HilumError, StoreBusy
 from study.forms import INSTEAD, SOP_CLASSES
 from study.words import uid_name
@@ -33,6 +34,7 @@ _TORCH_SAYS = (
 )
 
 
+_CERTIFICATE_DAYS: Final = 30  # so long before its end somebody is told
 _RETRIEVALS: Final[dict[str, tuple[Service, ...]]] = {
     "auto": (Service.GET, Service.MOVE),
     "get": (Service.GET,),
@@ -59,6 +61,7 @@ def examine(settings: Settings) -> list[Checked]:
         ("database", lambda: _database(settings)),
         ("pauses", lambda: _pauses(settings)),
         ("port", lambda: _port(settings)),
+        ("tls", lambda: _tls(settings)),
     ]
     found = [Checked("configuration", True, f"valid; paths count from {settings.base_dir}")]
     found += [_checked(subject, check) for subject, check in checks]
@@ -147,6 +150,16 @@ def _port(settings: Settings) -> str:
         except OSError as error:
             raise _Unwell(f"{node.bind}:{node.port}: {error.strerror}; choose another node.port") from None
     return f"{node.bind}:{node.port} is free"
+
+
+def _tls(settings: Settings) -> str:
+    if settings.identity is None:
+        return "none: [tls] has no certificate"
+    days = days_left(settings.identity)
+    if days < _CERTIFICATE_DAYS:
+        raise _Unwell(f"tls.certificate is valid for {days:.0f} more days; have it issued again before peers refuse it")
+    listens = f"port {settings.tls.port}" if settings.tls.port else "no port, peers are called"
+    return f"{listens}; our certificate is valid for {days:.0f} more days"
 
 
 def _models(settings: Settings) -> Iterator[Checked]:

@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterable
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 
 from hilum.sections import AETitleText, Name, Port, Section
 from inference.catalog import is_builtin
 from inference.description import ModelDescription, texts
 from inference.options import Precision
+from scp.tls import Identity
 from study.forms import SEGMENTATIONS, Form, Wish
 from study.patterns import patterns
 from study.urgency import UrgencyRule
@@ -54,11 +55,23 @@ class PeerSettings(Section):
     commitment: bool = False
     vouch: bool = False
     max_associations: int = Field(default=4, ge=1, le=64)
+    _identity: Identity | None = PrivateAttr(default=None)  # of `[tls]`, for a peer that is called over TLS
+
+    @property
+    def identity(self) -> Identity | None:
+        """Return who we are to the peer over TLS; None where it is called plainly."""
+        return self._identity
+
+    def show(self, identity: Identity) -> None:
+        """Have the peer called over TLS, with this identity."""
+        self._identity = identity
 
     @model_validator(mode="after")
     def _reachable(self) -> PeerSettings:
         if bool(self.host) != bool(self.port):
             raise ValueError("host and port belong together: give both, or neither for a peer that only sends")
+        if self.tls and not self.host:
+            raise ValueError("tls is how we call a peer: give host and port, or leave it out; callers choose our port")
         if self.results and not self.host:
             raise ValueError("results need a host and a port to go to")
         if self.commitment and not self.results:

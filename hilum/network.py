@@ -24,7 +24,7 @@ _SLOT_SECONDS = 0.05  # between looks for a free slot
 
 def peer_of(settings: PeerSettings) -> Peer:
     """Return how a configured peer is called."""
-    return Peer(settings.name, settings.ae_title, settings.host, settings.port)
+    return Peer(settings.name, settings.ae_title, settings.host, settings.port, settings.identity)
 
 
 @contextmanager

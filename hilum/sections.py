@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from study.geometry import FrameOfReferencePolicy
 from study.uids import ae_title
@@ -49,6 +49,14 @@ class TLSSettings(Section):
     key: Path | None = None
     authorities: Path | None = None
     handshake_seconds: float = Field(default=10, gt=0, le=300)
+
+    @model_validator(mode="after")
+    def _whole(self) -> TLSSettings:
+        given = [name for name in ("certificate", "key", "authorities") if getattr(self, name) is not None]
+        if (self.port or given) and len(given) < 3:
+            lacking = [name for name in ("certificate", "key", "authorities") if name not in given]
+            raise ValueError(f"certificate, key and authorities belong together; {' and '.join(lacking)} lacking")
+        return self
 
 
 class DatabaseSettings(Section):

@@ -40,7 +40,8 @@ def serve_all(settings: Settings) -> None:
     stop.install()
 
     def tell(host: str, port: int) -> None:
-        say(f"{settings.node.ae_title} listens on {host}:{port}; store in {settings.data_dir}")
+        tls = f", over TLS on {settings.tls.port}" if settings.tls.port else ""
+        say(f"{settings.node.ae_title} listens on {host}:{port}{tls}; store in {settings.data_dir}")
         say(f"models: {', '.join(f'{card.name} {card.version}' for card in cards.values()) or 'none'}")
         say(f"models run on: {', '.join(settings.inference.devices)}")
         for card in cards.values():

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ from hilum.working.capacity import with_devices
 from hilum.working.family import adopt_orphans, end_processes, family, orphans
 from hilum.working.leases import release_what_died
 from scp.listening import open_listening_socket
+from scp.tls import listening_context
 from study.errors import ConfigError
 
 log = structlog.get_logger()
@@ -94,22 +96,22 @@ class Supervisor:
             database.migrate()
             release_what_died(database, store)
             database.close()
-            with self._open_socket() as listening:
-                self._listening = listening
+            with self._open_socket() as listening, self._open_tls_socket() as listening_for_tls:
+                self._listening, self._listening_for_tls = listening, listening_for_tls
                 try:
                     self._watch(stop)
                 finally:
                     self._stop_all()
 
     def _open_socket(self) -> socket.socket:
-        node = self._settings.node
-        try:
-            return open_listening_socket(node.bind, node.port)
-        except OSError as error:
-            raise ConfigError(
-                f"node.bind, node.port: can not listen on {node.bind}:{node.port}: {error.strerror}; "
-                "is another program there? Choose another port"
-            ) from None
+        return _listen(self._settings.node.bind, self._settings.node.port, "node.port")
+
+    def _open_tls_socket(self) -> AbstractContextManager[socket.socket | None]:
+        """Return the socket for TLS, if there is to be one; certificates that can not be used end the start here."""
+        settings = self._settings
+        if settings.identity is not None:
+            listening_context(settings.identity)
+        return _listen(settings.node.bind, settings.tls.port, "tls.port") if settings.tls.port else nullcontext()
 
     def _watch(self, stop: StopSignal) -> None:
         for post in self._posts:
@@ -137,11 +139,18 @@ class Supervisor:
             self._on_ready(host, port)
 
     def _start(self, post: _Post) -> None:
-        descriptors = {"listen": self._listening.fileno()} if post.role == "receiver" else {}
+        descriptors = self._descriptors() if post.role == "receiver" else {}
         child = spawn(post.role, self._settings, index=post.index, descriptors=descriptors)
         post.child, post.started, post.restart_at = child, time.monotonic(), None
         for watcher in (self._await_ready, self._await_end):
             threading.Thread(target=watcher, args=(post, child), daemon=True).start()
+
+    def _descriptors(self) -> dict[str, int]:
+        """Return the sockets that the receivers share."""
+        found = {"listen": self._listening.fileno()}
+        if self._listening_for_tls is not None:
+            found["listen_tls"] = self._listening_for_tls.fileno()
+        return found
 
     def _await_ready(self, post: _Post, child: Child) -> None:
         facts = child.wait_until_ready()
@@ -192,3 +201,13 @@ class Supervisor:
             self._happenings.get(timeout=max(0.01, min(0.2, deadline - time.monotonic())))
         except queue.Empty:
             return
+
+
+def _listen(bind: str, port: int, key: str) -> socket.socket:
+    try:
+        return open_listening_socket(bind, port)
+    except OSError as error:
+        raise ConfigError(
+            f"node.bind, {key}: can not listen on {bind}:{port}: {error.strerror}; "
+            "is another program there? Choose another port"
+        ) from None

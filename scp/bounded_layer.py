@@ -15,6 +15,8 @@ from typing import Final
 from pynetdicom.association import Association
 from pynetdicom.dul import DULServiceProvider
 
+from scp.tls import TLSSocket
+
 LOGGER = logging.getLogger(__name__)
 
 _PDU_HEADER: Final = struct.Struct(">BxL")
@@ -62,17 +64,18 @@ class BoundedProvider(DULServiceProvider):
             self._drain(connection)
             return
         header = _peek_header(connection)
-        if header is not None:
-            kind, length = header
-            longest = self._longest_pdu if kind == _P_DATA_TF else _LONGEST_CONTROL_PDU
-            if length > longest:
-                LOGGER.warning("a PDU of %d bytes was announced, %d are allowed: association aborted", length, longest)
-                self.event_queue.put(_INVALID_PDU)
-                return
-            if kind == _P_DATA_TF and self.state_machine.current_state == DATA_TRANSFER:
-                self._serve(connection, length)
-                return
-        super()._read_pdu_data()
+        if header is None:  # not asked again: a peer that stalls here is waited for once
+            self.event_queue.put(CONNECTION_CLOSED)
+            return
+        kind, length = header
+        longest = self._longest_pdu if kind == _P_DATA_TF else _LONGEST_CONTROL_PDU
+        if length > longest:
+            LOGGER.warning("a PDU of %d bytes was announced, %d are allowed: association aborted", length, longest)
+            self.event_queue.put(_INVALID_PDU)
+        elif kind == _P_DATA_TF and self.state_machine.current_state == DATA_TRANSFER:
+            self._serve(connection, length)
+        else:
+            super()._read_pdu_data()
 
     def _serve(self, connection: socket.socket, length: int) -> None:
         try:
@@ -132,9 +135,12 @@ def _receive(connection: socket.socket, length: int, buffer: memoryview) -> bool
 
 def prepare_connection(connection: socket.socket, timeout_seconds: float) -> None:
     """Set a connection up: blocking with a time limit that the kernel keeps, small answers sent at once."""
-    limit = struct.pack("@ll", int(timeout_seconds), int(timeout_seconds % 1 * 1e6))
-    connection.setblocking(True)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+    if isinstance(connection, TLSSocket):
+        connection.settimeout(timeout_seconds)  # Python's: OpenSSL would begin again where the kernel's is over
+    else:
+        limit = struct.pack("@ll", int(timeout_seconds), int(timeout_seconds % 1 * 1e6))
+        connection.setblocking(True)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -8,7 +8,7 @@ import os
 import select
 import socket
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 from pynetdicom import evt
@@ -19,6 +19,7 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE
 from scp.bounded_layer import prepare_connection
 from scp.commitment_desk import CommitmentDesk
 from scp.contexts import Roles, supported_contexts
+from scp.greeting import Greeter, TLSDoor
 from scp.inbox import Inbox
 from scp.intake import AcceptedContext, EventListener, Intake, Parties
 from scp.moves import Moves
@@ -61,6 +62,8 @@ class Receiver:
         Where storage commitment messages of peers go; None: nobody may send any.
     moves
         What archives are just asked to send here; None: nothing that they do not say themselves.
+    tls
+        The port for callers over TLS, beside the other; None: there is none.
     """
 
     def __init__(
@@ -77,9 +80,9 @@ class Receiver:
         network_timeout: float = 60.0,
         commitment: CommitmentDesk | None = None,
         moves: Moves | None = None,
+        tls: TLSDoor | None = None,
     ) -> None:
         quieten_pynetdicom()
-        self._listening_socket = listening_socket
         self._inbox = inbox
         self._known = None if known_calling_ae_titles is None else frozenset(known_calling_ae_titles)
         self._accept_unknown_sop_classes = accept_unknown_sop_classes
@@ -88,6 +91,15 @@ class Receiver:
         self._commitment = commitment
         self._moves = moves
         self._most_connections = 2 * max_associations + 8  # those that were rejected or did not ask yet count as well
+        self._doors: dict[int, Callable[[socket.socket, tuple[str, int]], None]] = {
+            listening_socket.fileno(): self._take
+        }
+        self._sockets = {listening_socket.fileno(): listening_socket}
+        self._greeter = None
+        if tls is not None:
+            self._greeter = Greeter(tls, self._most_connections, self._take, self._on_event)
+            self._doors[tls.listening_socket.fileno()] = self._greeter.greet
+            self._sockets[tls.listening_socket.fileno()] = tls.listening_socket
         self._ae = ApplicationEntity(ae_title)
         self._ae.maximum_associations = max_associations
         self._ae.maximum_pdu_size = max_pdu
@@ -113,6 +125,8 @@ class Receiver:
         self._stopped = True
         os.eventfd_write(self._stop, 1)
         self._thread.join()
+        if self._greeter is not None:
+            self._greeter.stop()
         associations = self._associations()
         for association in associations:
             association.stopping = True
@@ -127,20 +141,25 @@ class Receiver:
 
     def _accept_connections(self) -> None:
         poll = select.poll()
-        poll.register(self._listening_socket, select.POLLIN)
+        for descriptor in self._doors:
+            poll.register(descriptor, select.POLLIN)
         poll.register(self._stop, select.POLLIN)
         while True:
             ready = dict(poll.poll())
             if self._stop in ready:
                 return
-            try:
-                connection, address = self._listening_socket.accept()
-            except BlockingIOError:
-                continue  # another process was faster
-            except OSError as error:
-                self._bear(error)
-                continue
-            self._take(connection, address)
+            for descriptor in ready:
+                self._accept(descriptor)
+
+    def _accept(self, descriptor: int) -> None:
+        try:
+            connection, address = self._sockets[descriptor].accept()
+        except BlockingIOError:
+            return  # another process was faster
+        except OSError as error:
+            self._bear(error)
+            return
+        self._doors[descriptor](connection, address)
 
     def _bear(self, error: OSError) -> None:
         # A connection that died in the queue is no news; without file descriptors, associations must end first.

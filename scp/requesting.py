@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,8 @@ from scp.contexts import VERIFICATION
 from scp.object_file import UNCOMPRESSED, Offer
 from scp.quiet import quieten_pynetdicom
 from scp.requestor import SHORTEST_PIECE, Requestor
-from study.errors import AssociationRejected, DeliveryError, NoAcceptedContext, PeerUnreachable
+from scp.tls import Identity, calling_context
+from study.errors import AssociationRejected, ConfigError, DeliveryError, NoAcceptedContext, PeerUnreachable
 
 _REJECTED_PERMANENT = 0x01
 _SUCCESS = 0x0000
@@ -25,12 +27,13 @@ _SUCCESS = 0x0000
 
 @dataclass(frozen=True)
 class Peer:
-    """A DICOM node to talk to."""
+    """A DICOM node to talk to; over TLS where `tls` says who we are then."""
 
     name: str
     ae_title: str
     host: str
     port: int
+    tls: Identity | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ def association_with(
         If the peer accepted the association but none of the contexts.
     """
     quieten_pynetdicom()
-    entity = Requestor(calling_ae_title, **asdict(timeouts or Timeouts()), longest_pdu=longest_pdu)
+    tls = _how(peer)
+    entity = Requestor(calling_ae_title, **asdict(timeouts or Timeouts()), longest_pdu=longest_pdu, tls=tls)
     connected: list[evt.Event] = []
     try:
         association = entity.associate(
@@ -88,6 +92,11 @@ def association_with(
         entity.close()
         raise PeerUnreachable(f"{peer.name}: the host {peer.host} cannot be resolved ({error}).") from error
     try:
+        if not association.is_established and entity.tls_failure:
+            raise PeerUnreachable(
+                f"{peer.name} ({peer.host}:{peer.port}): no TLS connection: {entity.tls_failure}; "
+                "is it a TLS port, and does each side have the other's authority?"
+            )
         if not association.is_established:
             raise _failure(association, peer, connected=bool(connected))
         _see_that_it_can_be_sent_to(association, peer)
@@ -96,6 +105,16 @@ def association_with(
     finally:
         association.release()
         entity.close()
+
+
+def _how(peer: Peer) -> tuple[ssl.SSLContext, str] | None:
+    """Return how the peer is called over TLS; None where it is called plainly."""
+    if peer.tls is None:
+        return None
+    try:
+        return calling_context(peer.tls), peer.host
+    except ConfigError as error:
+        raise PeerUnreachable(f"{peer.name}: can not be called over TLS: {error.words}") from error
 
 
 def _see_that_it_can_be_sent_to(association: Association, peer: Peer) -> None:

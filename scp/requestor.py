@@ -8,7 +8,6 @@ all measure ends the association, and a long queue makes the peer wait. Objects 
 from __future__ import annotations
 
 import select
-import socket
 import ssl
 import struct
 import threading
@@ -24,6 +23,7 @@ from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocke
 
 from scp.bounded_layer import CONNECTION_CLOSED, DATA_TRANSFER, BoundedProvider, ProtocolError, prepare_connection
 from scp.intake import Intake
+from scp.tls import TLSSocket
 from study.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 LONGEST_ANSWER: Final = 2**20
@@ -51,6 +51,8 @@ class Requestor(ApplicationEntity):
         How long to wait for each [s].
     longest_pdu
         What the peer may send at a time [bytes].
+    tls
+        How the peer is called over TLS, and the host that its certificate must be for; None: plainly.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Requestor(ApplicationEntity):
         answer: float,
         network: float,
         longest_pdu: int,
+        tls: tuple[ssl.SSLContext, str] | None = None,
     ) -> None:
         super().__init__(ae_title)
         self.connection_timeout = connection
@@ -71,12 +74,18 @@ class Requestor(ApplicationEntity):
         self.implementation_class_uid = IMPLEMENTATION_CLASS_UID
         self.implementation_version_name = IMPLEMENTATION_VERSION_NAME
         self._longest_pdu = longest_pdu
-        self._connections: list[socket.socket] = []
+        self._tls = tls
+        self._connections: list[_Connection] = []
+
+    @property
+    def tls_failure(self) -> str:
+        """Return in words why there is no TLS connection, or why it ended; "" where that is no matter of TLS."""
+        return next((each.failure for each in self._connections if each.failure), "")
 
     def close(self) -> None:
         """Close the connection: pynetdicom leaves it open where it was refused, or where the peer closed first."""
         for connection in self._connections:
-            connection.close()
+            connection.dispose()
 
     def _create_socket(
         self, assoc: Association, address: AddressInformation, tls_args: tuple[ssl.SSLContext, str] | None
@@ -85,19 +94,38 @@ class Requestor(ApplicationEntity):
         assoc.dul = RequestorProvider(assoc, self._longest_pdu)
         assoc.dimse = _Messages(assoc)
         assoc.network_timeout = self._network_seconds  # sets the provider's timer
-        connection = _Connection(assoc, address, self._network_seconds)
-        connection.tls_args = tls_args
-        if connection.socket is not None:
-            self._connections.append(connection.socket)
+        del tls_args  # ours are held until the end, whatever becomes of the handshake
+        connection = _Connection(assoc, address, self._network_seconds, self._tls)
+        self._connections.append(connection)
         return connection
 
 
 class _Connection(AssociationSocket):
     """A connection on which no wait is endless, and whose `ready` waits a moment for data."""
 
-    def __init__(self, association: Association, address: AddressInformation, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        association: Association,
+        address: AddressInformation,
+        timeout_seconds: float,
+        tls: tuple[ssl.SSLContext, str] | None,
+    ) -> None:
         super().__init__(association, address=address)
         self._timeout_seconds = timeout_seconds
+        if tls is not None and self.socket is not None:
+            context, host = tls
+            self.socket = context.wrap_socket(self.socket, server_hostname=host)  # shakes hands as it connects
+        self._held = self.socket
+
+    @property
+    def failure(self) -> str:
+        """Return in words what TLS failed at; "" where it did not."""
+        return self._held.failure if isinstance(self._held, TLSSocket) else ""
+
+    def dispose(self) -> None:
+        """Close what the connection holds, whatever pynetdicom did with it."""
+        if self._held is not None:
+            self._held.close()
 
     def connect(self, primitive: T_CONNECT) -> None:
         """Connect to the peer, and set the connection up."""
@@ -114,9 +142,13 @@ class _Connection(AssociationSocket):
         dul = self.assoc.dul
         busy = not (dul.event_queue.empty() and dul.to_provider_queue.empty())
         try:
+            secured = self.socket if isinstance(self.socket, TLSSocket) else None
+            if secured is not None and secured.pending():
+                return True  # decrypted already: poll() says nothing of it
             poll = select.poll()  # select() does not take descriptors over 1023
             poll.register(self.socket, select.POLLIN)
-            return bool(poll.poll(0 if busy else _TICK_MILLISECONDS))
+            there = bool(poll.poll(0 if busy else _TICK_MILLISECONDS))
+            return there and (secured is None or secured.readable())
         except (OSError, ValueError):  # closed by another thread just now
             self.event_queue.put(CONNECTION_CLOSED)
             return False

@@ -22,6 +22,7 @@ from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocke
 
 from scp.bounded_layer import AWAITING_CLOSE, BoundedProvider
 from scp.intake import Intake
+from scp.tls import TLSSocket
 
 LOGGER = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class _WakingSocket(AssociationSocket):
         self._poll.register(self._wake, select.POLLIN)
         self._connection = client_socket  # pynetdicom forgets it when the peer closed first, without closing it
         self._connection_descriptor = client_socket.fileno()
+        self._secured = client_socket if isinstance(client_socket, TLSSocket) else None
 
     def wake(self) -> None:
         """End a wait in `ready`, because there is something to do."""
@@ -54,10 +56,13 @@ class _WakingSocket(AssociationSocket):
         dul = self.assoc.dul
         busy = not (dul.event_queue.empty() and dul.to_provider_queue.empty())
         waits = 0 if busy or dul.state_machine.current_state == AWAITING_CLOSE else _TICK_SECONDS
+        if self._secured is not None and self._secured.pending():
+            return True  # decrypted already: poll() says nothing of it
         events = dict(self._poll.poll(waits * 1000))
         if self._wake in events:
             os.eventfd_read(self._wake)
-        return self._connection_descriptor in events
+        there = self._connection_descriptor in events
+        return there and (self._secured is None or self._secured.readable())
 
     def dispose(self) -> None:
         """Close what the connection holds, once its thread is done with it."""

@@ -18,6 +18,7 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
 
 from scp.commitment_desk import CommitmentDesk
+from scp.greeting import TLSDoor
 from scp.inbox import Inbox
 from scp.listening import open_listening_socket
 from scp.moves import Moves
@@ -102,6 +103,7 @@ def running_receiver(
     commitment: CommitmentDesk | None = None,
     port: int = 0,
     moves: Moves | None = None,
+    tls: TLSDoor | None = None,
 ) -> Iterator[RunningReceiver]:
     """Run a receiver called HILUM on a port of 127.0.0.1; on a free one where it is 0."""
     events: list[tuple[str, Mapping[str, object]]] = []
@@ -119,6 +121,7 @@ def running_receiver(
             network_timeout=network_timeout,
             commitment=commitment,
             moves=moves,
+            tls=tls,
         )
         receiver.start()
         try:

@@ -108,7 +108,10 @@ class Node:
         """Return the node's processes, the supervisor first."""
         if self.process is None:
             return []
-        supervisor = psutil.Process(self.process.pid)
+        try:
+            supervisor = psutil.Process(self.process.pid)
+        except psutil.NoSuchProcess:  # it was killed, and its roles with it
+            return []
         return [supervisor, *supervisor.children(recursive=True)]
 
     def process_of(self, role: str) -> psutil.Process:

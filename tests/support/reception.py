@@ -35,11 +35,11 @@ class Reception:
     def __init__(self, settings: Settings, port: int) -> None:
         self.settings = settings
         self.database = Database.open(settings.database_url)
-        self._peer = Peer("node", settings.node.ae_title, "127.0.0.1", port)
+        self.peer = Peer("node", settings.node.ae_title, "127.0.0.1", port)
 
     def send(self, images: Sequence[Dataset], *, calling: str = "MODALITY") -> None:
         """Send images to the node."""
-        send_to(self._peer, images, self.settings.data_dir.parent / "sent", calling=calling)
+        send_to(self.peer, images, self.settings.data_dir.parent / "sent", calling=calling)
 
     def record(self, study: str) -> StudyRecord | None:
         """Return what is known of the study; None for nothing."""

@@ -21,6 +21,7 @@ from pydicom.uid import (
 from sr_writer.context import ResultContext
 from study import codes
 from study.codes import Code
+from study.entities import Predecessor
 from study.forms import Form, Variant, Wish, settle
 from study.frames import flattened, frame_count
 from study.geometry import FrameOfReferencePolicy, assess
@@ -44,6 +45,13 @@ CONTEXT = ResultContext(
     created_at=datetime(2026, 3, 4, 22, 30, 15, tzinfo=UTC),
     description="Lung CT",
 )
+
+
+def predecessor(variant: str) -> Predecessor:
+    """Return a report that one of this variant takes the place of."""
+    return Predecessor(variant, "1.2.840.10008.5.1.4.1.1.88.34", "2.25.4711", "2.25.4712")
+
+
 SEGMENTS = (
     Segment(1, "Right lung", codes.ANATOMICAL_STRUCTURE, codes.RIGHT_LUNG, rgb=(230, 159, 0)),
     Segment(2, "Left lung", codes.ANATOMICAL_STRUCTURE, codes.LEFT_LUNG, rgb=(0, 114, 178)),

@@ -304,3 +304,24 @@ def test_rules_say_whose_and_which_results_a_peer_is_sent(tmp_path: Path) -> Non
     (pacs,) = settings.wishes("lung_ct", {"MR1"})
     assert pacs == Wish("pacs", (Form.SEG, Form.SR), "AI ", most_frames=400, compressed=True)
     assert Settings.model_validate_json(settings.to_json()) == settings
+
+
+def test_tls_is_whole_or_absent() -> None:
+    with pytest.raises(ValueError, match="key and authorities lacking"):
+        Settings.model_validate({"tls": {"port": 2762, "certificate": "hilum.pem"}})
+    called = {"name": "pacs", "ae_title": "PACS", "host": "pacs", "port": 104, "tls": True}
+    with pytest.raises(ValueError, match=r"peers\.pacs: tls: needs certificate, key and authorities"):
+        Settings.model_validate({"peers": {"pacs": called}})
+
+
+def test_peers_over_tls_are_called_with_our_identity_in_every_process(tmp_path: Path) -> None:
+    files = {"certificate": "hilum.pem", "key": "hilum.key", "authorities": "ca.pem"}
+    pacs = {"name": "pacs", "ae_title": "PACS", "host": "pacs", "port": 104, "tls": True}
+    plain = {"name": "plain", "ae_title": "PLAIN", "host": "plain", "port": 104}
+    settings = Settings.model_validate({"tls": files, "peers": {"pacs": pacs, "plain": plain}, "base_dir": tmp_path})
+    elsewhere = Settings.model_validate_json(settings.to_json())
+    for each in (settings, elsewhere):
+        identity = each.peers["pacs"].identity
+        assert identity is not None
+        assert identity.certificate == tmp_path.resolve() / "hilum.pem"
+        assert each.peers["plain"].identity is None
