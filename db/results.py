@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import insert, select
+from sqlalchemy import insert, or_, select
 
 from db import records
 from db.engine import UnitOfWork
-from db.tables import JobRow, ResultRow
-from study.entities import Job, ResultObject
+from db.tables import DeliveryRow, JobRow, ResultRow, WithdrawnRow
+from study.entities import Job, Predecessor, ResultObject
+from study.forms import REPORTS
+from study.states import DeliveryState, JobState
 
 
 def add_results(uow: UnitOfWork, job_id: int, results: Sequence[ResultObject]) -> dict[str, int]:
@@ -38,6 +40,43 @@ def keys_of(uow: UnitOfWork, job_id: int) -> dict[str, int]:
     """Return the key of each result of a job by its SOP Instance UID."""
     query = select(ResultRow.sop_instance_uid, ResultRow.id).where(ResultRow.job == job_id)
     return {row.sop_instance_uid: row.id for row in uow.execute(query)}
+
+
+def predecessors_of(uow: UnitOfWork, job_id: int) -> tuple[Predecessor, ...]:
+    """Return the reports that those of the job take the place of, where a peer has them, or may have them.
+
+    Of each variant those of the analysis by the same model in the same study that ended last; what a person took back
+    is left out.
+    """
+    job = select(JobRow.study, JobRow.model_name).where(JobRow.id == job_id).subquery()
+    out = (DeliveryState.DELIVERED.value, DeliveryState.STORED.value)
+    held = DeliveryRow.lease_owner.is_not(None)  # by a sender: it may get there after all
+    may_be_out = (
+        select(DeliveryRow.id)
+        .where(DeliveryRow.result == ResultRow.id, or_(DeliveryRow.state.in_(out), DeliveryRow.unsure, held))
+        .exists()
+    )
+    query = (
+        select(
+            ResultRow.job,
+            ResultRow.variant,
+            ResultRow.sop_class_uid,
+            ResultRow.sop_instance_uid,
+            ResultRow.series_instance_uid,
+        )
+        .join(JobRow, JobRow.id == ResultRow.job)
+        .join(job, (job.c.study == JobRow.study) & (job.c.model_name == JobRow.model_name))
+        .where(JobRow.id != job_id, ~JobRow.current, JobRow.state == JobState.DONE.value, may_be_out)
+        .where(ResultRow.form.in_([form.value for form in REPORTS]))
+        .where(ResultRow.id.not_in(select(WithdrawnRow.result)))
+        .order_by(JobRow.ended_at.desc(), JobRow.id.desc(), ResultRow.id)
+    )
+    latest: dict[str, int] = {}
+    return tuple(
+        Predecessor(row.variant, row.sop_class_uid, row.sop_instance_uid, row.series_instance_uid)
+        for row in uow.execute(query)
+        if latest.setdefault(row.variant, row.job) == row.job
+    )
 
 
 def path_of_result(uow: UnitOfWork, sop_instance_uid: str) -> str | None:

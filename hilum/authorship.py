@@ -41,4 +41,5 @@ def result_context(request: Request, card: ModelCard) -> ResultContext:
         position=request.parameters["series_position"],
         algorithm_family=card.algorithm_family,
         allow_empty_patient_id=request.parameters["allow_empty_patient_id"],
+        predecessors=request.predecessors,
     )

@@ -6,6 +6,7 @@ Images of a study that was refused are the strangest ones; a process that ends o
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ from db.engine import Database
 from db.filestore import FileStore
 from db.notices import Notice
 from db.outbox import Outgoing
+from db.results import predecessors_of
 from hilum.config import Settings
 from hilum.dispatching import notices_of
 from hilum.processes import StopSignal
@@ -68,13 +70,14 @@ class Notifier:
                 uow.commit()
             return
         try:
-            answer = self._ask(notice.job)
+            request = self._request(notice.job)
+            answer = self._ask(request)
             if answer is None:  # the node stops
                 return
             if answer.outcome != "done":
                 self._give_back(notice, answer.reason, transient=answer.transient)
                 return
-            folder = self._folder(notice.job).name
+            folder = Path(request.folder).name
             results = tuple(verified(self._store, result, folder) for result in answer.results)
         except HilumError as error:  # an image that is gone, a file that is another one
             self._give_back(notice, error.reason, transient=error.transient)
@@ -98,7 +101,7 @@ class Notifier:
             uow.commit()
         log.warning("notice.not_written", code=reason.code, words=reason.words)
 
-    def _ask(self, job: Job) -> Answer | None:
+    def _ask(self, request: Request) -> Answer | None:
         """Return what a process of its own made of the notice; None where the node stops meanwhile."""
         attendant = Attendant(
             "reporter",
@@ -108,7 +111,7 @@ class Notifier:
             process="The process that wrote the report",
         )
         try:
-            return attendant.ask(self._request(job).to_bytes(), Limits(_DEADLINE_SECONDS), Progress())
+            return attendant.ask(request.to_bytes(), Limits(_DEADLINE_SECONDS), Progress())
         except Interrupted:
             return None
         finally:
@@ -117,13 +120,15 @@ class Notifier:
     def _request(self, job: Job) -> Request:
         with self._database.reading() as uow:
             stored = index.instances_of_job(uow, job.id)
+            before = predecessors_of(uow, job.id)
         instances = [(str(self._store.locate(each)), each.header) for each in stored]
         variants = dict.fromkeys(notices_of(job, self._settings).values())
-        return Request.of_job(job, instances, self._folder(job), self._identity, variants)
+        folder = self._folder(job, outdates=bool(before))
+        return replace(Request.of_job(job, instances, folder, self._identity, variants), predecessors=before)
 
-    def _folder(self, job: Job) -> Path:
+    def _folder(self, job: Job, *, outdates: bool) -> Path:
         """Return the folder of the job's report; one for other words lies elsewhere, and was perhaps sent."""
-        told = repr((job.reason, job.state))
+        told = repr((job.reason, job.state, *([True] if outdates else [])))
         name = f"{job.id}-refusal-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
         folder = self._store.results_folder(job.study_instance_uid) / name
         make_folders([folder])

@@ -14,6 +14,7 @@ from sr_writer.source.carrying import plain_text
 from sr_writer.texts import LONGEST, long_string, with_end
 from sr_writer.version import WRITER_VERSION
 from study.codes import ARTIFICIAL_INTELLIGENCE, Code
+from study.entities import Predecessor
 from study.forms import Form, Variant
 from study.imaging import ModelIdentity
 from study.uids import derive_uid
@@ -65,6 +66,8 @@ class ResultContext:
         CID 7162.
     allow_empty_patient_id
         Whether the site accepts results for images without Patient ID.
+    predecessors
+        Reports in the same study that those of this result take the place of.
     """
 
     instances_digest: str
@@ -76,6 +79,7 @@ class ResultContext:
     position: int = 0
     algorithm_family: Code = ARTIFICIAL_INTELLIGENCE
     allow_empty_patient_id: bool = False
+    predecessors: tuple[Predecessor, ...] = ()
 
     def __post_init__(self) -> None:
         if self.created_at.tzinfo is None:

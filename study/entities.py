@@ -187,6 +187,22 @@ class ResultObject:
 
 
 @dataclass(frozen=True)
+class Predecessor:
+    """A report of an earlier analysis of the same study by the same model, that a newer one takes the place of.
+
+    Parameters
+    ----------
+    variant
+        The key of the variant of its form (`study.forms.Variant.key`).
+    """
+
+    variant: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+
+
+@dataclass(frozen=True)
 class Delivery:
     """One result object on its way to one peer.
 
@@ -268,6 +284,7 @@ class StudySummary:
     first_received_at: datetime
     last_received_at: datetime
     reason: Reason | None = None
+    discarded_at: datetime | None = None  # when a person let go of what failed in it
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from db.durable import make_folders
 from db.engine import Database
 from db.filestore import FileStore
 from db.jobs import RunningJob
+from db.results import predecessors_of
 from hilum.config import Settings
 from hilum.dispatching import deviations, outgoing, settled
 from hilum.notifying import Notifier, verified
@@ -252,13 +253,15 @@ class Keeper:
         with self._database.reading() as uow:
             stored = index.instances_of_job(uow, job.id)
             earlier = priors.priors_of_job(uow, job.id)
+            before = predecessors_of(uow, job.id)
         instances, *beside = (
             [(str(self._store.locate(each)), each.header) for each in series] for series in (stored, *earlier)
         )
         folder = self._fresh_folder(job)
         request = Request.of_job(job, instances, folder, self._identity, all_variants(parcels), beside)
         # What ended the attempt before at an earlier study must not cost the results on this one
-        return replace(request, without_priors=_STOPPED if job.details.get("stopped_in") == PRIOR_STEP else "")
+        without_priors = _STOPPED if job.details.get("stopped_in") == PRIOR_STEP else ""
+        return replace(request, without_priors=without_priors, predecessors=before)
 
     def _fresh_folder(self, job: Job) -> Path:
         """Return an empty folder for this attempt; what uncommitted attempts left behind goes."""

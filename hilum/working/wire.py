@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import TypeAdapter
 
-from study.entities import Job, ResultObject
+from study.entities import Job, Predecessor, ResultObject
 from study.errors import HilumError, Numbers, Reason
 from study.forms import Variant
 from study.headers import InstanceHeader
@@ -51,6 +51,8 @@ class Request:
         (absolute path, header) of each image of each earlier series, the latest series first.
     without_priors
         Why they are left out of this attempt, in words; "" where they are not.
+    predecessors
+        Reports of an earlier analysis, that those of this one take the place of.
     """
 
     job_id: int
@@ -70,6 +72,7 @@ class Request:
     failed: bool = False
     priors: tuple[Images, ...] = ()
     without_priors: str = ""
+    predecessors: tuple[Predecessor, ...] = ()
 
     @classmethod
     def of_job(
@@ -117,6 +120,7 @@ class Request:
         values["instances"] = _from_json(values["instances"])
         values["priors"] = tuple(map(_from_json, values["priors"]))
         values["variants"] = tuple(Variant.from_json(variant) for variant in values["variants"])
+        values["predecessors"] = tuple(Predecessor(**each) for each in values["predecessors"])
         values["reason"] = Reason(**values["reason"]) if values["reason"] else None
         return cls(**values)
 

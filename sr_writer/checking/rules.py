@@ -33,6 +33,8 @@ _MOST_REASONS = 20
 
 _TAKEN_OVER_TAGS = frozenset(map(tag_of, (*CARRIED, "ReferencedRequestSequence", "RequestAttributesSequence")))
 """Sequences whose references and codes are the source's, not ours."""
+_NO_IMAGES = _TAKEN_OVER_TAGS | {tag_of("PredecessorDocumentsSequence")}
+"""Sequences whose references are not to images of the source; those to reports are checked with the documents."""
 
 _ORDER_NUMBERS = (
     "AccessionNumber",
@@ -208,11 +210,14 @@ def _references(
 
 
 def own_items(dataset: Dataset, met: set[int] | None = None) -> Iterator[Dataset]:
-    """Yield every sequence item below `dataset` that is not taken over from the source; one that frames share, once."""
+    """Yield every sequence item below `dataset`, one that frames share once.
+
+    Left out is what is taken over from the source, and what refers to predecessors.
+    """
     met = set() if met is None else met
     for tag, element in list(dataset.items()):
         # Only sequences are decoded: a Segmentation has thousands of other elements
-        if element.VR == "SQ" and tag not in _TAKEN_OVER_TAGS:
+        if element.VR == "SQ" and tag not in _NO_IMAGES:
             for item in items_of(dataset, tag):
                 if id(item) not in met:
                     met.add(id(item))

@@ -123,6 +123,22 @@ def document_reasons(document: Dataset, classes: Sequence[str]) -> Iterator[Reas
     observer = next(children(document, codes.DEVICE_OBSERVER_UID), Dataset())
     if not observer.get("UID") or observer.get("UID") != document.get("DeviceUID"):
         yield Reason("Equipment", "The observer is not the device that made the report.")
+    yield from _predecessors(document)
+
+
+def _predecessors(document: Dataset) -> Iterator[Reason]:
+    """Demand that the documents that this one takes the place of are others of its study (PS3.3 C.17.2)."""
+    studies = items_named(document, "PredecessorDocumentsSequence")
+    if any(study.get("StudyInstanceUID") != document.get("StudyInstanceUID") for study in studies):
+        yield Reason("Reference", "A predecessor of the report is of another study.")
+    named = [
+        reference.get("ReferencedSOPInstanceUID")
+        for study in studies
+        for series in items_named(study, "ReferencedSeriesSequence")
+        for reference in items_named(series, "ReferencedSOPSequence")
+    ]
+    if (studies and not all(named)) or document.get("SOPInstanceUID") in named or len(named) < len(studies):
+        yield Reason("Reference", "The predecessors of the report are not named, or it names itself.")
 
 
 def evidence_reasons(document: Dataset) -> Iterator[Reason]:

@@ -31,6 +31,7 @@ from sr_writer.source.stand_ins import images
 from sr_writer.sr.content import ReportContent, content_of
 from sr_writer.sr.earlier import Earlier, evidence_of
 from sr_writer.sr.measurement_report import measurement_tree
+from sr_writer.sr.predecessors import predecessor_documents
 from sr_writer.sr.tree import Tree, set_procedure_reported
 from sr_writer.sr.words import tree_of_words
 from sr_writer.texts import long_string
@@ -97,11 +98,11 @@ def write_reports(
         )
         of_segments = " of segments" if on_segments and content.groups else ""
         place = _place(content.what + of_segments, model, context, variant)
-        reports.append(document(_CLASSES[variant.form], tree, place, sources, model, context))
+        reports.append(document(_CLASSES[variant.form], tree, place, sources, model, context, variant))
     if (content.statements or content.compared) and not on_segments:
         tree = tree_of_words(content, sources, model, context, before)
         place = _place_of_words(content, model, context, variant)
-        reports.append(document(_CLASSES[variant.form], tree, place, sources, model, context))
+        reports.append(document(_CLASSES[variant.form], tree, place, sources, model, context, variant))
     return reports
 
 
@@ -151,8 +152,15 @@ def document(
     sources: Sequence[Dataset],
     model: ModelIdentity,
     context: ResultContext,
+    variant: Variant | None = None,
 ) -> Dataset:
     """Return a content tree as a document about the source images.
+
+    Parameters
+    ----------
+    variant
+        Of the result; the document names the reports of the same variant that it takes the place of. None: it takes
+        the place of none.
 
     Raises
     ------
@@ -177,6 +185,8 @@ def document(
     made.ContentSequence = ContentSequence(tree.content)
     if tree.earlier:
         made.PertinentOtherEvidenceSequence = evidence_of(tree.earlier)
+    if before := [each for each in context.predecessors if variant is not None and each.variant == variant.key]:
+        made.PredecessorDocumentsSequence = predecessor_documents(before, str(sources[0].StudyInstanceUID))
     set_equipment(made, model)
     add_contributing_equipment(made, model)
     set_times(made, context, sources[0])

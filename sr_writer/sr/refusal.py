@@ -34,6 +34,7 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _NOTHING_SAID = (
     "It says nothing about these images: that no finding of it is reported does not mean that there is none."
 )
+_OUTDATED = "Earlier results of this algorithm in this study are outdated: the study has changed since."
 _WHAT_TO_DO = {
     False: (
         "Read the images as if this algorithm did not exist. To have them analysed, mend the cause where the images "
@@ -86,7 +87,7 @@ def write_refusal(
     title = codes.ANALYSIS_FAILED if failed else codes.NOT_ANALYSED
     shown = sorted({0, len(of_series) // 2, len(of_series) - 1})
     tree = Tree(title, _content(reasons, of_series, shown, model, context, failed=failed, images=images), shown)
-    role = _digest(reasons, failed=failed)
+    role = _digest(reasons, failed=failed, outdates=bool(context.predecessors))
     place = Place(
         context.uid(model, f"instance:{role}", variant),
         context.uid(model, f"series:{role}", variant),
@@ -143,6 +144,8 @@ def _summary(model: ModelIdentity, context: ResultContext, *, failed: bool) -> I
     )
     yield f"The algorithm {model.name}, version {model.version}{described}, {did}"
     yield _NOTHING_SAID
+    if context.predecessors:
+        yield _OUTDATED
     yield from disclaimed(context)
 
 
@@ -172,7 +175,7 @@ def _is_told(value: float | str, words: str) -> bool:
     return any(round(value, len(number.partition(".")[2])) == float(number) for number in _NUMBER.findall(words))
 
 
-def _digest(reasons: Sequence[Reason], *, failed: bool) -> str:
-    """Return what tells a report from those of other reasons."""
+def _digest(reasons: Sequence[Reason], *, failed: bool, outdates: bool) -> str:
+    """Return what tells a report from those of other words."""
     said = [[reason.code, reason.words, sorted(reason.numbers.items())] for reason in reasons]
-    return hashlib.sha256(json.dumps([failed, said]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([failed, said, *([True] if outdates else [])]).encode()).hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from sr_writer.results import write_results
 from sr_writer.sr.rounding import rounded
 from study import codes
 from study.errors import Reason
-from study.forms import Form, Variant
+from study.forms import REPORTS, Form, Variant
 from study.imaging import Finding, LabelMap, ResultSet
 from tests.support.comparisons import compared_lungs
 from tests.support.enhanced import enhanced_image, frame_headers
@@ -34,6 +34,7 @@ from tests.support.results import (
     lungs,
     nested,
     philips_frames,
+    predecessor,
     radiograph,
     result_of,
     sides,
@@ -120,7 +121,8 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     result = result_of(lungs(shape), affine)
     result = ResultSet(result.label_map, (*result.findings, absent), result.limits)
     variants = variants_of("seg", "sr", "sr_segments", "sr_comprehensive")
-    write_results(result, sources, MODEL, CONTEXT, folder, variants)
+    before = tuple(predecessor(each.key) for each in variants if each.form in REPORTS)
+    write_results(result, sources, MODEL, replace(CONTEXT, predecessors=before), folder, variants)
     write_notices(REASONS, sources, MODEL, CONTEXT, folder, [Variant(Form.REFUSAL)], failed=False)
     return Case(request.param, folder, sources, result)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,16 @@ def test_a_late_slice_makes_a_new_revision_and_anything_else_none(
     assert [(job.current, job.state.value) for job in second.jobs] == [(False, "DONE"), (True, "DONE")]
     found = orthanc.instances(StudyInstanceUID=first.summary.study_instance_uid, Modality="SEG")
     assert len(found) == 2  # one per revision, under different UIDs
+    reports = [
+        pydicom.dcmread(BytesIO(orthanc.get_bytes(f"/instances/{each['ID']}/file")))
+        for each in orthanc.instances(StudyInstanceUID=first.summary.study_instance_uid, Modality="SR")
+        if each["MainDicomTags"]["SOPInstanceUID"] != other.SOPInstanceUID
+    ]
+    before, after = sorted(reports, key=lambda report: "PredecessorDocumentsSequence" in report)
+    assert "PredecessorDocumentsSequence" not in before
+    (series,) = after.PredecessorDocumentsSequence[0].ReferencedSeriesSequence
+    assert series.SeriesInstanceUID == before.SeriesInstanceUID
+    assert [each.ReferencedSOPInstanceUID for each in series.ReferencedSOPSequence] == [before.SOPInstanceUID]
 
 
 def test_a_peer_that_is_down_gets_everything_in_order_once_it_is_up(tmp_path: Path, phantom: Path) -> None:

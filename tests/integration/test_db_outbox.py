@@ -10,14 +10,16 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert, select, text, update
 
-from db import jobs, outbox
+from db import deliveries, jobs, outbox, withdrawals
 from db.engine import Database
 from db.index import add_instances, generation
 from db.outbox import Outgoing
 from db.queries import list_studies, retry_study
+from db.results import predecessors_of
 from db.revisions import close_study
 from db.tables import DeliveryRow, ResultRow
-from study.entities import Delivery
+from db.withdrawals import KeyObject
+from study.entities import Delivery, Predecessor
 from study.errors import LeaseLost, Reason
 from study.states import DeliveryState, JobState, StudyState
 from tests.support.databases import DIALECTS, STUDY, migrated, planned, query_plans, results, stored
@@ -123,6 +125,35 @@ def test_an_outdated_result_is_owed_no_more(database: Database) -> None:
         retry_study(uow, STUDY)
         uow.commit()
     assert lease(database) == []
+
+
+@pytest.mark.parametrize("where", ["with the peer", "perhaps with the peer", "nowhere", "taken back"])
+def test_the_next_analysis_takes_the_place_of_reports_that_went_out(database: Database, where: str) -> None:
+    report(database)
+    for each in lease(database) if where != "nowhere" else ():
+        if where == "perhaps with the peer":
+            with database.writing() as uow:
+                deliveries.doubt(uow, each.id, "sender-1")
+                uow.commit()
+        else:
+            deliver(database, each)
+    if where == "taken back":
+        with database.writing() as uow:
+            withdrawals.freeze(uow, 1, "person", 60)
+            rejection = replace(results(forms=["rejection"])[0], sop_instance_uid="2.25.1")
+            uids = frozenset(each.sop_instance_uid for each in results())
+            written = [KeyObject("pacs", uids, rejection, "")]
+            withdrawals.take_back(uow, 1, "person", "root", "Sides are confused.", False, written)
+            uow.commit()
+    close(database, [1, 2])
+    with database.writing() as uow:
+        job = jobs.lease_job(uow, "keeper", 30)
+        assert job is not None
+        found = predecessors_of(uow, job.id)
+        assert predecessors_of(uow, 1) == ()  # nothing came before it that has a report
+    _, sr = results()
+    named = [Predecessor("", sr.sop_class_uid, sr.sop_instance_uid, sr.series_instance_uid)]
+    assert list(found) == (named if "with" in where else [])
 
 
 def test_a_job_that_is_overtaken_while_it_runs_owes_nothing(database: Database) -> None:

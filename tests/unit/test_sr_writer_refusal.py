@@ -26,6 +26,7 @@ from sr_writer.reading.report import keys_of_image, read_report
 from sr_writer.source.images import key_of
 from sr_writer.sr.refusal import write_refusal
 from study.codes import Code
+from study.entities import Predecessor
 from study.errors import EncodingError, MissingIdentity, NonconformantObject, Reason
 from study.forms import Form, Variant, Wish, notice
 from tests.support.enhanced import enhanced_image, frame_headers
@@ -88,6 +89,15 @@ def test_numbers_that_the_words_do_not_tell_follow(tmp_path: Path, sources: list
     assert told(written(tmp_path, sources, reason), codes.REASON) == [
         "The slices are 2.50 mm apart. (attribute: PixelSpacing; slices: 44)"
     ]
+
+
+def test_it_says_that_earlier_results_are_outdated_under_a_uid_of_its_own(sources: list[Dataset]) -> None:
+    before = replace(CONTEXT, predecessors=(Predecessor("sr", EnhancedSRStorage, "2.25.1", "2.25.2"),))
+    alone, after = (write_refusal((GAP,), sources, MODEL, each, REFUSAL, failed=False) for each in (CONTEXT, before))
+    words = "Earlier results of this algorithm in this study are outdated"
+    assert [words in told(each, codes.SUMMARY)[0] for each in (alone, after)] == [False, True]
+    assert alone.SOPInstanceUID != after.SOPInstanceUID
+    assert "PredecessorDocumentsSequence" not in after
 
 
 def test_a_failure_is_no_refusal(tmp_path: Path, sources: list[Dataset]) -> None:

@@ -11,6 +11,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from sr_writer import codes as report_codes
+from sr_writer.checking.sr import document_reasons
 from sr_writer.files import encoded, save
 from sr_writer.reading.content_tree import children, code_of, descendants, is_named, text_of
 from sr_writer.reading.report import MeasurementRow, Report, groups_of, read_report, statements_of
@@ -22,7 +23,7 @@ from study.codes import Code
 from study.errors import EncodingError
 from study.forms import Form, Variant
 from study.imaging import Finding, Measurement, ResultSet
-from tests.support.results import BRAIN, CONTEXT, MODEL, TUMOUR, headers_on_disk, lungs, result_of
+from tests.support.results import BRAIN, CONTEXT, MODEL, TUMOUR, headers_on_disk, lungs, predecessor, result_of
 
 SHAPE = (30, 24, 32)
 
@@ -37,6 +38,15 @@ def saved(result: ResultSet, sources: list[Dataset], folder: Path, variant: Vari
     report, *_ = write_reports(result, sources, MODEL, CONTEXT, segmentations, variant=variant)
     save(report, folder / "sr.dcm")
     return dcmread(folder / "sr.dcm")
+
+
+def predecessors(document: Dataset) -> list[tuple[str, str, str, str]]:
+    return [
+        (study.StudyInstanceUID, series.SeriesInstanceUID, each.ReferencedSOPClassUID, each.ReferencedSOPInstanceUID)
+        for study in document.get("PredecessorDocumentsSequence", ())
+        for series in study.ReferencedSeriesSequence
+        for each in series.ReferencedSOPSequence
+    ]
 
 
 def read(result: ResultSet, sources: list[Dataset], folder: Path) -> Report:
@@ -280,3 +290,30 @@ def test_a_side_of_a_finding_that_is_absent_is_coded(tmp_path: Path, sources: li
     (statement,) = statements_of(document)
     (site,) = children(statement, report_codes.FINDING_SITE)
     assert code_of(next(children(site)), "ConceptCodeSequence") == side
+
+
+def test_a_report_names_those_of_its_variant_that_it_takes_the_place_of(tmp_path: Path, sources: list[Dataset]) -> None:
+    result = result_of(lungs(SHAPE))
+    before = (predecessor(WITH_CONTOURS.key), replace(predecessor("other"), sop_instance_uid="2.25.4713"))
+    context = replace(CONTEXT, predecessors=before)
+    report, *_ = write_reports(result, sources, MODEL, context)
+    study = sources[0].StudyInstanceUID
+    assert predecessors(report) == [(study, "2.25.4712", "1.2.840.10008.5.1.4.1.1.88.34", "2.25.4711")]
+    assert report.SOPInstanceUID == write_reports(result, sources, MODEL, CONTEXT)[0].SOPInstanceUID
+    assert predecessors(saved(result, sources, tmp_path)) == []
+
+
+@pytest.mark.parametrize("wrong", ["itself", "another study", "nothing"])
+def test_a_report_with_wrong_predecessors_fails_the_check(sources: list[Dataset], wrong: str) -> None:
+    context = replace(CONTEXT, predecessors=(predecessor(WITH_CONTOURS.key),))
+    report, *_ = write_reports(result_of(lungs(SHAPE)), sources, MODEL, context)
+    assert [reason for reason in document_reasons(report, [report.SOPClassUID]) if reason.code == "Reference"] == []
+    (study,) = report.PredecessorDocumentsSequence
+    if wrong == "itself":
+        study.ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID = report.SOPInstanceUID
+    elif wrong == "another study":
+        study.StudyInstanceUID = "2.25.1"
+    else:
+        del study.ReferencedSeriesSequence
+    codes_found = [reason.code for reason in document_reasons(report, [report.SOPClassUID])]
+    assert codes_found == ["Reference"]
