@@ -22,9 +22,6 @@ class EventKind(StrEnum):
     DUPLICATE_INSTANCES = "duplicate_instances"  # bytes that were there already
     OTHER_VERSION = "other_version"  # other bytes under a known SOP Instance UID
     UID_ELSEWHERE = "uid_elsewhere"  # the UID is known from another study or series
-    SAME_OBJECT = "same_object"  # came again in another Transfer Syntax: no correction
-    PIXELS_CHANGED = "pixels_changed"  # came again with other pixels under its SOP Instance UID: an alarm
-    IMAGES_REJECTED = "images_rejected"  # a Key Object rejects images of the study
     COMPLETE = "complete"
     COMPLETE_UNPROVEN = "complete_unproven"  # the archive could not say it, and the quiet period decided
     MISSING_FETCHED = "missing_fetched"  # the archive held more than was here
@@ -55,8 +52,6 @@ class EventKind(StrEnum):
     WITHDRAWN = "withdrawn"  # a person took results back
     RESENT = "resent"  # a person has delivered results sent again
     DISCARDED = "discarded"  # a person let go of what failed
-    REMOVED = "removed"  # its files were removed, as [retention] says
-    REBUILT = "rebuilt"  # the index was lost, and this is what the files say of the study
     REJECTION_OWED = "rejection_owed"  # a peer stored, or may have stored, what was taken back meanwhile
 
 

@@ -94,6 +94,12 @@ def studies_due(uow: UnitOfWork, quiet_seconds: float, as_of: datetime) -> list[
     return list(uow.execute(query).scalars())
 
 
+def clamp_times(uow: UnitOfWork, at: datetime) -> None:
+    """Let no study that awaits evaluation have been received after `at`: the clock was set back since."""
+    later = update(StudyRow).where(StudyRow.evaluation_due, StudyRow.last_received_at > at)
+    uow.execute(later.values(last_received_at=at))
+
+
 def snapshot(uow: UnitOfWork, study_instance_uid: str) -> StudySnapshot:
     """Return what the study holds now.
 

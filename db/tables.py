@@ -61,9 +61,8 @@ class StudyRow(Table):
     at closing whether something came in between. `receiving` says that instances arrived which no revision has seen,
     `evaluation_due` that models must be matched again, for that or another cause. `verdicts` is what each model said of
     each series when they were matched last. `on_request` says that a person wants it analysed, whatever the rules on
-    age and senders say; `passed_over` that it was let go of when a pause ended. `size` is what the files of all its
-    versions of instances take [bytes]; `discarded_at` is when a person let go of what failed in it; `removed_at` when
-    its files were removed, which were of `removed_instances` current instances.
+    age and senders say; `passed_over` that it was let go of when a pause ended.
+    `discarded_at` is when a person let go of what failed in it.
     """
 
     __tablename__ = "study"
@@ -83,10 +82,7 @@ class StudyRow(Table):
     verdicts: Mapped[list[dict[str, Any]] | None]
     on_request: Mapped[bool] = mapped_column(server_default=false())
     passed_over: Mapped[bool] = mapped_column(server_default=false())
-    size: Mapped[Number] = mapped_column(server_default="0")
     discarded_at: Mapped[datetime | None]
-    removed_at: Mapped[datetime | None]
-    removed_instances: Mapped[Number] = mapped_column(server_default="0")
 
 
 class StudySenderRow(Table):
@@ -168,10 +164,7 @@ class SeriesRow(Table):
 
 
 class InstanceRow(Table):
-    """One version of a SOP Instance; at most one version is current within a study.
-
-    `kinship` is what it is to the version that was current when it came; "" where it was not compared with any.
-    """
+    """One version of a SOP Instance; at most one version is current within a study."""
 
     __tablename__ = "instance"
     __table_args__ = (
@@ -200,23 +193,7 @@ class InstanceRow(Table):
     calling_ae_title: Mapped[str]
     received_at: Mapped[datetime]
     fetched: Mapped[bool] = mapped_column(server_default=false())
-    kinship: Mapped[str] = mapped_column(server_default="")
     vouched_at: Mapped[datetime | None]  # we committed ourselves to keep it: it is never removed
-
-
-class ImageRejectionRow(Table):
-    """An image of a study that a Key Object rejects (IHE RAD IOCM), whether or not the image is here.
-
-    `key_object` is the SOP Instance UID of the Key Object, `title` the code of its title.
-    """
-
-    __tablename__ = "image_rejection"
-
-    study: Mapped[int] = mapped_column(ForeignKey(StudyRow.id), primary_key=True)
-    sop_instance_uid: Mapped[str] = mapped_column(primary_key=True)
-    key_object: Mapped[str]
-    title: Mapped[str]
-    at: Mapped[datetime]
 
 
 class SetAsideRow(Table):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from importlib.metadata import version
 
+from hilum.moments import zone_at
 from hilum.working.wire import Request
 from inference.catalog import ModelCard
 from sr_writer.context import ResultContext
@@ -27,15 +28,21 @@ def model_identity(request: Request, card: ModelCard) -> ModelIdentity:
     )
 
 
-def result_context(request: Request, card: ModelCard) -> ResultContext:
-    """Return what the results of a job must be told from outside."""
+def result_context(request: Request, card: ModelCard, time_zone: str) -> ResultContext:
+    """Return what the results of a job must be told from outside.
+
+    Parameters
+    ----------
+    time_zone
+        The site's, by its IANA name; "": the machine's.
+    """
     created_at = datetime.fromisoformat(request.created_at)
     disclaimer = request.parameters["disclaimer"]
     return ResultContext(
         instances_digest=request.instances_digest,
         parameters_digest=request.parameters_digest,
         created_at=created_at,
-        time_zone=created_at.astimezone().tzinfo or UTC,
+        time_zone=zone_at(time_zone, created_at),
         description=card.title,
         disclaimer=f" - {disclaimer}" if disclaimer else "",
         position=request.parameters["series_position"],

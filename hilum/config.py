@@ -25,7 +25,6 @@ from hilum.sections import (
     Name,
     NodeSettings,
     ResultSettings,
-    RetentionSettings,
     StudySettings,
     TLSSettings,
 )
@@ -46,7 +45,6 @@ class Settings(BaseSettings):
     tls: TLSSettings = TLSSettings()
     database: DatabaseSettings = DatabaseSettings()
     study: StudySettings = StudySettings()
-    retention: RetentionSettings = RetentionSettings()
     geometry: GeometrySettings = GeometrySettings()
     inference: InferenceSettings = InferenceSettings()
     results: ResultSettings = ResultSettings()

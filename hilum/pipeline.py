@@ -103,7 +103,7 @@ class Pipeline:
                 dataclasses.replace(said, not_compared=(*words, *said.not_compared)),
                 analysis.datasets,
                 model_identity(request, card),
-                result_context(request, card),
+                result_context(request, card, self._settings.results.time_zone),
                 Path(request.folder),
                 variants=request.variants,
                 pixels=analysis.pixels,

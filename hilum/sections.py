@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Annotated, Final, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -37,7 +38,6 @@ class NodeSettings(Section):
     receivers: int = Field(default=2, ge=1, le=32)
     max_associations: int = Field(default=64, ge=1, le=500)
     disk_reserve_mb: int = Field(default=1024, ge=0)
-    machine: str = Field(default="", pattern=r"^[A-Za-z0-9.-]{0,64}$")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -73,13 +73,6 @@ class StudySettings(Section):
     max_age_days: int = Field(default=0, ge=0, le=100_000)
 
 
-class RetentionSettings(Section):
-    """When studies that nobody waits for any more are removed; 0: never."""
-
-    days: float = Field(default=0, ge=0, le=100_000)
-    max_gb: float = Field(default=0, ge=0)
-
-
 class GeometrySettings(Section):
     """What may pass as a volume."""
 
@@ -108,12 +101,23 @@ class InferenceSettings(Section):
     memory_mb: int = Field(default=0, ge=0)
 
 
+def _zone(name: str) -> str:
+    try:
+        if name:
+            ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(
+            f'{name!r} is no time zone that this machine knows; give one as "Europe/Vienna", or leave it out'
+        ) from None
+    return name
+
+
 class ResultSettings(Section):
     """What is written into every result."""
 
     disclaimer: str = Field(default="not for diagnostic use", max_length=28, pattern=r"^[ -\[\]-~]*$")
     allow_empty_patient_id: bool = False
-    time_zone: str = ""
+    time_zone: Annotated[str, AfterValidator(_zone)] = ""
     refusal_delay_seconds: float = Field(default=300, ge=0, le=86_400)
 
 

@@ -9,7 +9,7 @@ import pwd
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -24,6 +24,7 @@ from db.filestore import FileStore
 from db.queries import find_studies
 from db.withdrawals import Changed, KeyObject, Placed, Whereabouts
 from hilum.config import Settings
+from hilum.moments import zone_at
 from hilum.rejecting import rejected_kept
 from hilum.working.leases import owner
 from sr_writer.checking.objects import checked
@@ -264,7 +265,7 @@ def _write(
         instances_digest=job.instances_digest,
         parameters_digest=job.parameters_digest,
         created_at=at,
-        time_zone=at.astimezone().tzinfo or UTC,
+        time_zone=zone_at(settings.results.time_zone, at),
         disclaimer=f" - {settings.results.disclaimer}" if settings.results.disclaimer else "",
         position=int(job.parameters.get("series_position", 0)),
         allow_empty_patient_id=True,  # the results have what the site allowed when they were made

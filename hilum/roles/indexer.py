@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import structlog
@@ -12,10 +12,11 @@ import structlog
 from db import inquiries
 from db.engine import Database, UnitOfWork
 from db.filestore import FileStore
-from db.index import add_instances, set_aside, studies_due
+from db.index import add_instances, clamp_times, set_aside, studies_due
 from db.revisions import close_study
 from hilum.archives.awaiting import awaits_priors
 from hilum.archives.senders import asked
+from hilum.clock import Clock
 from hilum.config import Settings
 from hilum.looking import Look, Turn, look_at, whose_turn
 from hilum.planning import plan_study, read_cards
@@ -48,7 +49,8 @@ def run(station: Station) -> None:
 class Indexer:
     """Takes what lies in the inboxes into the index, then closes the studies that have become complete."""
 
-    def __init__(self, settings: Settings, database: Database, store: FileStore) -> None:
+    def __init__(self, settings: Settings, database: Database, store: FileStore, clock: Clock | None = None) -> None:
+        self._clock = clock or Clock()
         self._settings = settings
         self._database = database
         self._store = store
@@ -70,7 +72,9 @@ class Indexer:
         The time is taken before the look into the inboxes: whatever was received earlier is indexed before a study is
         judged, so that a backlog never makes a study look quiet.
         """
-        as_of = datetime.now(UTC)
+        if jumped := self._clock.jumped():
+            self._bear_jump(jumped)
+        as_of = self._clock.now()
         waiting = [path for path in self._store.scan_inbox() if not self._rests(path.name)]
         for batch in _batches(waiting, _BATCH):
             self._index(batch)
@@ -87,6 +91,14 @@ class Indexer:
             except Exception:  # the loop's edge: one study that can not be judged must not stop all others
                 log.exception("study.not_closed", study=study_instance_uid)
                 self._leave_alone(study_instance_uid)
+
+    def _bear_jump(self, seconds: float) -> None:
+        """Begin every quiet period anew: a clock that was moved says nothing of how long a study was silent."""
+        log.warning("clock.jumped", seconds=round(seconds, 1))
+        self._listens_since = time.monotonic()
+        with self._database.writing() as uow:
+            clamp_times(uow, self._clock.now())
+            uow.commit()
 
     def _due(self, uow: UnitOfWork, quiet_as_of: datetime | None) -> list[str]:
         """Return the studies that are worth a look: something was proven, or they were silent for long enough."""

@@ -63,7 +63,7 @@ def report(settings: Settings, request: Request) -> tuple[ResultObject, ...]:
             [dataclasses.replace(request.reason, numbers={})],  # its words have the numbers that matter
             _sources(request),
             model_identity(request, card),
-            result_context(request, card),
+            result_context(request, card, settings.results.time_zone),
             Path(request.folder),
             request.variants,
             failed=request.failed,
