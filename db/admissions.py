@@ -36,6 +36,7 @@ def ask_for_analysis(uow: UnitOfWork, study_instance_uid: str) -> None:
     """
     study = places.study(uow, study_instance_uid, for_update=True)
     _look_again(uow, [study.id], on_request=True, passed_over=False)
+    uow.execute(update(StudyRow).where(StudyRow.id == study.id).values(accepted_generation=StudyRow.generation))
     inquiries.ask_again(uow, study.id)
     words = "A person asked for its analysis."
     record(uow, uow.now(), [NewEvent(study.id, EventKind.ANALYSIS_REQUESTED, words)])

@@ -124,6 +124,41 @@ def read_object(path: Path) -> IncomingObject:
         return IncomingObject(header, digest, size, _meta_text(meta, _SENDING_AE_TITLE), _is_fetched(meta))
 
 
+def read_start(file: BinaryIO) -> tuple[int, str]:
+    """Return where the data set of a DICOM file starts, and its Transfer Syntax UID.
+
+    Raises
+    ------
+    ArchiveError
+        If it is no DICOM file.
+    """
+    start, meta = _read_meta(file)
+    return start, _meta_text(meta, _TRANSFER_SYNTAX_UID)
+
+
+def parse_to(file: BinaryIO, start: int, transfer_syntax_uid: str, tag: BaseTag) -> None:
+    """Leave `file` at the first element of its data set that is `tag` or behind it, or at its end.
+
+    Raises
+    ------
+    ArchiveError
+        If what is before it can not be read, is beyond all measure, or is deflated.
+    """
+    if transfer_syntax_uid in _DEFLATED:
+        raise ArchiveError("Its data set is deflated.")
+    file.seek(start)
+    frugal = cast("BinaryIO", Frugal(file, _FRAMES_BUDGET))
+    implicit, little = transfer_syntax_uid == _IMPLICIT_VR, transfer_syntax_uid != _BIG_ENDIAN
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            read_dataset(frugal, implicit, little, stop_when=lambda found, *_: found >= tag, specific_tags=[tag])
+    except (OSError, *_PARSE_ERRORS) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise ArchiveError(f"Its data set can not be read: {_kind(error)}.") from error
+
+
 def _meta_text(meta: Dataset, tag: BaseTag) -> str:
     try:
         value = meta[tag].value if tag in meta else ""

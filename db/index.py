@@ -39,6 +39,8 @@ class StudySnapshot:
         Whether a person wants it analysed, whatever the rules on age and senders say.
     passed_over
         Whether it was let go of when a pause ended.
+    newest_accepted
+        Whether a person wants these very versions of its images analysed, whatever is held against them.
     """
 
     study_instance_uid: str
@@ -48,6 +50,7 @@ class StudySnapshot:
     calling_ae_titles: frozenset[str] = frozenset()
     on_request: bool = False
     passed_over: bool = False
+    newest_accepted: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,8 +122,8 @@ def snapshot(uow: UnitOfWork, study_instance_uid: str) -> StudySnapshot:
     series: dict[str, list[StoredInstance]] = defaultdict(list)
     for row in uow.execute(query):
         series[row.series_instance_uid].append(records.instance_of(row))
-    of_study = select(StudyRow.on_request, StudyRow.passed_over).where(StudyRow.id == study.id)
-    on_request, passed_over = uow.execute(of_study).one()
+    said = select(StudyRow.on_request, StudyRow.passed_over, StudyRow.accepted_generation)
+    on_request, passed_over, accepted = uow.execute(said.where(StudyRow.id == study.id)).one()
     return StudySnapshot(
         study_instance_uid,
         study.generation,
@@ -129,7 +132,21 @@ def snapshot(uow: UnitOfWork, study_instance_uid: str) -> StudySnapshot:
         places.senders(uow, study.id),
         on_request,
         passed_over,
+        accepted == study.generation,
     )
+
+
+def other_versions(uow: UnitOfWork, study_instance_uid: str) -> list[StoredInstance]:
+    """Return the versions of a study's instances that others took the place of, in the order of their arrival.
+
+    Raises
+    ------
+    ArchiveError
+        If the index knows no such study.
+    """
+    study = places.study(uow, study_instance_uid)
+    query = records.instances().where(InstanceRow.study == study.id, ~InstanceRow.current).order_by(InstanceRow.id)
+    return [records.instance_of(row) for row in uow.execute(query)]
 
 
 def generation(uow: UnitOfWork, study_instance_uid: str) -> int:

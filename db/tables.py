@@ -62,7 +62,8 @@ class StudyRow(Table):
     `evaluation_due` that models must be matched again, for that or another cause. `verdicts` is what each model said of
     each series when they were matched last. `on_request` says that a person wants it analysed, whatever the rules on
     age and senders say; `passed_over` that it was let go of when a pause ended.
-    `discarded_at` is when a person let go of what failed in it.
+    `discarded_at` is when a person let go of what failed in it; `accepted_generation` is that in which a person wanted
+    the newest versions of its images analysed, whatever is held against them.
     """
 
     __tablename__ = "study"
@@ -83,6 +84,7 @@ class StudyRow(Table):
     on_request: Mapped[bool] = mapped_column(server_default=false())
     passed_over: Mapped[bool] = mapped_column(server_default=false())
     discarded_at: Mapped[datetime | None]
+    accepted_generation: Mapped[Number | None]
 
 
 class StudySenderRow(Table):

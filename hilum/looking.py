@@ -8,11 +8,13 @@ from datetime import UTC, datetime, timedelta
 
 from db import index, inquiries, places, questions
 from db.engine import UnitOfWork
+from db.filestore import FileStore
 from db.index import StudySnapshot
 from hilum.archives.awaiting import awaits_priors
 from hilum.archives.earlier import earlier_here, why_unfound
 from hilum.config import Settings
 from hilum.planning import Circumstances
+from hilum.versions import changed_pixels
 from inference.catalog import ModelCard
 from study.completion import Clock, Completeness, judge, list_settles_at
 from study.inquiry import Inquiry, InquiryState
@@ -119,6 +121,8 @@ def look_at(
     cards: Mapping[str, ModelCard],
     study_instance_uid: str,
     completeness: Completeness,
+    *,
+    accepting: bool = False,
 ) -> Look:
     """Return what a study holds, and what is known of it besides, at one moment.
 
@@ -128,6 +132,8 @@ def look_at(
         Of the configured models, by name.
     completeness
         What of it is complete.
+    accepting
+        Whether the newest version of each image counts, whatever is held against it: a person says so just now.
 
     Raises
     ------
@@ -137,12 +143,13 @@ def look_at(
     seen = index.snapshot(uow, study_instance_uid)
     # What was only fetched is not analysed, and the headers of other studies are many
     here = earlier_here(uow, cards, study_instance_uid) if seen.calling_ae_titles or seen.on_request else ()
+    changed = {} if accepting or seen.newest_accepted else changed_pixels(uow, FileStore(settings.data_dir), seen)
     circumstances = Circumstances(
         calling_ae_titles=seen.calling_ae_titles,
         on_request=seen.on_request,
         passed_over=seen.passed_over,
         models=completeness.models,
-        incomplete=completeness.incomplete,
+        incomplete={**completeness.incomplete, **changed},
         earlier=here,
         unfound=why_unfound(uow, settings, cards, seen, here),
         today=datetime.now(UTC).astimezone().date(),

@@ -61,7 +61,8 @@ class Circumstances:
     models
         The models whose turn it is; None: all. The others wait for series that are not complete yet.
     incomplete
-        Why a series can not be analysed though what is here of it might be, by its UID: the archive holds more of it.
+        Why a series can not be analysed though what is here of it might be, by its UID: the archive holds more of it,
+        or images of it came again with other pixels.
     earlier
         Earlier studies of the same patient that are here, the latest first.
     unfound

@@ -33,7 +33,7 @@ def analyse(settings: Settings, database: Database, study_instance_uid: str) -> 
     """
     cards = read_cards(settings)
     with database.reading() as uow:
-        found = look_at(uow, settings, cards, study_instance_uid, WHOLE)
+        found = look_at(uow, settings, cards, study_instance_uid, WHOLE, accepting=True)
         record = study_record(uow, study_instance_uid)
     headers = [each.header for series in found.seen.series.values() for each in series]
     stored_only = why_not_admitted(settings, found.circumstances, headers)
