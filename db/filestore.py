@@ -3,7 +3,7 @@
 =================================== ======================================================================
 ``inbox/<receiver>/``                what receivers took in, until it is indexed
 ``store/<study>/<series>/``          instances as they came, ``<SOP Instance UID>-<digest>.dcm``
-``store/<study>/manifest.jsonl``     what can not be rebuilt from the files: results, deliveries
+``store/<study>/manifest.jsonl``     what no image could tell again: results, deliveries
 ``results/<study>/``                 result objects
 ``aside/``                           received files that could not be indexed, each with its reason
 ``commitment/``                      storage commitment messages of peers, until somebody has acted upon them

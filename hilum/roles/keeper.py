@@ -21,6 +21,7 @@ from db.durable import make_folders
 from db.engine import Database
 from db.filestore import FileStore
 from db.jobs import RunningJob
+from db.ledger import results_record
 from db.results import predecessors_of
 from hilum.config import Settings
 from hilum.dispatching import deviations, outgoing, settled
@@ -301,24 +302,9 @@ class Keeper:
         folder = f"{job.id}-{job.attempt}"
         results = tuple(verified(self._store, result, folder) for result in answer.results)
         deliveries = [each for parcel in parcels if parcel.peer for each in outgoing(parcel, results)]
-        # The ledger beside the files is written first: a rebuild may find a result that was never committed, and
-        # drops it by job and attempt; the other way round it would lose one.
-        self._store.append_manifest(
-            job.study_instance_uid,
-            {
-                "record": "results",
-                "job": job.id,
-                "attempt": job.attempt,
-                "model": job.model_name,
-                "model_digest": job.model_digest,
-                "parameters_digest": job.parameters_digest,
-                "instances_digest": job.instances_digest,
-                "objects": [
-                    {"sop_instance_uid": r.sop_instance_uid, "path": r.path, "digest": r.digest} for r in results
-                ],
-                "owed_to": [(each.peer, each.result.sop_instance_uid) for each in deliveries if not each.stand_by],
-            },
-        )
+        # The ledger beside the files is written first: it may name a result that was never committed, whose job then
+        # has a later attempt; the other way round it would lack one that was.
+        self._store.append_manifest(job.study_instance_uid, results_record(job, results, deliveries))
         with self._database.writing() as uow:
             jobs.finish_job(
                 uow,

@@ -12,6 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 
+from db.filestore import FileStore
 from hilum.phantom import write_phantom_study
 from scp.requesting import Peer
 from tests.support.databases import empty_url
@@ -61,6 +62,11 @@ def test_a_study_comes_in_and_its_results_stand_in_the_archive(node: Node, ortha
     assert (in_archive("SEG"), in_archive("SR")) == (results_of(record)["seg"], results_of(record)["sr"])
     assert len(in_archive("SEG")) == len(in_archive("SR")) == 1
     assert len(in_archive("CT")) == SLICES
+    ledger, *delivered = FileStore(node.data_dir).read_manifest(study)
+    known = [(result.sop_instance_uid, result.form, result.digest) for _, result in record.results]
+    assert [(each["sop_instance_uid"], each["form"], each["digest"]) for each in ledger["objects"]] == known
+    assert [each["sop_instance_uid"] for each in ledger["owed_to"]] == [each[0] for each in known]
+    assert [each["record"] for each in delivered] == ["delivered", "delivered"]
 
     node.send(phantom)
     orthanc_before = len(orthanc.instances(StudyInstanceUID=study))
