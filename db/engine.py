@@ -22,6 +22,7 @@ AnyRow = Row[*tuple[Any, ...]]
 AnyQuery = Select[*tuple[Any, ...]]
 
 _BUSY_TIMEOUT_MS = 30_000
+_IDLE_WRITER_SECONDS = 60  # between two statements of a transaction that may hold locks
 _WRITING = "hilum_writing"
 _OLDEST_SQLITE = (3, 35, 0)  # the first with RETURNING
 
@@ -192,8 +193,16 @@ def _create_engine(url: URL) -> Engine:
     if dialect == "sqlite":
         return _create_sqlite_engine(url)
     if dialect == "postgresql":
-        return create_engine(url, hide_parameters=True, json_serializer=encode_json, pool_pre_ping=True)
+        engine = create_engine(url, hide_parameters=True, json_serializer=encode_json, pool_pre_ping=True)
+        event.listen(engine, "begin", _begin_postgresql)
+        return engine
     raise ArgumentError("neither SQLite nor PostgreSQL")
+
+
+def _begin_postgresql(connection: Connection) -> None:
+    # A machine that freezes in the middle of a transaction would keep its locks, and all others waiting, for ever.
+    if connection.get_execution_options().get(_WRITING, False):
+        connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = '{_IDLE_WRITER_SECONDS}s'")
 
 
 def _create_sqlite_engine(url: URL) -> Engine:

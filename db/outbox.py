@@ -281,6 +281,7 @@ def owe_again(uow: UnitOfWork, job: int, results: Collection[int] | None = None)
         DeliveryRow.job == job,
         DeliveryRow.state == DeliveryState.KEPT_ASIDE.value,
         ~DeliveryRow.problem,
+        withdrawn.is_no_rejection(),  # one kept aside without a problem was discarded
         DeliveryRow.result.in_(of_the_job if results is None else list(results)),
     )
     uow.execute(outdated.values(state=_PENDING, reason=None, next_attempt_at=uow.now()))

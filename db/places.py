@@ -142,6 +142,7 @@ def renew(
             generation=StudyRow.generation + 1,
             receiving=True,
             evaluation_due=True,
+            discarded_at=None,  # whoever let go of what failed had not seen these
         ),
         rows,
     )

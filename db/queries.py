@@ -192,7 +192,7 @@ def retry_study(uow: UnitOfWork, study_instance_uid: str, withheld: Collection[s
     inquiries.ask_again(uow, study.id)
     priors.search_again(uow, study.id)
     of_study = update(StudyRow).where(StudyRow.id == study.id)
-    uow.execute(of_study.values(evaluation_due=True))
+    uow.execute(of_study.values(evaluation_due=True, discarded_at=None))
     has_jobs = select(JobRow.id).where(JobRow.study == study.id, JobRow.current).exists()
     uow.execute(of_study.where(has_jobs).values(on_request=True))
     numbers = {"jobs": len(jobs), "deliveries": owed}
@@ -222,6 +222,7 @@ def _studies() -> AnyQuery:
         StudyRow.first_received_at,
         StudyRow.last_received_at,
         StudyRow.receiving,
+        StudyRow.discarded_at,
         PatientRow.patient_id,
     ).join(PatientRow, PatientRow.id == StudyRow.patient)
 
@@ -239,6 +240,7 @@ def _summary(row: AnyRow, standing: _Standing) -> StudySummary:
         first_received_at=row.first_received_at,
         last_received_at=row.last_received_at,
         reason=standing.reason(state),
+        discarded_at=row.discarded_at,
     )
 
 

@@ -12,6 +12,7 @@ import typer
 from hilum.models.commands import models
 from hilum.options import ConfigOption, JsonOption, SetOption, database_of, settings_of, study_uid
 from hilum.steering import steering
+from hilum.tending import tending
 from hilum.terminal import complain, say, show_table
 from study.errors import ArchiveError
 
@@ -27,6 +28,7 @@ app = typer.Typer(
 
 app.add_typer(models, name="models")
 app.add_typer(steering)
+app.add_typer(tending)
 
 
 @app.command()
@@ -96,16 +98,24 @@ def echo(
 def studies(
     as_json: JsonOption = False,
     limit: Annotated[int, typer.Option(min=1, help="How many, the latest first.")] = 100,
+    problems: Annotated[
+        bool,
+        typer.Option("--problems", help="What needs a person, whole node over; exit status 1 where something does."),
+    ] = False,
     config: ConfigOption = None,
     assignments: SetOption = None,
 ) -> None:
-    """List the studies that the node holds, and what became of each."""
+    """List the studies that the node holds, and what became of each; or, with --problems, what needs a person."""
     from db.queries import list_studies
     from hilum.moments import local
     from hilum.pausing import paused_now
-    from hilum.presenting import summary_json
+    from hilum.presenting import summary_json, summary_words
+    from hilum.problems import show_problems
 
-    database = database_of(settings_of(config, assignments))
+    settings = settings_of(config, assignments)
+    database = database_of(settings)
+    if problems:
+        raise typer.Exit(1 if show_problems(settings, database, as_json=as_json) else 0)
     with database.reading() as uow:
         summaries = list_studies(uow, limit)
     for words in paused_now(database):
@@ -125,7 +135,7 @@ def studies(
                 str(summary.series),
                 str(summary.instances),
                 local(summary.last_received_at),
-                f"{summary.reason.code}: {summary.reason.words}" if summary.reason else "",
+                summary_words(summary),
             )
             for summary in summaries
         ],

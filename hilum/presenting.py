@@ -38,6 +38,7 @@ def summary_json(summary: StudySummary) -> dict[str, Any]:
         "instances": summary.instances,
         "first_received_at": moment(summary.first_received_at),
         "last_received_at": moment(summary.last_received_at),
+        "discarded_at": moment(summary.discarded_at),
         "reason": reason_json(summary.reason),
     }
 
@@ -75,6 +76,18 @@ def _withdrawal_json(withdrawal: Withdrawal) -> dict[str, Any]:
         "safety": withdrawal.safety,
         "objects": withdrawal.objects,
     }
+
+
+def discarded_words(summary: StudySummary) -> str:
+    """Return that a person let go of what failed in the study; "" where nobody did."""
+    at = summary.discarded_at
+    return f"discarded on {local(at)[:19]}; hilum retry tries it again" if at else ""
+
+
+def summary_words(summary: StudySummary) -> str:
+    """Return why the study is in its state, and whether a person let go of what failed in it."""
+    reason = f"{summary.reason.code}: {summary.reason.words}" if summary.reason else ""
+    return f"{reason} {discarded_words(summary)}".strip()
 
 
 def withdrawal_words(withdrawal: Withdrawal) -> str:
@@ -173,6 +186,8 @@ def show_record(record: StudyRecord) -> None:
     )
     if summary.reason:
         say(f"  {reason_words(summary.reason)}")
+    if summary.discarded_at:
+        say(f"  {discarded_words(summary)}")
     for withdrawal in record.withdrawals:
         say(f"  {withdrawal_words(withdrawal)}")
     show_table(

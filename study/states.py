@@ -83,7 +83,7 @@ _DELIVERY_MOVES: dict[DeliveryState, frozenset[DeliveryState]] = {
     DeliveryState.WITHHELD: frozenset({DeliveryState.PENDING, DeliveryState.WITHDRAWN}),
     DeliveryState.STANDBY: frozenset({DeliveryState.PENDING, DeliveryState.WITHDRAWN}),
     DeliveryState.REPLACED: frozenset(),
-    DeliveryState.DELIVERED: frozenset({DeliveryState.WITHDRAWN}),
+    DeliveryState.DELIVERED: frozenset({DeliveryState.PENDING, DeliveryState.WITHDRAWN}),  # a person has it sent again
     DeliveryState.KEPT_ASIDE: frozenset({DeliveryState.PENDING, DeliveryState.WITHDRAWN}),
     DeliveryState.WITHDRAWN: frozenset(),
 }

@@ -21,7 +21,7 @@ from hilum.processes import Station, StopSignal
 from hilum.working.leases import owner, release_what_died
 from scp.object_file import describe, offers_for
 from scp.query import prove_stored
-from scp.requesting import accepted_classes
+from scp.requesting import Timeouts, accepted_classes
 from scp.sender import Sender
 from study.entities import Delivery
 from study.errors import (
@@ -74,12 +74,26 @@ def run(station: Station) -> None:
 
 
 class Courier:
-    """Brings results to one peer."""
+    """Brings results to one peer.
+
+    Parameters
+    ----------
+    timeouts
+        Of its associations; those of `scp.requesting` by default.
+    """
 
     def __init__(
-        self, peer: PeerSettings, settings: Settings, database: Database, store: FileStore, stop: StopSignal
+        self,
+        peer: PeerSettings,
+        settings: Settings,
+        database: Database,
+        store: FileStore,
+        stop: StopSignal,
+        *,
+        timeouts: Timeouts | None = None,
     ) -> None:
         self.name = peer.name
+        self._timeouts = timeouts
         self._settings = peer
         self._peer = peer_of(peer)
         self._ae_title = settings.node.ae_title
@@ -115,7 +129,7 @@ class Courier:
             with slot(self._store.root, self._settings, self._stop) as free:
                 if not free:
                     return
-                accepted = accepted_classes(self._peer, self._ae_title, sorted(classes))
+                accepted = accepted_classes(self._peer, self._ae_title, sorted(classes), self._timeouts)
         except DeliveryError as error:
             self._asks_at = time.monotonic() + self._delivery.retry_max_seconds
             log.info("peer.not_asked", code=error.code)
@@ -155,7 +169,7 @@ class Courier:
         files = [describe(self._path(delivery)) for delivery in left]
         offers = offers_for(files, self._settings.transfer_syntax_uids)
         try:
-            with Sender(self._peer, self._ae_title, offers) as sender:
+            with Sender(self._peer, self._ae_title, offers, timeouts=self._timeouts) as sender:
                 while left:
                     self._store_one(sender, left[0])
                     left.pop(0)
@@ -222,6 +236,7 @@ class Courier:
                 study_instance_uid=delivery.study_instance_uid,
                 series_instance_uid=result.series_instance_uid,
                 sop_instance_uid=result.sop_instance_uid,
+                timeouts=self._timeouts,
             )
             if proven:
                 return _DUPLICATE
@@ -258,6 +273,9 @@ class Courier:
                 problem = error.permanent or error.status == _DUPLICATE  # it says that it has it, and does not show it
                 seconds = back_off(self._delivery, delivery.attempts, problem=problem)
                 outbox.postpone(uow, delivery.id, self._owner, error.reason, problem, seconds, error.status)
+                if problem and isinstance(error, AssociationRejected):
+                    # Nothing is wrong with the object: what follows it would overtake it once the peer knows us
+                    outbox.hold_back(uow, self.name, seconds)
             uow.commit()
         log.warning(
             "delivery.not_taken",

@@ -91,7 +91,15 @@ def test_back_off_doubles_to_its_bound_and_is_slow_for_a_problem() -> None:
     pauses = [back_off(settings, attempts, problem=False) for attempts in (1, 2, 3, 10, 10_000)]
     for pause, expected in zip(pauses, (2, 4, 8, 30, 30), strict=True):
         assert expected * 0.9 <= pause <= expected * 1.1
-    assert back_off(settings, 1, problem=True) == 900
+    slow = [back_off(settings, attempts, problem=True) for attempts in (1, 2, 10)]
+    assert all(810 <= pause <= 990 for pause in slow)
+
+
+@pytest.mark.parametrize("problem", [False, True])
+def test_what_failed_at_one_moment_does_not_all_come_back_at_one(problem: bool) -> None:
+    pauses = {back_off(DeliverySettings(), 3, problem=problem) for _ in range(50)}
+    assert len(pauses) > 40
+    assert max(pauses) - min(pauses) > 0.05 * min(pauses)
 
 
 def test_a_stack_is_logged_without_what_libraries_say_of_the_data(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_moves_of_a_job(target: JobState, sources: set[JobState]) -> None:
 @pytest.mark.parametrize(
     ("target", "sources"),
     [
-        (D.PENDING, {D.KEPT_ASIDE, D.STANDBY, D.WITHHELD, D.STORED}),
+        (D.PENDING, {D.KEPT_ASIDE, D.STANDBY, D.WITHHELD, D.STORED, D.DELIVERED}),
         (D.STORED, {D.PENDING}),
         (D.DELIVERED, {D.PENDING, D.STORED}),
         (D.KEPT_ASIDE, {D.PENDING}),
