@@ -20,6 +20,7 @@ from db.events import EventKind
 from db.tables import DeliveryRow, EventRow, JobRow, NoticeRow, ResultRow, StudyRow
 from study.errors import Reason
 from study.forms import Form
+from study.identity import PIXELS_CHANGED
 from study.states import DeliveryState, Halted, JobState
 
 NOT_SENT: Final = "PeerNotSent"
@@ -40,6 +41,7 @@ class Kind(StrEnum):
     """What a problem is about; the subject is a study but where another is named."""
 
     ANALYSIS = "analysis"
+    ALARM = "alarm"  # an image came again with other pixels, and nobody decided yet
     DELIVERY = "delivery"  # of a study, to a peer
     REJECTION = "rejection"  # of withdrawn results, that a peer does not take or heed
     REPORT = "report"  # of a refusal, that could not be written
@@ -72,6 +74,7 @@ def problems(uow: UnitOfWork, destinations: Collection[str]) -> list[Problem]:
     """
     found = [
         *_analyses(uow),
+        *_alarms(uow),
         *_deliveries(uow, destinations),
         *_reports(uow),
         *_stuck(uow),
@@ -126,6 +129,19 @@ def _analyses(uow: UnitOfWork) -> Iterator[Problem]:
             yield Problem(
                 Kind.ANALYSIS, row.study_instance_uid, row.since, Reason(reason.code, words, reason.numbers), job=row.id
             )
+
+
+def _alarms(uow: UnitOfWork) -> Iterator[Problem]:
+    query = (
+        select(JobRow.id, JobRow.reason, JobRow.ended_at, JobRow.created_at, StudyRow.study_instance_uid)
+        .join(StudyRow, StudyRow.id == JobRow.study)
+        .where(JobRow.current, JobRow.state == JobState.REFUSED.value)
+    )
+    for row in uow.execute(query):
+        reason = records.reason_from_json(row.reason)
+        if reason is not None and reason.code == PIXELS_CHANGED:
+            since = row.ended_at or row.created_at
+            yield Problem(Kind.ALARM, row.study_instance_uid, since, reason, job=row.id)
 
 
 def _deliveries(uow: UnitOfWork, destinations: Collection[str]) -> Iterator[Problem]:

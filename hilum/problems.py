@@ -16,6 +16,7 @@ from hilum.terminal import say, show_table
 
 _REMEDIES: Final = {
     Kind.ANALYSIS: "hilum retry {subject}; where nobody needs it: hilum discard",
+    Kind.ALARM: "hilum show {subject} names the versions; where the newest are right: hilum analyse {subject}",
     Kind.DELIVERY: "mend it at {peer}, then hilum retry {subject}; where nobody needs it: hilum discard",
     Kind.REJECTION: "have it removed at {peer}, then hilum discard {subject}",
     Kind.REPORT: "hilum retry {subject}; where nobody needs it: hilum discard",

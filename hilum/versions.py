@@ -7,7 +7,6 @@ patient's, and nobody here can say which is right.
 from __future__ import annotations
 
 from collections import Counter
-from typing import Final
 
 import structlog
 
@@ -17,10 +16,9 @@ from db.index import StudySnapshot, other_versions
 from db.pixels import StoredPixels, pixels_of
 from study.entities import StoredInstance
 from study.errors import ArchiveError, Reason
+from study.identity import PIXELS_CHANGED
 
 log = structlog.get_logger()
-
-PIXELS_CHANGED: Final = "PixelsChanged"
 
 
 def changed_pixels(uow: UnitOfWork, store: FileStore, seen: StudySnapshot) -> dict[str, Reason]:

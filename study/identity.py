@@ -12,6 +12,9 @@ from study.headers import InstanceHeader
 CONFLICTING = "ConflictingIdentity"
 """Code of the refusal of a study that may mix two patients: nothing may be written in the name of either."""
 
+PIXELS_CHANGED = "PixelsChanged"
+"""Code of the refusal of a series of which an image came again with other pixels: it may be another patient's."""
+
 _ATTRIBUTES = {
     "PatientID": "patient_id",
     "IssuerOfPatientID": "issuer_of_patient_id",

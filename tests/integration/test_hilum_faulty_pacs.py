@@ -13,7 +13,7 @@ import numpy as np
 from pydicom.uid import UID
 from sqlalchemy import select, update
 
-from db import jobs
+from db import acceptance, jobs
 from db.engine import Database
 from db.filestore import FileStore
 from db.index import add_instances, generation
@@ -26,7 +26,7 @@ from hilum.processes import StopSignal
 from hilum.roles.sender import Courier
 from scp.requesting import Timeouts
 from study.entities import Delivery, ResultObject
-from study.forms import SOP_CLASSES, Form
+from study.forms import SOP_CLASSES, Acceptance, Form
 from study.states import DeliveryState
 from tests.support.databases import planned, results, stored
 from tests.support.faulty_pacs import Fault, FaultyPacs
@@ -92,6 +92,12 @@ class Site:
             states = uow.execute(select(DeliveryRow.state).where(DeliveryRow.peer == peer)).scalars().all()
         return set(states) == {DeliveryState.DELIVERED.value}
 
+    def has_asked(self) -> bool:
+        """Tell whether the PACS has said which classes it takes: it is asked no more, and faults meet deliveries."""
+        with self.database.reading() as uow:
+            found = acceptance.known(uow, "pacs", self.settings.peers["pacs"].address)
+        return found.get(SOP_CLASSES[Form.REJECTION]) is Acceptance.REFUSED
+
     def let_time_pass(self) -> None:
         with self.database.writing() as uow:
             uow.execute(update(DeliveryRow).values(next_attempt_at=uow.now()))
@@ -145,7 +151,7 @@ def test_all_results_arrive_once_and_in_order_whatever_the_pacs_does(tmp_path: P
         wait_until(lambda: site.deliveries()[0].attempts > 1, what="two attempts")
         assert {each.reason.code for each in site.deliveries() if each.reason} == {"PeerUnreachable"}
         with pacs.running():
-            wait_until(site.is_all_delivered, what="the results of the time when it was down")
+            wait_until(lambda: site.is_all_delivered() and site.has_asked(), what="what was owed while it was down")
             for number, fault in enumerate(Fault, start=2):
                 pacs.script.append(fault)
                 site.owe(f"1.2.826.0.1.{number}", LARGE if fault is Fault.STALLS else 200)
@@ -160,14 +166,13 @@ def test_faults_one_upon_the_other_change_nothing(tmp_path: Path) -> None:
     pacs = FaultyPacs()
     script = [Fault.BUSY, Fault.STRANGER, Fault.FULL, Fault.DROPS, Fault.FORGETS, Fault.CLOSES] * 2
     random.Random(7).shuffle(script)
-    with site_with(tmp_path, {"pacs": pacs.port}) as site:
+    with site_with(tmp_path, {"pacs": pacs.port}) as site, pacs.running(), site.at_work(site.courier()):
+        wait_until(site.has_asked, what="the question which classes it takes")
+        pacs.script.extend(script)
         for number in range(1, 9):
             site.owe(f"1.2.826.0.1.{number}")
-        with pacs.running(), site.at_work(site.courier()):
-            wait_until(lambda: pacs.unharmed > 0, what="the question which classes it takes")
-            pacs.script.extend(script)
-            wait_until(site.is_all_delivered, 20, "all results")
-            site.assert_all_arrived(pacs)
+        wait_until(site.is_all_delivered, 20, "all results")
+        site.assert_all_arrived(pacs)
     assert sorted(each.name for each in pacs.met) == sorted(each.name for each in script)
 
 
@@ -197,8 +202,8 @@ def test_a_dead_and_a_stalled_pacs_delay_no_other(tmp_path: Path) -> None:
         couriers = [site.courier(name, patient) for name in ports]
         for number in range(1, 6):
             site.owe(f"1.2.826.0.1.{number}")
+        stalled.script.append(Fault.SILENT)
         with good.running(), site.at_work(*couriers), stalled.running():
-            stalled.script.append(Fault.SILENT)
             wait_until(lambda: Fault.SILENT in stalled.met, what="the stall")
             wait_until(site.is_all_delivered, 5, "the results at the one that works")  # far below 30 s
             assert not any(each.state is DeliveryState.DELIVERED for each in site.deliveries("stalled"))

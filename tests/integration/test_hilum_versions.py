@@ -10,6 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from hilum.config import Settings, load
+from hilum.problems import find_problems, remedy
 from hilum.requesting import analyse
 from study.entities import StudyRecord
 from study.states import StudyState
@@ -85,9 +86,17 @@ def test_other_pixels_are_refused_until_a_person_wants_the_newest(tmp_path: Path
         assert (record.summary.reason.code, record.summary.reason.numbers) == ("PixelsChanged", {"images": 1})
         assert "hilum analyse" in record.summary.reason.words
 
+        (problem,) = find_problems(settings, node.database)
+        assert (problem.kind, problem.subject, remedy(problem).endswith(f"hilum analyse {STUDY}")) == (
+            "alarm",
+            STUDY,
+            True,
+        )
+
         said = list(analyse(settings, node.database, STUDY))
         assert said[0].startswith("lung_ct: runs on 20 image(s)")
         wait_until(lambda: settled(node, 3).summary.state is StudyState.COMPLETE, 20, "the newest are analysed")
+        assert find_problems(settings, node.database) == []
 
         send(node, images(901, StudyDescription="corrected"))  # what a person said holds for what he saw
         assert settled(node, 4).summary.state is StudyState.REFUSED

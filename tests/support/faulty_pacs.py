@@ -58,15 +58,12 @@ class FaultyPacs:
         Faults to come, one for each association.
     arrivals
         SOP Instance UID and data set of each object that it stored, as they came.
-    unharmed
-        How many associations began when the script was at its end.
     """
 
     port: int = field(default_factory=free_port)
     script: deque[Fault] = field(default_factory=deque)
     met: list[Fault] = field(default_factory=list)
     arrivals: list[tuple[str, bytes]] = field(default_factory=list)
-    unharmed: int = 0
     _faults: dict[Association, Fault] = field(default_factory=dict)
     _pieces: dict[Association, int] = field(default_factory=dict)
     _over: threading.Event = field(default_factory=threading.Event)
@@ -109,7 +106,6 @@ class FaultyPacs:
     def _on_connection(self, event: evt.Event) -> None:
         association = event.assoc
         if not self.script:
-            self.unharmed += 1
             return
         fault = self._faults[association] = self.script.popleft()
         if fault in _REJECTIONS:
