@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+
+from pydicom.dataset import Dataset
 
 from hilum.clock import Clock
 from hilum.moments import zone_at
+from tests.support.results import CONTEXT
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -21,6 +25,12 @@ def test_a_clock_that_is_moved_says_how_far_once() -> None:
 
 def test_an_hour_that_comes_twice_at_the_end_of_summer_time_has_two_offsets() -> None:
     before, after = (datetime(2026, 10, 25, hour, 30, tzinfo=UTC) for hour in (0, 1))
-    here = [time.astimezone(zone_at("Europe/Vienna", time)) for time in (before, after)]
+    here = [
+        replace(CONTEXT, created_at=time, time_zone=zone_at("Europe/Vienna", time)).local_time(Dataset())
+        for time in (before, after)
+    ]
     assert [f"{time:%H:%M %z}" for time in here] == ["02:30 +0200", "02:30 +0100"]
-    assert before.astimezone(zone_at("", before)) == before
+    declared = Dataset()
+    declared.TimezoneOffsetFromUTC = "-0500"  # the images' own offset wins over the site's zone
+    context = replace(CONTEXT, created_at=after, time_zone=zone_at("Europe/Vienna", after))
+    assert f"{context.local_time(declared):%d %H:%M %z}" == "24 20:30 -0500"
