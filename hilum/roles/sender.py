@@ -29,6 +29,7 @@ from study.errors import (
     ArchiveError,
     AssociationRejected,
     DeliveryError,
+    LeaseLost,
     NoAcceptedContext,
     PeerUnreachable,
     Reason,
@@ -180,6 +181,9 @@ class Courier:
             if left:
                 self._not_taken(left.pop(0), error)
             self._failures += isinstance(error, (PeerUnreachable, AssociationRejected))
+        except LeaseLost:  # another sender's meanwhile, or taken back; its end is no business of ours any more
+            log.warning("delivery.lease_lost", study=left[0].study_instance_uid, delivery=left[0].id)
+            left.pop(0)
         self._give_back(left)
         if self._failures:
             with self._database.writing() as uow:
@@ -214,7 +218,13 @@ class Courier:
         if delivery.result.sop_class_uid not in self._stored:
             self._stored.add(delivery.result.sop_class_uid)
             self._learn({delivery.result.sop_class_uid: Acceptance.STORED})
-        log.info(f"delivery.{record}", delivery=delivery.id, form=delivery.result.form, status=f"{status:04X}")
+        log.info(
+            f"delivery.{record}",
+            study=delivery.study_instance_uid,
+            delivery=delivery.id,
+            form=delivery.result.form,
+            status=f"{status:04X}",
+        )
 
     def _store_at_peer(self, sender: Sender, delivery: Delivery) -> int:
         """Send one object; return the status that says that the peer holds it.
@@ -280,6 +290,7 @@ class Courier:
         log.warning(
             "delivery.not_taken",
             study=delivery.study_instance_uid,
+            delivery=delivery.id,
             form=delivery.result.form,
             code=error.code,
             words=error.words,

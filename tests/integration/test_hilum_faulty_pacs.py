@@ -87,6 +87,13 @@ class Site:
             found += [each for each in record.deliveries if each.peer == peer]
         return found
 
+    def holders(self) -> dict[int, str]:
+        """Return who holds each delivery; "" where nobody does."""
+        with self.database.reading() as uow:
+            return {
+                row.id: row.lease_owner or "" for row in uow.execute(select(DeliveryRow.id, DeliveryRow.lease_owner))
+            }
+
     def is_all_delivered(self, peer: str = "pacs") -> bool:
         with self.database.reading() as uow:
             states = uow.execute(select(DeliveryRow.state).where(DeliveryRow.peer == peer)).scalars().all()
@@ -192,6 +199,26 @@ def test_a_report_waits_for_its_segmentation_while_the_association_is_rejected_f
             assert courier.turn()
             assert site.is_all_delivered()
             site.assert_all_arrived(pacs)
+
+
+def test_a_lease_that_is_lost_on_the_way_keeps_nothing_else(tmp_path: Path) -> None:
+    """Another sender took an object over while the PACS was slow: the rest of the batch goes on, and so do we."""
+    pacs = FaultyPacs()
+    with site_with(tmp_path, {"pacs": pacs.port}) as site, pacs.running():
+        for number in (1, 2):
+            site.owe(f"1.2.826.0.1.{number}")
+        pacs.script.append(Fault.SLOW)
+        turn = threading.Thread(target=site.courier().turn)
+        turn.start()
+        wait_until(lambda: "" not in site.holders().values(), what="the leases")
+        first = site.deliveries()[0].id
+        with site.database.writing() as uow:
+            uow.execute(update(DeliveryRow).where(DeliveryRow.id == first).values(lease_owner="another"))
+            uow.commit()
+        turn.join(20)
+        holders = site.holders()
+        assert holders.pop(first) == "another"
+        assert set(holders.values()) == {""}
 
 
 def test_a_dead_and_a_stalled_pacs_delay_no_other(tmp_path: Path) -> None:
