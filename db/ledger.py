@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from db.outbox import Outgoing
@@ -23,7 +24,7 @@ def results_record(job: Job, results: Sequence[ResultObject], deliveries: Sequen
         "parameters_digest": job.parameters_digest,
         "instances_digest": job.instances_digest,
         "created_at": job.created_at.isoformat(),
-        "objects": [_object(result) for result in results],
+        "objects": [asdict(result) for result in results],
         "owed_to": [
             {
                 "peer": each.peer,
@@ -33,17 +34,4 @@ def results_record(job: Job, results: Sequence[ResultObject], deliveries: Sequen
             }
             for each in deliveries
         ],
-    }
-
-
-def _object(result: ResultObject) -> dict[str, Any]:
-    return {
-        "form": result.form,
-        "variant": result.variant,
-        "sop_class_uid": result.sop_class_uid,
-        "sop_instance_uid": result.sop_instance_uid,
-        "series_instance_uid": result.series_instance_uid,
-        "path": result.path,
-        "digest": result.digest,
-        "size": result.size,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from sqlalchemy import insert, or_, select
 
@@ -16,20 +17,7 @@ from study.states import DeliveryState, JobState
 
 def add_results(uow: UnitOfWork, job_id: int, results: Sequence[ResultObject]) -> dict[str, int]:
     """Enter the results of a job, and return the key of each by its SOP Instance UID; part of the transaction."""
-    rows = [
-        {
-            "job": job_id,
-            "form": result.form,
-            "variant": result.variant,
-            "sop_class_uid": result.sop_class_uid,
-            "sop_instance_uid": result.sop_instance_uid,
-            "series_instance_uid": result.series_instance_uid,
-            "path": result.path,
-            "digest": result.digest,
-            "size": result.size,
-        }
-        for result in results
-    ]
+    rows = [{"job": job_id} | asdict(result) for result in results]
     if not rows:
         return {}
     uow.execute(insert(ResultRow), rows)
