@@ -8,6 +8,7 @@
 ``aside/``                           received files that could not be indexed, each with its reason
 ``commitment/``                      storage commitment messages of peers, until somebody has acted upon them
 ``work/``                            what only a running process needs
+``backup.lock``                      held by a backup, and by who removes files
 ``node.json``, ``node.lock``         the node's lasting identity, and the lock of who runs it
 =================================== ======================================================================
 
@@ -38,6 +39,7 @@ from study.uids import is_storable_uid
 
 _DIGEST_IN_NAME = 32  # hexadecimal digits, 128 bits: nobody finds two data sets that share them
 _STORED = ".dcm"
+_BACKUP_LOCK = "backup.lock"
 
 
 @dataclass(frozen=True)
@@ -225,6 +227,29 @@ class FileStore:
         name = f"locks/{worker}@{socket.gethostname()}.lock"
         with self._held(name, f"Another process on this machine works as {worker} on {self.root}."):
             yield
+
+    @contextmanager
+    def backing_up(self) -> Iterator[None]:
+        """Have no file removed while this is held; several may hold it.
+
+        It waits for a removal that is under way.
+        """
+        make_folders([self.root])
+        with (self.root / _BACKUP_LOCK).open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            yield
+
+    @contextmanager
+    def removing(self) -> Iterator[bool]:
+        """Tell whether files may be removed now: not while a backup copies them; none begins before this ends."""
+        make_folders([self.root])
+        with (self.root / _BACKUP_LOCK).open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
 
     @contextmanager
     def _held(self, name: str, words: str) -> Iterator[None]:

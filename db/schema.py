@@ -15,7 +15,7 @@ from study.errors import SchemaMismatch
 if TYPE_CHECKING:
     from alembic.config import Config
 
-REVISION = "0008"
+REVISION = "0010"
 """The newest migration. Checking against it spares every role the import of alembic."""
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
