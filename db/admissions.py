@@ -50,8 +50,8 @@ def waiting_since(uow: UnitOfWork, since: datetime) -> Waiting:
     return Waiting(counted, uow.execute(jobs).scalar_one())
 
 
-def pass_over(uow: UnitOfWork, since: datetime) -> int:
-    """Let go of what was received for the first time since then and is not analysed yet; return how many studies.
+def pass_over(uow: UnitOfWork, since: datetime) -> list[str]:
+    """Let go of what was received for the first time since then and is not analysed yet; return the studies' UIDs.
 
     They stay here, their jobs are taken back, and nobody is told of refusals among them. What began to run, and what a
     person asked for, is left alone.
@@ -60,7 +60,11 @@ def pass_over(uow: UnitOfWork, since: datetime) -> int:
     studies = list(uow.execute(select(StudyRow.id).where(*_left(since)).with_for_update()).scalars())
     for start in range(0, len(studies), _BATCH):
         _let_go(uow, studies[start : start + _BATCH])
-    return len(studies)
+    uids: list[str] = []
+    for start in range(0, len(studies), _BATCH):
+        named = select(StudyRow.study_instance_uid).where(StudyRow.id.in_(studies[start : start + _BATCH]))
+        uids += uow.execute(named).scalars()
+    return uids
 
 
 def _left(since: datetime) -> Sequence[ColumnElement[bool]]:

@@ -33,6 +33,7 @@ class Version:
     digest: str
     received_at: datetime
     current: bool = False
+    discounted: bool = False  # a person said that it is wrong
     id: int | None = None
     instance: StoredInstance | None = None
 
@@ -81,7 +82,7 @@ def _take(
     rivals = [version for version in same_uid if version.study == arriving.study]
     current = next((version for version in rivals if version.current), None)
     if known is not None:
-        if current is None or current is known or arriving.received_at <= current.received_at:
+        if known.discounted or current is None or current is known or arriving.received_at <= current.received_at:
             return Arrival.DUPLICATE
         current.current, known.current, known.received_at = False, True, arriving.received_at
         return Arrival.OTHER_VERSION

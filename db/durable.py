@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 
 
@@ -33,16 +35,16 @@ def write_once(path: Path, content: bytes) -> bool:
     if path.exists():
         return False
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
     try:
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         os.link(draft, path)
     except FileExistsError:
         return False
     finally:
-        draft.unlink()
+        draft.unlink(missing_ok=True)
     sync_folder(path.parent)
     return True
 
@@ -82,17 +84,38 @@ def publish(draft: Path, path: Path) -> None:
 
 
 def append_line(path: Path, line: bytes) -> None:
-    """Append `line` to a file of lines, durably; a line that a crash cut off before is closed first."""
+    """Append `line` to a file of lines, durably; a line that a crash cut off before is closed first.
+
+    Several may append at once. Where the disk does not take all of the line, nothing of it stays.
+
+    Raises
+    ------
+    OSError
+        If the disk does not take it.
+    """
     is_new = not path.exists()
-    with path.open("ab+") as file:
-        if file.tell() > 0:
-            file.seek(-1, os.SEEK_END)
-            line = line if file.read(1) == b"\n" else b"\n" + line
-        file.write(line + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    with path.open("ab+", buffering=0) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # what another has half written must not be taken for a crash's
+        size = file.seek(0, os.SEEK_END)
+        try:
+            _write_all(file, _start_of_line(file, size) + line + b"\n")
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(size)
+            raise
     if is_new:
         sync_folder(path.parent)
+
+
+def _start_of_line(file: FileIO, size: int) -> bytes:
+    """Return what ends a line that was cut off; nothing where the last one is whole."""
+    return b"\n" if size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n" else b""
+
+
+def _write_all(file: FileIO, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[file.write(view) or 0 :]
 
 
 def _make(folder: Path) -> list[Path]:

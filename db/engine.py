@@ -25,6 +25,15 @@ _BUSY_TIMEOUT_MS = 30_000
 _IDLE_WRITER_SECONDS = 60  # between two statements of a transaction that may hold locks
 _WRITING = "hilum_writing"
 _OLDEST_SQLITE = (3, 35, 0)  # the first with RETURNING
+_READ_ONLY = "25006"  # SQLSTATE: the server is a standby just now
+_LINE: Mapping[str, int] = {
+    # A server that vanishes without a word must not hold a role for the quarter of an hour that the kernel would wait
+    "connect_timeout": 10,  # [s]
+    "keepalives_idle": 30,  # [s]
+    "keepalives_interval": 10,  # [s]
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,  # [ms]
+}
 
 _NOW = {
     "sqlite": text("SELECT strftime('%Y-%m-%d %H:%M:%f', 'now')"),
@@ -57,6 +66,11 @@ class UnitOfWork:
         value = self._connection.execute(_NOW[self._connection.dialect.name]).scalar_one()
         moment = datetime.fromisoformat(value) if isinstance(value, str) else value
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+    @property
+    def dialect(self) -> str:
+        """Return "sqlite" or "postgresql"."""
+        return self._connection.dialect.name
 
     def serialise(self, name: str) -> None:
         """Wait until no other transaction that named `name` is under way, and keep later ones waiting.
@@ -150,6 +164,17 @@ class Database:
         with _words_for_errors():
             schema.migrate(self._engine)
 
+    def has_schema(self) -> bool:
+        """Tell whether the database was ever migrated; one that was lost is empty.
+
+        Raises
+        ------
+        DatabaseUnavailable
+            If it can not be reached.
+        """
+        with _words_for_errors(), self._engine.connect() as connection:
+            return schema.current_revision(connection) is not None
+
     def check_schema(self) -> None:
         """Make sure that the schema is of the revision that this program knows.
 
@@ -181,7 +206,7 @@ def _words_for_errors() -> Iterator[None]:
     except DBAPIError as error:
         kind = getattr(error.orig, "sqlite_errorname", None) or getattr(error.orig, "sqlstate", None) or ""
         words = f"The database answered {type(error.orig).__name__} {kind}".rstrip()
-        if isinstance(error, OperationalError) or error.connection_invalidated:
+        if isinstance(error, OperationalError) or error.connection_invalidated or kind == _READ_ONLY:
             worded: ArchiveError = DatabaseUnavailable(f"{words}; is it reachable, and its disk not full?")
         else:
             worded = ArchiveError(f"{words}.")
@@ -193,10 +218,23 @@ def _create_engine(url: URL) -> Engine:
     if dialect == "sqlite":
         return _create_sqlite_engine(url)
     if dialect == "postgresql":
-        engine = create_engine(url, hide_parameters=True, json_serializer=encode_json, pool_pre_ping=True)
+        line = {name: value for name, value in _LINE.items() if name not in url.query}
+        engine = create_engine(
+            url, hide_parameters=True, json_serializer=encode_json, pool_pre_ping=True, connect_args=line
+        )
+        event.listen(engine, "connect", _prepare_postgresql)
         event.listen(engine, "begin", _begin_postgresql)
         return engine
     raise ArgumentError("neither SQLite nor PostgreSQL")
+
+
+def _prepare_postgresql(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's
+    # Files leave the inbox once the index is committed: a commit that a crash of the server undoes would lose them.
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+        )
+    connection.commit()
 
 
 def _begin_postgresql(connection: Connection) -> None:

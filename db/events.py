@@ -52,6 +52,13 @@ class EventKind(StrEnum):
     WITHDRAWN = "withdrawn"  # a person took results back
     RESENT = "resent"  # a person has delivered results sent again
     DISCARDED = "discarded"  # a person let go of what failed
+    REMOVED = "removed"  # its images and results were removed: retention
+    REBUILT = "rebuilt"  # the database was lost, and what it knew of the study was read from the files
+    IMAGES_REJECTED = "images_rejected"  # a Key Object that came in rejects some, or some came that one rejects
+    REJECTION_UNREAD = "rejection_unread"  # a Key Object came in that may reject images, and can not be read
+    REJECTION_LIFTED = "rejection_lifted"  # a person wants images analysed that were rejected
+    SAME_AGAIN = "same_again"  # an image came again in another encoding, and showed the same
+    VERSIONS_CHOSEN = "versions_chosen"  # a person said which versions of images are right
     REJECTION_OWED = "rejection_owed"  # a peer stored, or may have stored, what was taken back meanwhile
 
 

@@ -9,6 +9,8 @@
 ``commitment/``                      storage commitment messages of peers, until somebody has acted upon them
 ``work/``                            what only a running process needs
 ``backup.lock``                      held by a backup, and by who removes files
+``ledger.jsonl``                     what no study's manifest can tell: pauses
+``locks/``                           who works as what on which machine, and who leads (`db.leading`)
 ``node.json``, ``node.lock``         the node's lasting identity, and the lock of who runs it
 =================================== ======================================================================
 
@@ -17,15 +19,14 @@ Paths in records are relative to the data directory.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import secrets
 import shutil
-import socket
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,6 +41,8 @@ from study.uids import is_storable_uid
 _DIGEST_IN_NAME = 32  # hexadecimal digits, 128 bits: nobody finds two data sets that share them
 _STORED = ".dcm"
 _BACKUP_LOCK = "backup.lock"
+_MANIFEST = "manifest.jsonl"
+_LEDGER = "ledger.jsonl"
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,7 @@ class FileStore:
             calling_ae_title=found.calling_ae_title,
             received_at=received_at,
             fetched=found.fetched,
+            rejection=found.rejection,
         )
 
     def move_in(self, instances: Sequence[StoredInstance]) -> None:
@@ -165,11 +169,15 @@ class FileStore:
                 return path
         raise ArchiveError("The file of an instance is neither in the store nor in an inbox.")
 
+    def place_aside(self, path: Path) -> Path:
+        """Return where `put_aside` moves the received file at `path`."""
+        return self.root / "aside" / f"{path.parent.name}-{path.name}"
+
     def put_aside(self, path: Path, reason: str) -> Path:
         """Move a received file out of the way, with `reason` in a file beside it; return where it is now."""
-        folder = self.root / "aside"
+        target = self.place_aside(path)
+        folder = target.parent
         make_folders([folder])
-        target = folder / f"{path.parent.name}-{path.name}"
         write_once(target.with_suffix(".reason.txt"), f"{reason}\n".encode())
         path.rename(target)
         sync_folder(folder)
@@ -180,14 +188,30 @@ class FileStore:
         """Add `record` to the manifest beside the study's files, durably, with the time."""
         folder = self.study_folder(study_instance_uid)
         make_folders([folder])
-        stamped = {"at": datetime.now(UTC).isoformat(timespec="milliseconds")} | record
-        append_line(folder / "manifest.jsonl", json.dumps(stamped, separators=(",", ":")).encode())
+        _append(folder / _MANIFEST, record)
 
     def read_manifest(self, study_instance_uid: str) -> list[dict[str, Any]]:
         """Return the manifest's records in order; a line that a crash cut off is no record."""
-        path = self.study_folder(study_instance_uid) / "manifest.jsonl"
-        lines = path.read_bytes().splitlines() if path.exists() else []
-        return [record for line in lines if (record := _record(line)) is not None]
+        return _read_records(self.study_folder(study_instance_uid) / _MANIFEST)
+
+    def append_ledger(self, record: dict[str, Any]) -> None:
+        """Add `record`, which is of the node and not of a study, to its ledger, durably, with the time."""
+        make_folders([self.root])
+        _append(self.root / _LEDGER, record)
+
+    def read_ledger(self) -> list[dict[str, Any]]:
+        """Return the records of the node's ledger in order; a line that a crash cut off is no record."""
+        return _read_records(self.root / _LEDGER)
+
+    def studies(self) -> list[str]:
+        """Return the UIDs of the studies that have a folder in the store, in order."""
+        folders = self.root.glob("store/*/")
+        return sorted(folder.name for folder in folders if is_storable_uid(folder.name))
+
+    def stored_files(self, study_instance_uid: str) -> list[Path]:
+        """Return the files of a study's instances that are in the store, in the order in which they were received."""
+        found = [path for path in self.study_folder(study_instance_uid).glob(f"*/*{_STORED}") if path.is_file()]
+        return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
 
     def node_identity(self) -> NodeIdentity:
         """Return who this node is; settled once, at the first call on a data directory."""
@@ -202,21 +226,26 @@ class FileStore:
         except (ValueError, KeyError, TypeError) as error:
             raise ArchiveError(f"{path} is damaged; restore it, results carry what it says.") from error
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
+    @contextlib.contextmanager
+    def lock(self, *, shared: bool = False) -> Iterator[None]:
         """Hold the data directory for this process.
+
+        Parameters
+        ----------
+        shared
+            Whether others may hold it in the same way.
 
         Raises
         ------
         StoreBusy
             If another process holds it.
         """
-        with self._held("node.lock", f"Another hilum serve uses {self.root}."):
+        with self._held("node.lock", f"Another hilum serve uses {self.root}.", shared=shared):
             yield
 
-    @contextmanager
-    def lock_of(self, worker: str) -> Iterator[None]:
-        """Hold the place of one worker of this machine: two of the same name would take each other's work.
+    @contextlib.contextmanager
+    def lock_of(self, worker: str, machine: str) -> Iterator[None]:
+        """Hold the place of one worker of a machine: two of the same name would take each other's work.
 
         Raises
         ------
@@ -224,11 +253,11 @@ class FileStore:
             If another process holds it.
         """
         make_folders([self.root / "locks"])
-        name = f"locks/{worker}@{socket.gethostname()}.lock"
-        with self._held(name, f"Another process on this machine works as {worker} on {self.root}."):
+        name = f"locks/{worker}@{machine}.lock"
+        with self._held(name, f"Another process on {machine} works as {worker} on {self.root}."):
             yield
 
-    @contextmanager
+    @contextlib.contextmanager
     def backing_up(self) -> Iterator[None]:
         """Have no file removed while this is held; several may hold it.
 
@@ -239,7 +268,7 @@ class FileStore:
             fcntl.flock(file, fcntl.LOCK_SH)
             yield
 
-    @contextmanager
+    @contextlib.contextmanager
     def removing(self) -> Iterator[bool]:
         """Tell whether files may be removed now: not while a backup copies them; none begins before this ends."""
         make_folders([self.root])
@@ -251,12 +280,12 @@ class FileStore:
             else:
                 yield True
 
-    @contextmanager
-    def _held(self, name: str, words: str) -> Iterator[None]:
+    @contextlib.contextmanager
+    def _held(self, name: str, words: str, *, shared: bool = False) -> Iterator[None]:
         make_folders([self.root])
         with (self.root / name).open("a") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise StoreBusy(words) from None
             yield
@@ -270,13 +299,29 @@ def _folder_name(uid: str) -> str:
 
 def _move(source: Path, target: Path) -> None:
     if target.exists():
-        # The name holds the digest: these very bytes came before, or this move was made and not finished.
-        source.unlink(missing_ok=True)
+        # The name holds the digest: these very bytes came before, or this move was made and not finished. Its time is
+        # that of their last arrival, since a rebuild tells by it which of several versions counts.
+        with contextlib.suppress(FileNotFoundError):
+            received = source.stat().st_mtime_ns
+            os.utime(target, ns=(received, received))
+            source.unlink()
         return
     try:
         source.rename(target)
     except FileNotFoundError:
+        if target.exists():  # another indexer moved it just now
+            return
         raise ArchiveError("A file that the index knows is neither in the store nor in an inbox.") from None
+
+
+def _append(path: Path, record: dict[str, Any]) -> None:
+    stamped = {"at": datetime.now(UTC).isoformat(timespec="milliseconds")} | record
+    append_line(path, json.dumps(stamped, separators=(",", ":")).encode())
+
+
+def _read_records(path: Path) -> list[dict[str, Any]]:
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    return [record for line in lines if (record := _record(line)) is not None]
 
 
 def _record(line: bytes) -> dict[str, Any] | None:

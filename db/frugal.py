@@ -142,7 +142,7 @@ def find_sequence(source: Frugal, tag: int, encoding: Encoding) -> tuple[int, En
         if found > tag:
             source.seek(start)
             return None
-        _skip(source, length, inner)
+        skip(source, length, inner)
 
 
 @dataclass(frozen=True)
@@ -196,11 +196,11 @@ class ItemReader:
                 sequence = read_sequence(stream, inner.implicit, inner.little, length, encoding.character_sets)
                 found[BaseTag(tag)] = DataElement(BaseTag(tag), "SQ", sequence)
             else:
-                _skip(source, length, inner)
+                skip(source, length, inner)
         return Dataset({**found}), head is not None
 
 
-def _skip(source: Frugal, length: int, encoding: Encoding) -> None:
+def skip(source: Frugal, length: int, encoding: Encoding) -> None:
     """Pass over a value; one of undefined length ends with its delimiter, and so do those within it.
 
     Raises

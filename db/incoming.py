@@ -26,11 +26,13 @@ from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 
 from db.frugal import Budget, Encoding, Frugal, ItemReader, TooMuch, find_sequence
+from db.key_objects import read_rejection
 from study.errors import ArchiveError
 from study.frames import FUNCTIONAL_GROUPS
 from study.functional_groups import GROUP_KEYWORDS
 from study.headers import IMAGE_KEYWORDS, InstanceHeader
 from study.implementation import FETCHED, FETCHED_CREATOR_UID
+from study.rejections import KEY_OBJECT_SELECTION, RejectionNote, RejectionTitle
 from study.uids import is_storable_uid
 
 _PREAMBLE: Final = 128
@@ -97,6 +99,8 @@ class IncomingObject:
         Of the file [bytes].
     fetched
         Whether the file says that it came because we asked for it.
+    rejection
+        What it rejects, where it is a Key Object with the title of a rejection, or one that could not be read.
     """
 
     header: InstanceHeader
@@ -104,6 +108,7 @@ class IncomingObject:
     size: int
     calling_ae_title: str
     fetched: bool = False
+    rejection: RejectionNote | None = None
 
 
 def read_object(path: Path) -> IncomingObject:
@@ -120,8 +125,9 @@ def read_object(path: Path) -> IncomingObject:
         warnings.simplefilter("ignore")
         start, meta = _read_meta(file)
         header = _read_header(file, start, _meta_text(meta, _TRANSFER_SYNTAX_UID))
+        rejection = _read_rejection(file, start, header) if header.sop_class_uid == KEY_OBJECT_SELECTION else None
         digest, size = _digest(file, start)
-        return IncomingObject(header, digest, size, _meta_text(meta, _SENDING_AE_TITLE), _is_fetched(meta))
+        return IncomingObject(header, digest, size, _meta_text(meta, _SENDING_AE_TITLE), _is_fetched(meta), rejection)
 
 
 def read_start(file: BinaryIO) -> tuple[int, str]:
@@ -206,6 +212,24 @@ def _read_header(file: BinaryIO, start: int, transfer_syntax_uid: str) -> Instan
         raise ArchiveError(f"Its header can not be used: {words}.") from error
     _demand_storable(header)
     return _with_frames(header, dataset, source) if header.is_multi_frame else header
+
+
+def _read_rejection(file: BinaryIO, start: int, header: InstanceHeader) -> RejectionNote | None:
+    """Return what a Key Object rejects; one that can not be read is on record as such."""
+    syntax = header.transfer_syntax_uid
+    file.seek(start)
+    try:
+        source = _inflated(file) if syntax in _DEFLATED else file
+        encoding = Encoding(syntax == _IMPLICIT_VR, syntax != _BIG_ENDIAN, "")
+        return read_rejection(source, encoding, header.study_instance_uid)
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        return RejectionNote(RejectionTitle.UNREAD, unread=f"It can not be read: {_kind(error)}.")
+    except TooMuch as error:
+        return RejectionNote(RejectionTitle.UNREAD, unread=error.words)
+    except (ArchiveError, *_PARSE_ERRORS) as error:
+        return RejectionNote(RejectionTitle.UNREAD, unread=f"It can not be read: {_kind(error)}.")
 
 
 def _with_frames(header: InstanceHeader, dataset: Dataset, source: BinaryIO) -> InstanceHeader:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from sqlalchemy import bindparam, insert, or_, select, update
 
-from db import places, records
+from db import image_rejections, places, records
 from db.arrivals import Arrival, Changes, Version, sort_out
 from db.engine import UnitOfWork
 from db.events import EventKind, NewEvent, record
@@ -19,6 +19,7 @@ from db.tables import InquiryRow, InstanceRow, JobInstanceRow, SeriesRow, SetAsi
 from study.entities import StoredInstance
 from study.errors import Reason
 from study.inquiry import InquiryState
+from study.rejections import RejectionTitle
 
 _BATCH = 1000
 
@@ -32,7 +33,7 @@ class StudySnapshot:
     generation
         Grows with every change of the current instances; `close_study` compares it.
     series
-        The current instances by Series Instance UID, in no particular order.
+        The current instances by Series Instance UID, in no particular order, without those that were rejected.
     calling_ae_titles
         Who sent any instance of it; nobody where all of it was fetched.
     on_request
@@ -41,6 +42,8 @@ class StudySnapshot:
         Whether it was let go of when a pause ended.
     newest_accepted
         Whether a person wants these very versions of its images analysed, whatever is held against them.
+    rejected
+        The current instances that were rejected, each with why, by Series Instance UID.
     """
 
     study_instance_uid: str
@@ -51,6 +54,7 @@ class StudySnapshot:
     on_request: bool = False
     passed_over: bool = False
     newest_accepted: bool = False
+    rejected: dict[str, list[tuple[StoredInstance, RejectionTitle]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -120,8 +124,14 @@ def snapshot(uow: UnitOfWork, study_instance_uid: str) -> StudySnapshot:
         .order_by(InstanceRow.id)
     )
     series: dict[str, list[StoredInstance]] = defaultdict(list)
+    rejected: dict[str, list[tuple[StoredInstance, RejectionTitle]]] = defaultdict(list)
+    excluded = image_rejections.excluded(uow, study_instance_uid)
     for row in uow.execute(query):
-        series[row.series_instance_uid].append(records.instance_of(row))
+        instance = records.instance_of(row)
+        if instance.header.sop_instance_uid in excluded:
+            rejected[row.series_instance_uid].append((instance, excluded[instance.header.sop_instance_uid]))
+        else:
+            series[row.series_instance_uid].append(instance)
     said = select(StudyRow.on_request, StudyRow.passed_over, StudyRow.accepted_generation)
     on_request, passed_over, accepted = uow.execute(said.where(StudyRow.id == study.id)).one()
     return StudySnapshot(
@@ -133,20 +143,8 @@ def snapshot(uow: UnitOfWork, study_instance_uid: str) -> StudySnapshot:
         on_request,
         passed_over,
         accepted == study.generation,
+        dict(rejected),
     )
-
-
-def other_versions(uow: UnitOfWork, study_instance_uid: str) -> list[StoredInstance]:
-    """Return the versions of a study's instances that others took the place of, in the order of their arrival.
-
-    Raises
-    ------
-    ArchiveError
-        If the index knows no such study.
-    """
-    study = places.study(uow, study_instance_uid)
-    query = records.instances().where(InstanceRow.study == study.id, ~InstanceRow.current).order_by(InstanceRow.id)
-    return [records.instance_of(row) for row in uow.execute(query)]
 
 
 def generation(uow: UnitOfWork, study_instance_uid: str) -> int:
@@ -155,8 +153,10 @@ def generation(uow: UnitOfWork, study_instance_uid: str) -> int:
 
 
 def current_instances(uow: UnitOfWork, study_instance_uid: str) -> dict[str, list[StoredInstance]]:
-    """Return the study's current instances by Series Instance UID (see `snapshot`)."""
-    return snapshot(uow, study_instance_uid).series
+    """Return the study's current instances by Series Instance UID, those too that were rejected."""
+    seen = snapshot(uow, study_instance_uid)
+    rejected = {uid: [instance for instance, _ in each] for uid, each in seen.rejected.items()}
+    return {uid: [*seen.series.get(uid, ()), *rejected.get(uid, ())] for uid in {**seen.series, **rejected}}
 
 
 def instances_of_job(uow: UnitOfWork, job_id: int) -> list[StoredInstance]:
@@ -195,8 +195,9 @@ def _add_batch(uow: UnitOfWork, instances: Sequence[StoredInstance]) -> list[Arr
     arriving = [_arriving(instance, studies, series) for instance in instances]
     changes = sort_out(arriving, _known(uow, {version.sop_instance_uid for version in arriving}))
     _write(uow, changes)
-    places.renew(uow, studies.values(), _newest(changes), changes.studies)
+    places.renew(uow, studies.values(), _newest(changes), changes.studies, _gained(changes))
     places.note_senders(uow, _senders(instances, studies))
+    image_rejections.heed(uow, [(version.study, version.instance) for version in changes.new if version.instance])
     places.want_again(uow, {studies[each.header.study_instance_uid].id for each in instances if _is_sent_image(each)})
     record(uow, at, _events(list(studies.values()), arriving, changes))
     return changes.arrivals
@@ -237,6 +238,7 @@ def _known(uow: UnitOfWork, sop_instance_uids: Iterable[str]) -> list[Version]:
         InstanceRow.digest,
         InstanceRow.received_at,
         InstanceRow.current,
+        InstanceRow.discounted,
     ).where(InstanceRow.sop_instance_uid.in_(list(sop_instance_uids)))
     return [Version(**row._mapping) for row in uow.execute(query)]
 
@@ -273,6 +275,14 @@ def _columns(version: Version, instance: StoredInstance) -> dict[str, object]:
         "received_at": version.received_at,
         "fetched": instance.fetched,
     }
+
+
+def _gained(changes: Changes) -> dict[int, int]:
+    """Return how much the files of new versions hold [bytes], by their study's key."""
+    sizes: Counter[int] = Counter()
+    for version in changes.new:
+        sizes[version.study] += version.instance.size if version.instance else 0
+    return sizes
 
 
 def _newest(changes: Changes) -> dict[int, StoredInstance | datetime]:

@@ -245,15 +245,15 @@ def _tell(uow: UnitOfWork, held: AnyRow, reason: Reason) -> None:
         notices.owe(uow, held.study, held.id, held.parameters, reason)
 
 
-def interrupt_job(uow: UnitOfWork, job_id: int, attempt: int) -> JobState:
-    """Put the job back into the queue, since the node stops; counts against nothing.
+def interrupt_job(uow: UnitOfWork, job_id: int, attempt: int, why: str = "the node stopped") -> JobState:
+    """Put the job back into the queue, since the node stops, or what it needs is away; counts against nothing.
 
     Raises
     ------
     LeaseLost
         If the job is not this worker's any more.
     """
-    return _interrupt(uow, _held(uow, job_id, attempt), uow.now(), "The attempt was interrupted: the node stopped.")
+    return _interrupt(uow, _held(uow, job_id, attempt), uow.now(), f"The attempt was interrupted: {why}.")
 
 
 def release_orphans(uow: UnitOfWork, owner_prefix: str) -> int:

@@ -19,7 +19,7 @@ from db.events import EventKind, NewEvent, record
 from db.results import add_results, keys_of
 from db.tables import JobRow, NoticeRow
 from study.entities import Job, ResultObject
-from study.errors import LeaseLost, Reason, TargetNotInFieldOfView
+from study.errors import LeaseLost, MissingIdentity, Reason, TargetNotInFieldOfView
 from study.forms import Wish, owes_notice
 from study.identity import CONFLICTING
 
@@ -39,9 +39,10 @@ def is_owed(parameters: Mapping[str, Any], reason: Reason | None) -> bool:
     """Tell whether a job with these parameters that ended for this reason owes anybody a report.
 
     Of a study that may mix two patients none is written: it would stand in the name of one of them. Nor of images that
-    do not show what the model looks for: there nobody would expect a result.
+    do not say whose they are, nor of images that do not show what the model looks for: there nobody would expect a
+    result.
     """
-    if reason is None or reason.code in (CONFLICTING, TargetNotInFieldOfView.code):
+    if reason is None or reason.code in (CONFLICTING, MissingIdentity.code, TargetNotInFieldOfView.code):
         return False
     return owes_notice(Wish.from_json(wish) for wish in parameters.get("wishes", ()))
 
@@ -126,8 +127,15 @@ def written(
     record(uow, now, [NewEvent(held.study, EventKind.NOTICE_WRITTEN, words, {"results": len(results)}, job_id)])
 
 
-def not_written(uow: UnitOfWork, job_id: int, owner: str, reason: Reason, transient: bool) -> None:
+def not_written(
+    uow: UnitOfWork, job_id: int, owner: str, reason: Reason, transient: bool, *, counts: bool = True
+) -> None:
     """Let the notice wait for its next attempt; give it up where trying again can not help, on record.
+
+    Parameters
+    ----------
+    counts
+        Whether the attempt counts; not where a disk or a database is away.
 
     Raises
     ------
@@ -135,10 +143,12 @@ def not_written(uow: UnitOfWork, job_id: int, owner: str, reason: Reason, transi
         If the notice is not this worker's any more.
     """
     held, now = _held(uow, job_id, owner), uow.now()
-    given_up = not transient or held.attempts >= _MOST_ATTEMPTS
+    given_up = counts and (not transient or held.attempts >= _MOST_ATTEMPTS)
     seconds = min(5.0 * 2.0**held.attempts, _LONGEST_BACK_OFF_SECONDS)
     values = {"given_up": given_up, "lease_owner": None, "not_before": now + timedelta(seconds=seconds)}
     values |= {"reason": records.reason_to_json(reason)}
+    if not counts:
+        values |= {"attempts": max(held.attempts - 1, 1)}  # one that was begun waits no more for images that come late
     uow.execute(update(NoticeRow).where(NoticeRow.id == held.id).values(values))
     if given_up:
         words = f"The refusal could not be written for the PACS: {reason.words}"

@@ -338,6 +338,19 @@ def hold_back(uow: UnitOfWork, peer: str, seconds: float) -> None:
     uow.execute(idle.values(next_attempt_at=until))
 
 
+def renew(uow: UnitOfWork, delivery_id: int, owner: str, lease_seconds: float) -> None:
+    """Prolong the lease by `lease_seconds` from now.
+
+    Raises
+    ------
+    LeaseLost
+        If the delivery is not this sender's any more.
+    """
+    held = deliveries.held(uow, delivery_id, owner)
+    until = uow.now() + timedelta(seconds=lease_seconds)
+    uow.execute(update(DeliveryRow).where(DeliveryRow.id == held.id).values(next_attempt_at=until))
+
+
 def give_back(uow: UnitOfWork, delivery_ids: Collection[int], owner: str) -> None:
     """Free what was leased to `owner` and not tried; due at once. What is not theirs any more is left alone."""
     theirs = update(DeliveryRow).where(DeliveryRow.state == _PENDING, DeliveryRow.id.in_(list(delivery_ids)))

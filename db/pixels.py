@@ -36,6 +36,11 @@ class StoredPixels:
     encoding: str
     digest: str
 
+    @property
+    def is_native(self) -> bool:
+        """Tell whether they are stored as they are, without compression."""
+        return self.encoding == _NATIVE
+
     def are_those_of(self, other: StoredPixels) -> bool | None:
         """Tell whether they are those of another file; None where that can not be said without decoding them."""
         return self.digest == other.digest if self.encoding == other.encoding else None

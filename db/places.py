@@ -118,6 +118,7 @@ def renew(
     studies: Iterable[StudyPlace],
     newest: Mapping[int, StoredInstance | datetime],
     changed: Iterable[int],
+    gained: Mapping[int, int],
 ) -> None:
     """Mark the `changed` studies as receiving, with what their newest instance says of them.
 
@@ -125,10 +126,16 @@ def renew(
     ----------
     newest
         By the study's key: its newest arrival, or only the time of it where the instance itself was known.
+    gained
+        How much the files of new instances hold [bytes], by the study's key.
     """
     times = {key: value if isinstance(value, datetime) else value.received_at for key, value in newest.items()}
     rows = [
-        {"key": place.id, "last": max(place.last_received_at, times[place.id])}
+        {
+            "key": place.id,
+            "last": max(place.last_received_at, times[place.id]),
+            "gained": gained.get(place.id, 0),
+        }
         for place in studies
         if place.id in set(changed)
     ]
@@ -140,6 +147,7 @@ def renew(
         .values(
             last_received_at=bindparam("last"),
             generation=StudyRow.generation + 1,
+            stored_bytes=StudyRow.stored_bytes + bindparam("gained"),
             receiving=True,
             evaluation_due=True,
             discarded_at=None,  # whoever let go of what failed had not seen these
@@ -195,6 +203,13 @@ def _find_series(uow: UnitOfWork, keys: Iterable[tuple[int, str]]) -> dict[tuple
         SeriesRow.series_instance_uid.in_({uid for _, uid in wanted}),
     )
     return {(row.study, row.series_instance_uid): row.id for row in uow.execute(query)}
+
+
+def ensure_patient(uow: UnitOfWork, identity: Mapping[str, Any]) -> int:
+    """Return the key of a patient whose row, without its key, is `identity`; made where it is not there."""
+    query = select(PatientRow.id).where(PatientRow.identity_digest == identity["identity_digest"])
+    key: int | None = uow.execute(query).scalar()
+    return key or uow.execute(insert(PatientRow).values(dict(identity)).returning(PatientRow.id)).scalar_one()
 
 
 def _ensure_patients(uow: UnitOfWork, headers: Sequence[InstanceHeader]) -> dict[str, int]:

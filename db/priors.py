@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from sqlalchemy import func, insert, select, update
 
-from db import places, records
+from db import places, records, removals
 from db.engine import AnyQuery, AnyRow, UnitOfWork
+from db.image_rejections import is_excluded
 from db.tables import InstanceRow, JobPriorRow, PatientRow, PriorSearchRow, SeriesRow, StudyRow, StudySenderRow
 from study.entities import StoredInstance
 from study.errors import Reason
@@ -175,6 +176,7 @@ def earlier_studies(
             StudyRow.study_date != "",
             StudyRow.study_date <= study_date,
             SeriesRow.modality.in_(list(modalities)),
+            select(InstanceRow.id).where(InstanceRow.series == SeriesRow.id, InstanceRow.current).exists(),
         )
         .distinct()
         .order_by(StudyRow.study_date.desc(), StudyRow.id.desc())
@@ -205,6 +207,9 @@ def _earlier(
     if row.study_instance_uid in fetching or (row.receiving and places.senders(uow, row.id)):
         words = f"The study of {day_words(row.study_date)} is not all here yet."
         unready = Reason(INCOMPLETE, words)
+    elif removals.lacking_series(uow, row.id).keys() & (series.keys() - archived.keys()):
+        words = f"The study of {day_words(row.study_date)} was removed from this node, and not all of it came again."
+        unready = Reason(INCOMPLETE, words)
     known = {uid: archived[uid] for uid in series if uid in archived}
     return EarlierStudy(row.study_instance_uid, row.study_date, series, known, unready)
 
@@ -215,6 +220,7 @@ def _series_of(uow: UnitOfWork, study: int, modalities: Collection[str]) -> dict
         select(SeriesRow.id, SeriesRow.series_instance_uid)
         .join(InstanceRow, InstanceRow.series == SeriesRow.id)
         .where(SeriesRow.study == study, SeriesRow.modality.in_(list(modalities)), InstanceRow.current)
+        .where(~is_excluded())
         .group_by(SeriesRow.id, SeriesRow.series_instance_uid)
         .order_by(func.count().desc(), SeriesRow.id)
         .limit(_MOST_SERIES)
@@ -223,6 +229,7 @@ def _series_of(uow: UnitOfWork, study: int, modalities: Collection[str]) -> dict
     found: dict[str, list[StoredInstance]] = defaultdict(list)
     held = records.instances().add_columns(InstanceRow.series)
     held = held.where(InstanceRow.study == study, InstanceRow.current, InstanceRow.series.in_(list(uids)))
+    held = held.where(~is_excluded())
     for row in uow.execute(held.order_by(InstanceRow.id)):
         found[uids[row.series]].append(records.instance_of(row))
     return {uid: tuple(instances) for uid, instances in found.items()}

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Final
 
 from sqlalchemy import ColumnElement, and_, func, or_, select
 
-from db import index, pauses, records, withdrawn
+from db import index, pauses, records, removals, waiting, withdrawn
 from db.engine import AnyRow, UnitOfWork
 from db.events import EventKind
+from db.outdated import outdated_results
+from db.problem import Kind, Problem
 from db.tables import DeliveryRow, EventRow, JobRow, NoticeRow, ResultRow, StudyRow
 from study.errors import Reason
 from study.forms import Form
@@ -25,8 +25,6 @@ from study.states import DeliveryState, Halted, JobState
 
 NOT_SENT: Final = "PeerNotSent"
 _LONG: Final = timedelta(hours=1)
-_LEASE_GRACE: Final = timedelta(minutes=10)
-"""For how long a lease may have run out: a keeper that is there takes such a job up within seconds."""
 
 _OWED = (DeliveryState.PENDING.value, DeliveryState.STORED.value)
 _TROUBLES = (
@@ -37,48 +35,24 @@ _TROUBLES = (
 )
 
 
-class Kind(StrEnum):
-    """What a problem is about; the subject is a study but where another is named."""
-
-    ANALYSIS = "analysis"
-    ALARM = "alarm"  # an image came again with other pixels, and nobody decided yet
-    DELIVERY = "delivery"  # of a study, to a peer
-    REJECTION = "rejection"  # of withdrawn results, that a peer does not take or heed
-    REPORT = "report"  # of a refusal, that could not be written
-    STUCK = "stuck"  # an analysis whose worker is gone
-    QUEUE = "queue"  # no worker takes a job; the subject is "analyses"
-    PEER = "peer"  # not reached; the subject is its name
-    FILE = "file"  # received and not understood; the subject is its path in the data directory
-    PAUSE = "pause"  # the subject is what is paused
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something that needs a person: what it is about, since when, and why; `peer` and `job` where it is of one."""
-
-    kind: Kind
-    subject: str
-    since: datetime
-    reason: Reason
-    peer: str = ""
-    job: int | None = None
-
-
-def problems(uow: UnitOfWork, destinations: Collection[str]) -> list[Problem]:
+def problems(uow: UnitOfWork, destinations: Collection[str], refusal_delay_seconds: float = 0.0) -> list[Problem]:
     """Return what needs a person, the oldest of each kind first.
 
     Parameters
     ----------
     destinations
         The peers that the configuration sends results, by name.
+    refusal_delay_seconds
+        How long a refusal must stand before its report is written [s].
     """
     found = [
         *_analyses(uow),
         *_alarms(uow),
+        *_parts(uow),
         *_deliveries(uow, destinations),
+        *_outdated(uow),
         *_reports(uow),
-        *_stuck(uow),
-        *_queue(uow),
+        *waiting.problems(uow, destinations, refusal_delay_seconds),
         *_peers(uow, destinations),
         *_files(uow),
         *_pauses(uow),
@@ -144,6 +118,13 @@ def _alarms(uow: UnitOfWork) -> Iterator[Problem]:
             yield Problem(Kind.ALARM, row.study_instance_uid, since, reason, job=row.id)
 
 
+def _parts(uow: UnitOfWork) -> Iterator[Problem]:
+    for each in removals.parts(uow):
+        since = each.last_received_at
+        if since < uow.now() - _LONG and not each.accepted and _is_news(each.discarded_at, since):
+            yield Problem(Kind.PART, each.study_instance_uid, since, each.reason)
+
+
 def _deliveries(uow: UnitOfWork, destinations: Collection[str]) -> Iterator[Problem]:
     """Give one problem for all objects of an analysis that a peer does not get for one reason: pictures are many."""
     query = (
@@ -184,6 +165,19 @@ def _key_of(row: AnyRow, destinations: Collection[str]) -> tuple[int, str, Kind,
     return row.job, row.peer, kind, reason.code, reason.words
 
 
+def _outdated(uow: UnitOfWork) -> Iterator[Problem]:
+    for each in outdated_results(uow):
+        if _is_news(each.discarded_at, each.since):
+            words = (
+                f"{each.model}: {', '.join(each.peers)} has {each.objects} result object(s) of images that were "
+                "rejected since."
+            )
+            reason = Reason(
+                "ResultsOutdated", words, {"objects": each.objects, "sop_instance_uid": each.sop_instance_uid}
+            )
+            yield Problem(Kind.OUTDATED, each.study_instance_uid, each.since, reason, job=each.job)
+
+
 def _reports(uow: UnitOfWork) -> Iterator[Problem]:
     query = (
         select(
@@ -199,31 +193,6 @@ def _reports(uow: UnitOfWork) -> Iterator[Problem]:
         if _is_news(row.discarded_at, since):
             reason = records.reason_from_json(row.reason) or Reason("NotWritten", "It could not be written.")
             yield Problem(Kind.REPORT, row.study_instance_uid, since, reason, job=row.job)
-
-
-def _stuck(uow: UnitOfWork) -> Iterator[Problem]:
-    query = (
-        select(JobRow.id, JobRow.model_name, JobRow.lease_until, StudyRow.study_instance_uid)
-        .join(StudyRow, StudyRow.id == JobRow.study)
-        .where(JobRow.state == JobState.RUNNING.value, JobRow.lease_until < uow.now() - _LEASE_GRACE)
-    )
-    for row in uow.execute(query):
-        reason = Reason("WorkerGone", f"{row.model_name}: its worker is gone, and no other takes the analysis up.")
-        yield Problem(Kind.STUCK, row.study_instance_uid, row.lease_until, reason, job=row.id)
-
-
-def _queue(uow: UnitOfWork) -> Iterator[Problem]:
-    now = uow.now()
-    running = select(JobRow.id).where(JobRow.state == JobState.RUNNING.value, JobRow.lease_until >= now)
-    if pauses.is_paused(uow, Halted.ANALYSES) or uow.execute(running.limit(1)).first() is not None:
-        return
-    waiting = select(func.count().label("jobs"), func.min(JobRow.not_before).label("since")).where(
-        JobRow.state == JobState.QUEUED.value, JobRow.not_before < now - _LONG
-    )
-    row = uow.execute(waiting).one()
-    if row.jobs:
-        words = f"{row.jobs} analysis job(s) wait, and no worker takes one."
-        yield Problem(Kind.QUEUE, Halted.ANALYSES.value, row.since, Reason("NoWorker", words, {"jobs": row.jobs}))
 
 
 def _peers(uow: UnitOfWork, destinations: Collection[str]) -> Iterator[Problem]:

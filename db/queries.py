@@ -9,7 +9,21 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, and_, func, or_, select, update
 
-from db import commitments, inquiries, notices, outbox, places, priors, questions, records, withdrawals, withdrawn
+from db import (
+    commitments,
+    image_rejections,
+    inquiries,
+    notices,
+    outbox,
+    places,
+    priors,
+    questions,
+    records,
+    removals,
+    versions,
+    withdrawals,
+    withdrawn,
+)
 from db.engine import AnyQuery, AnyRow, UnitOfWork
 from db.events import EventKind, NewEvent, record
 from db.tables import (
@@ -26,7 +40,7 @@ from db.tables import (
     WithdrawalRow,
 )
 from study.completion import awaited
-from study.entities import StudyRecord, StudySummary
+from study.entities import Removal, StudyRecord, StudySummary
 from study.errors import Reason
 from study.forms import Form
 from study.inquiry import InquiryState
@@ -45,6 +59,7 @@ class _Standing:
     not_selected: Reason | None = None
     series: int = 0
     instances: int = 0
+    removal: Removal | None = None
     jobs: list[tuple[JobState, Reason | None]] = field(default_factory=list)
     models_of_results: dict[int, str] = field(default_factory=dict)
     withdrawn: dict[int, str] = field(default_factory=dict)
@@ -130,7 +145,9 @@ def study_record(uow: UnitOfWork, study_instance_uid: str) -> StudyRecord | None
         events=tuple(records.event_of(event) for event in events),
         verdicts=tuple(records.verdict_from_json(verdict) for verdict in verdicts or ()),
         other_versions=tuple(records.instance_of(version) for version in others),
+        standings={key: each.value for key, each in versions.standings(uow, study_instance_uid).items()},
         withdrawals=withdrawals.of_study(uow, study_instance_uid),
+        rejections=image_rejections.of_study(uow, study_instance_uid),
         inquiry=inquiries.of_study(uow, study_instance_uid),
         prior_searches=tuple(priors.searches_of(uow, study_instance_uid).values()),
     )
@@ -162,7 +179,10 @@ def retry_study(uow: UnitOfWork, study_instance_uid: str, withheld: Collection[s
     study, now = places.study(uow, study_instance_uid, for_update=True), uow.now()
     refused_by_model = and_(JobRow.state == JobState.REFUSED.value, JobRow.attempt > 0)
     failed = update(JobRow).where(
-        JobRow.study == study.id, JobRow.current, or_(JobRow.state == JobState.FAILED.value, refused_by_model)
+        JobRow.study == study.id,
+        JobRow.current,
+        ~JobRow.inputs_removed,
+        or_(JobRow.state == JobState.FAILED.value, refused_by_model),
     )
     fresh: dict[str, Any] = {"crashes": 0, "reason": None, "ended_at": None, "not_before": now}
     jobs = list(uow.execute(failed.values(state=JobState.QUEUED.value, **fresh).returning(JobRow.id)).scalars())
@@ -241,6 +261,7 @@ def _summary(row: AnyRow, standing: _Standing) -> StudySummary:
         last_received_at=row.last_received_at,
         reason=standing.reason(state),
         discarded_at=row.discarded_at,
+        removal=standing.removal,
     )
 
 
@@ -256,6 +277,9 @@ def _standings(uow: UnitOfWork, studies: Collection[int] | None) -> dict[int, _S
     )
     for study, instances, series in of_these(counts.group_by(InstanceRow.study), InstanceRow.study):
         standings[study].instances, standings[study].series = instances, series
+    removed = of_these(select(StudyRow.id).where(StudyRow.removed_at.is_not(None)), StudyRow.id)
+    for study, removal in removals.of_studies(uow, [row.id for row in removed]).items():
+        standings[study].removal = removal
     revisions = select(
         RevisionRow.study, RevisionRow.number, RevisionRow.not_selected, RevisionRow.not_admitted
     ).order_by(RevisionRow.number)

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 
 from db import notices, outbox, places, priors, records
 from db.engine import AnyRow, UnitOfWork
 from db.events import EventKind, NewEvent, record
-from db.tables import InstanceRow, JobInstanceRow, JobRow, RevisionRow, StudyRow
+from db.tables import InstanceRow, JobInstanceRow, JobPriorRow, JobRow, RevisionRow, StudyRow
 from study.completion import WHOLE, Completeness
 from study.entities import PlannedJob, Verdict
 from study.errors import ArchiveError, Reason
@@ -160,6 +160,7 @@ def _jobs_of(uow: UnitOfWork, study: int) -> list[AnyRow]:
             JobRow.reason,
             JobRow.priority,
             JobRow.turn_at,
+            JobRow.inputs_removed,
         )
         .where(JobRow.study == study)
         .order_by(JobRow.id)
@@ -227,6 +228,9 @@ def _reinstate(
         if row is None:
             continue
         values: dict[str, Any] = {"current": True}
+        if row.inputs_removed:  # they are here again, the very same ones
+            _enter_inputs(uow, study, row.id, job)
+            values |= {"inputs_removed": False}
         if row.state not in (JobState.DONE, JobState.RUNNING):
             # To whom its results go, how long it may take and what it goes before are no part of its key
             values |= {"parameters": job.parameters, "deadline_seconds": job.deadline_seconds}
@@ -286,7 +290,6 @@ def _has_current_job(uow: UnitOfWork, study: int) -> bool:
 
 
 def _enter(uow: UnitOfWork, study: int, revision: int, job: PlannedJob, at: datetime) -> int:
-    instances = _versions(uow, study, job)
     refused = job.refusal is not None
     values = {
         "study": study,
@@ -312,6 +315,17 @@ def _enter(uow: UnitOfWork, study: int, revision: int, job: PlannedJob, at: date
         "turn_at": turn(at, job.priority),
     }
     key: int = uow.execute(insert(JobRow).values(values).returning(JobRow.id)).scalar_one()
+    _enter_inputs(uow, study, key, job)
+    if refused:
+        notices.owe(uow, study, key, job.parameters, job.refusal)
+    return key
+
+
+def _enter_inputs(uow: UnitOfWork, study: int, key: int, job: PlannedJob) -> None:
+    """Put on record what a job reads, in the place of what is left of an earlier such record."""
+    for table in (JobInstanceRow, JobPriorRow):
+        uow.execute(delete(table).where(table.job == key))
+    instances = _versions(uow, study, job)
     rows = [{"job": key, "position": position, "instance": instance} for position, instance in enumerate(instances)]
     if rows:
         uow.execute(insert(JobInstanceRow), rows)
@@ -319,9 +333,6 @@ def _enter(uow: UnitOfWork, study: int, revision: int, job: PlannedJob, at: date
         priors.enter_priors(uow, key, (prior.instances for prior in job.priors))
     except KeyError:
         raise ArchiveError("The plan names an instance of an earlier study that is not here.") from None
-    if refused:
-        notices.owe(uow, study, key, job.parameters, job.refusal)
-    return key
 
 
 def _versions(uow: UnitOfWork, study: int, job: PlannedJob) -> list[int]:

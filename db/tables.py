@@ -54,6 +54,19 @@ class PatientRow(Table):
     patient_sex: Mapped[str]
 
 
+_OF_RETENTION = (
+    # What is here, oldest first, with how much it is: the rows of all that was ever here are many
+    Index(
+        "ix_study_kept",
+        "last_received_at",
+        "stored_bytes",
+        sqlite_where=text("stored_bytes > 0"),
+        postgresql_where=text("stored_bytes > 0"),
+    ),
+    Index("ix_study_files_left", "id", sqlite_where=text("files_left = 1"), postgresql_where=text("files_left")),
+)
+
+
 class StudyRow(Table):
     """A study, with what its newest instance says of it.
 
@@ -64,10 +77,16 @@ class StudyRow(Table):
     age and senders say; `passed_over` that it was let go of when a pause ended.
     `discarded_at` is when a person let go of what failed in it; `accepted_generation` is that in which a person wanted
     the newest versions of its images analysed, whatever is held against them.
+    `stored_bytes` is what the files of all versions of its instances hold. `removed_at` is when retention removed them
+    last, and `removed_instances` how many; `files_left` says that their files are still to be removed.
     """
 
     __tablename__ = "study"
-    __table_args__ = (Index("ix_study_due", "evaluation_due", "last_received_at"), Index(None, "last_received_at"))
+    __table_args__ = (
+        Index("ix_study_due", "evaluation_due", "last_received_at"),
+        Index(None, "last_received_at"),
+        *_OF_RETENTION,
+    )
 
     id: Mapped[Identity]
     study_instance_uid: Mapped[str] = mapped_column(unique=True)
@@ -85,6 +104,10 @@ class StudyRow(Table):
     passed_over: Mapped[bool] = mapped_column(server_default=false())
     discarded_at: Mapped[datetime | None]
     accepted_generation: Mapped[Number | None]
+    stored_bytes: Mapped[Number] = mapped_column(server_default="0")
+    removed_at: Mapped[datetime | None]
+    removed_instances: Mapped[Number] = mapped_column(server_default="0")
+    files_left: Mapped[bool] = mapped_column(server_default=false())
 
 
 class StudySenderRow(Table):
@@ -152,7 +175,7 @@ class PriorSearchRow(Table):
 
 
 class SeriesRow(Table):
-    """A series of a study."""
+    """A series of a study; `removed_instances` is how many of it were here when retention removed them."""
 
     __tablename__ = "series"
     __table_args__ = (UniqueConstraint("study", "series_instance_uid"),)
@@ -163,6 +186,7 @@ class SeriesRow(Table):
     modality: Mapped[str]
     series_number: Mapped[Number | None]
     series_description: Mapped[str]
+    removed_instances: Mapped[Number] = mapped_column(server_default="0")
 
 
 class InstanceRow(Table):
@@ -195,7 +219,41 @@ class InstanceRow(Table):
     calling_ae_title: Mapped[str]
     received_at: Mapped[datetime]
     fetched: Mapped[bool] = mapped_column(server_default=false())
-    vouched_at: Mapped[datetime | None]  # we committed ourselves to keep it: it is never removed
+    vouched_at: Mapped[datetime | None]  # we committed ourselves to keep it: retention spares it
+    shown: Mapped[dict[str, Any] | None]  # what it shows (`db.versions.Shown`); None where nobody had to look
+    discounted: Mapped[bool] = mapped_column(server_default=false())  # a person said that it is wrong
+
+
+class RejectionNoteRow(Table):
+    """A Key Object that came in and rejects objects: its study, and its title, by the code value.
+
+    The title is "" where it could not be read: then nothing is known of what it rejects.
+    """
+
+    __tablename__ = "rejection_note"
+    __table_args__ = (Index(None, "study"),)
+
+    id: Mapped[Identity]
+    study: Mapped[int] = mapped_column(ForeignKey(StudyRow.id))
+    sop_instance_uid: Mapped[str]
+    title: Mapped[str]
+    received_at: Mapped[datetime]
+
+
+class RejectedImageRow(Table):
+    """An object that a Key Object names, which need not be here (yet).
+
+    `excluded` says that no model reads it; `lifted_at` is when a person wanted it analysed all the same.
+    """
+
+    __tablename__ = "rejected_image"
+    __table_args__ = (Index(None, "study_instance_uid", "sop_instance_uid"),)
+
+    note: Mapped[int] = mapped_column(ForeignKey(RejectionNoteRow.id), primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(primary_key=True)
+    sop_instance_uid: Mapped[str] = mapped_column(primary_key=True)
+    excluded: Mapped[bool]
+    lifted_at: Mapped[datetime | None]
 
 
 class SetAsideRow(Table):
@@ -231,6 +289,7 @@ class JobRow(Table):
 
     `attempt` is the fencing token: it grows with every lease, and a worker's writes are conditional on it. `turn_at` is
     the order of the queue: when the job was entered, less the head start of its priority; `not_before` only delays it.
+    `inputs_removed` says that retention removed what it reads: it can not run (again) until it is planned anew.
     """
 
     __tablename__ = "job"
@@ -269,6 +328,7 @@ class JobRow(Table):
     details: Mapped[dict[str, Any]]
     priority: Mapped[Number] = mapped_column(server_default="0")
     turn_at: Mapped[datetime] = mapped_column(server_default=_EPOCH)
+    inputs_removed: Mapped[bool] = mapped_column(server_default=false())
 
 
 class JobInstanceRow(Table):
@@ -296,10 +356,20 @@ class JobPriorRow(Table):
 
 
 class ResultRow(Table):
-    """One encoded result object of a finished job."""
+    """One encoded result object of a finished job; `removed_at` is when retention removed its file."""
 
     __tablename__ = "result"
-    __table_args__ = (UniqueConstraint("job", "sop_instance_uid"),)
+    __table_args__ = (
+        UniqueConstraint("job", "sop_instance_uid"),
+        Index(
+            "ix_result_kept",
+            "job",
+            "size",
+            "removed_at",  # else SQLite reads each row to see that it is kept
+            sqlite_where=text("removed_at IS NULL"),
+            postgresql_where=text("removed_at IS NULL"),
+        ),
+    )
 
     id: Mapped[Identity]
     job: Mapped[int] = mapped_column(ForeignKey(JobRow.id))
@@ -311,6 +381,7 @@ class ResultRow(Table):
     digest: Mapped[str]
     size: Mapped[Number]
     variant: Mapped[str] = mapped_column(server_default="")
+    removed_at: Mapped[datetime | None]
 
 
 class NoticeRow(Table):

@@ -13,6 +13,7 @@ from sqlalchemy import func, select, update
 from db import places, problems, records
 from db.engine import AnyRow, UnitOfWork
 from db.events import EventKind, NewEvent, record
+from db.outdated import outdated_results
 from db.tables import DeliveryRow, JobRow, NoticeRow, ResultRow, StudyRow, WithdrawnRow
 from db.withdrawn import REJECTION_POSITION
 from study.entities import ResultObject
@@ -42,6 +43,8 @@ class Failed:
         How many refusal reports could not be written.
     discarded_at
         When a person let go of what failed before.
+    outdated
+        How many result objects peers have of images that were rejected since.
     """
 
     jobs: Sequence[tuple[int, str]]
@@ -50,9 +53,10 @@ class Failed:
     rejections: Counter[str]
     reports: int
     discarded_at: datetime | None
+    outdated: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.jobs or self.owed or self.asked or self.rejections or self.reports)
+        return bool(self.jobs or self.owed or self.asked or self.rejections or self.reports or self.outdated)
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,7 @@ def failed(uow: UnitOfWork, study_instance_uid: str, destinations: Collection[st
         counts["rejections"],
         uow.execute(reports).scalar_one(),
         uow.execute(select(StudyRow.discarded_at).where(StudyRow.id == study.id)).scalar_one(),
+        sum(each.objects for each in outdated_results(uow) if each.study_instance_uid == study_instance_uid),
     )
 
 

@@ -19,14 +19,16 @@ def why_not_admitted(
 ) -> Reason | None:
     """Return why a study is stored and not analysed; None where its series are judged.
 
-    What a person asked for is analysed whatever else is said of it, and so is what nobody says the senders of: that is
-    a folder.
+    A part of a study is stored only. What a person asked for is analysed whatever else is said of it, and so is what
+    nobody says the senders of: that is a folder.
 
     Parameters
     ----------
     headers
         Of all that is here of it.
     """
+    if circumstances.part is not None:
+        return circumstances.part
     senders = circumstances.calling_ae_titles
     if circumstances.on_request or senders is None:
         return None

@@ -11,6 +11,7 @@ import typer
 
 from hilum.models.commands import models
 from hilum.options import ConfigOption, JsonOption, SetOption, database_of, settings_of, study_uid
+from hilum.recovering import recovering
 from hilum.steering import steering
 from hilum.tending import tending
 from hilum.terminal import complain, say, show_table
@@ -29,12 +30,13 @@ app = typer.Typer(
 app.add_typer(models, name="models")
 app.add_typer(steering)
 app.add_typer(tending)
+app.add_typer(recovering)
 
 
 @app.command()
 def serve(
     role: Annotated[
-        str | None, typer.Option(help="Run one role alone: receiver, indexer, archivist, keeper or sender.")
+        str | None, typer.Option(help="Run one role alone: receiver, indexer, archivist, keeper, sender, retainer.")
     ] = None,
     worker: Annotated[
         int | None, typer.Option(min=1, help="With --role keeper: which of inference.devices, from 1.")
@@ -194,8 +196,11 @@ def retry(
     assignments: SetOption = None,
 ) -> None:
     """Try again what failed: analyses, deliveries, and refusals that other settings may lift."""
-    from db import withdrawals
+    from db import removals, withdrawals
+    from db.filestore import FileStore
+    from db.ledger import note_work
     from db.queries import retry_study
+    from hilum.accounts import account
     from hilum.pausing import paused_now
     from hilum.presenting import withdrawal_words
 
@@ -204,11 +209,14 @@ def retry(
     uid = study_uid(database, study)
     with database.writing() as uow:
         failed, owed = retry_study(uow, uid, settings.shadow_models)
+        note_work(uow, FileStore(settings.data_dir), "retried", uid, account())
         uow.commit()
     say(f"{uid}: {failed} failed or refused job(s) and {owed} undelivered result(s) are tried again")
     say(f"refusals are judged anew with the settings of the running node; hilum show {uid} tells how it goes")
     with database.reading() as uow:
-        withdrawn = withdrawals.of_study(uow, uid)
+        withdrawn, lacks = withdrawals.of_study(uow, uid), removals.why_not_whole(uow, uid)
+    if lacks is not None:
+        complain(lacks.words)
     for each in withdrawn:
         say(withdrawal_words(each))
     for words in paused_now(database):

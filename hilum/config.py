@@ -7,6 +7,8 @@ addressed by their ``name`` everywhere: ``peers.pacs.port``, ``HILUM_PEERS__PACS
 from __future__ import annotations
 
 import os
+import re
+import socket
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
@@ -25,6 +27,7 @@ from hilum.sections import (
     Name,
     NodeSettings,
     ResultSettings,
+    RetentionSettings,
     StudySettings,
     TLSSettings,
 )
@@ -49,6 +52,7 @@ class Settings(BaseSettings):
     inference: InferenceSettings = InferenceSettings()
     results: ResultSettings = ResultSettings()
     delivery: DeliverySettings = DeliverySettings()
+    retention: RetentionSettings = RetentionSettings()
     peers: dict[Name, PeerSettings] = {}
     models: dict[Name, ModelSettings] = {}
     urgent: dict[Name, UrgentSettings] = {}
@@ -127,6 +131,16 @@ class Settings(BaseSettings):
     def database_url(self) -> str:
         """Return the URL that SQLAlchemy opens."""
         return f"sqlite:///{self.data_dir / 'hilum.db'}" if self.database.url == "sqlite" else self.database.url
+
+    @property
+    def is_on_one_machine(self) -> bool:
+        """Tell whether the store is one machine's: only PostgreSQL can be shared."""
+        return self.database.url == "sqlite"
+
+    @property
+    def machine(self) -> str:
+        """Return what this machine is called among those that share the store: its host name where none is set."""
+        return self.node.machine or re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())
 
     @property
     def destinations(self) -> tuple[PeerSettings, ...]:

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from db.dispensable import used_bytes
 from db.engine import Database
 from db.filestore import FileStore
 from db.index import list_set_aside
+from hilum import retaining
 from hilum.archives.earlier import without_archive
 from hilum.config import Settings
 from hilum.entries import PeerSettings
@@ -21,6 +23,7 @@ from hilum.network import peer_of
 from hilum.ownership import complaint
 from hilum.pausing import paused_now
 from hilum.planning import read_cards
+from hilum.working.leading import NODE, standing
 from scp.requesting import accepted_classes, echo
 from scp.services import Service, services_of
 from scp.tls import days_left
@@ -60,6 +63,8 @@ def examine(settings: Settings) -> list[Checked]:
         ("disk", lambda: _disk(settings)),
         ("database", lambda: _database(settings)),
         ("pauses", lambda: _pauses(settings)),
+        ("retention", lambda: _retention(settings)),
+        ("machines", lambda: _machines(settings)),
         ("port", lambda: _port(settings)),
         ("tls", lambda: _tls(settings)),
     ]
@@ -135,10 +140,38 @@ def _pauses(settings: Settings) -> str:
         database.close()
 
 
-def _port(settings: Settings) -> str:
-    node = settings.node
+def _machines(settings: Settings) -> str:
+    """Tell who does what one process of the store does at a time, and who stands by."""
+    if settings.is_on_one_machine:
+        return f"{settings.machine} alone: several need PostgreSQL"
+    database = Database.open(settings.database_url)
     try:
-        with FileStore(settings.data_dir).lock():
+        return "; ".join(standing(database)) or f"no hilum serve works; this one is called {settings.machine}"
+    finally:
+        database.close()
+
+
+def _retention(settings: Settings) -> str:
+    limits = "; ".join(retaining.retention_words(settings)) or "off: nothing is removed"
+    if settings.database.url == "sqlite" and not (settings.data_dir / "hilum.db").exists():
+        return limits
+    database = Database.open(settings.database_url)
+    try:
+        database.check_schema()
+        with database.reading() as uow:
+            used = used_bytes(uow)
+            above = next(iter(retaining.problems(uow, settings)), None)
+    finally:
+        database.close()
+    if above is not None:
+        raise _Unwell(f"{above.reason.words} hilum retention tells it study by study")
+    return f"{limits}; {retaining.amount(used)} of images and results are here"
+
+
+def _port(settings: Settings) -> str:
+    node, store = settings.node, FileStore(settings.data_dir)
+    try:
+        with store.lock() if settings.is_on_one_machine else store.lock_of(NODE, settings.machine):
             pass
     except StoreBusy:
         return f"{node.port}: a hilum serve runs on this data_dir"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from db import index, inquiries, places, questions
+from db import index, inquiries, places, questions, removals
 from db.engine import UnitOfWork
 from db.filestore import FileStore
 from db.index import StudySnapshot
@@ -17,6 +17,7 @@ from hilum.planning import Circumstances
 from hilum.versions import changed_pixels
 from inference.catalog import ModelCard
 from study.completion import Clock, Completeness, judge, list_settles_at
+from study.errors import Reason
 from study.inquiry import Inquiry, InquiryState
 
 
@@ -148,10 +149,21 @@ def look_at(
         calling_ae_titles=seen.calling_ae_titles,
         on_request=seen.on_request,
         passed_over=seen.passed_over,
+        part=None if accepting or seen.newest_accepted else _part(uow, study_instance_uid, completeness),
         models=completeness.models,
         incomplete={**completeness.incomplete, **changed},
         earlier=here,
         unfound=why_unfound(uow, settings, cards, seen, here),
+        rejected=seen.rejected,
         today=datetime.now(UTC).astimezone().date(),
     )
     return Look(seen, circumstances)
+
+
+def _part(uow: UnitOfWork, study_instance_uid: str, completeness: Completeness) -> Reason | None:
+    """Return why what is here is a part of a study that was removed; None where an archive proves that it is all."""
+    inquiry = inquiries.of_study(uow, study_instance_uid)
+    is_proof = completeness.models is None and completeness.by and completeness.unproven is None
+    if inquiry is not None and inquiry.peer and is_proof and not completeness.incomplete:
+        return None
+    return removals.why_not_whole(uow, study_instance_uid)

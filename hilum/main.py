@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import NoReturn
 
@@ -25,6 +26,10 @@ def main() -> None:
         _leave(error.words, 2)
     except HilumError as error:
         _leave(f"{error.code}: {error.words}", 1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _leave("DiskFull: the disk is full; free some space, then run the command again", 1)
 
 
 def _leave(words: str, status: int) -> NoReturn:

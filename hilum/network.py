@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import structlog
 from pydicom.misc import is_dicom
 from rich.progress import Progress
 
@@ -32,7 +34,8 @@ def slot(store_root: Path, peer: PeerSettings, stopping: StopSignal) -> Iterator
     """Hold one of the associations that a peer is to have with the node at a time (its `max_associations`).
 
     All processes and threads of the node that call a configured peer on their own do so within this: each slot is a
-    file under ``work/peers`` of the data directory, locked by its holder and free again however that ends.
+    file under ``work/peers`` of the data directory, locked by its holder and free again however that ends. What is
+    logged within names the association.
 
     Yields
     ------
@@ -45,7 +48,8 @@ def slot(store_root: Path, peer: PeerSettings, stopping: StopSignal) -> Iterator
     while held is None and not stopping.wait(_SLOT_SECONDS):
         held = _free_slot(folder, peer)
     try:
-        yield held is not None
+        with structlog.contextvars.bound_contextvars(association=secrets.token_hex(4)):
+            yield held is not None
     finally:
         if held is not None:
             os.close(held)
@@ -102,7 +106,7 @@ def send_paths(settings: Settings, name: str, paths: Sequence[Path]) -> int:
             progress.advance(bar)
             if sent.error is not None:
                 failed += 1
-                complain(f"hilum: {sent.path}: {sent.error.code}: {sent.error.words}")
+                complain(f"hilum: {sent.path}: {sent.error.code}: {sent.error.reason.words}")
     say(f"{len(files) - failed} of {len(files)} stored by {peer.name}")
     return 1 if failed else 0
 

@@ -16,17 +16,19 @@ from db import index, notices
 from db.durable import make_folders
 from db.engine import Database
 from db.filestore import FileStore
+from db.ledger import job_record
 from db.notices import Notice
 from db.outbox import Outgoing
 from db.results import predecessors_of
 from hilum.config import Settings
 from hilum.dispatching import notices_of
+from hilum.outages import OF_THE_DISK, Outage
 from hilum.processes import StopSignal
 from hilum.working.attendant import Attendant, Interrupted
 from hilum.working.watch import Limits, Progress
 from hilum.working.wire import Answer, Request
 from study.entities import Job, ResultObject
-from study.errors import HilumError, LeaseLost, NonconformantObject, Reason
+from study.errors import DatabaseUnavailable, DiskFull, HilumError, LeaseLost, NonconformantObject, Reason
 
 log = structlog.get_logger()
 
@@ -45,6 +47,7 @@ class Notifier:
         self._owner = owner
         self._identity = store.node_identity()
         self._delay_seconds = settings.results.refusal_delay_seconds
+        self._outage = Outage(stop)
 
     def turn(self) -> bool:
         """Write the notice that has been due longest; tell whether there was one."""
@@ -75,30 +78,44 @@ class Notifier:
             if answer is None:  # the node stops
                 return
             if answer.outcome != "done":
-                self._give_back(notice, answer.reason, transient=answer.transient)
+                counts = answer.code != DiskFull.code
+                self._give_back(notice, answer.reason, transient=answer.transient, counts=counts)
                 return
             folder = Path(request.folder).name
             results = tuple(verified(self._store, result, folder) for result in answer.results)
+        except DatabaseUnavailable as error:
+            self._give_back(notice, error.reason, transient=True, counts=False)
+            return
         except HilumError as error:  # an image that is gone, a file that is another one
             self._give_back(notice, error.reason, transient=error.transient)
             return
         except OSError as error:  # the disk: it is tried again
-            self._give_back(notice, Reason("DiskFailed", f"{error.strerror}."), transient=True)
+            counts = error.errno not in OF_THE_DISK
+            self._give_back(notice, Reason("DiskFailed", f"{error.strerror}."), transient=True, counts=counts)
             return
         by_variant = {result.variant: result for result in results}
         deliveries = [
             Outgoing(peer, 0, by_variant[variant.key])
             for peer, variant in notices_of(notice.job, self._settings).items()
         ]
-        with self._database.writing() as uow:
-            notices.written(uow, notice.job.id, self._owner, results, deliveries)
-            uow.commit()
+
+        def end() -> None:
+            with self._database.writing() as uow:
+                notices.written(uow, notice.job.id, self._owner, results, deliveries)
+                told = job_record(uow, "refusal_report", notice.job.id)
+                self._store.append_manifest(notice.job.study_instance_uid, told)
+                uow.commit()
+
+        self._outage.persist(end)
         log.info("notice.written", deliveries=len(deliveries))
 
-    def _give_back(self, notice: Notice, reason: Reason, *, transient: bool) -> None:
-        with self._database.writing() as uow:
-            notices.not_written(uow, notice.job.id, self._owner, reason, transient)
-            uow.commit()
+    def _give_back(self, notice: Notice, reason: Reason, *, transient: bool, counts: bool = True) -> None:
+        def give_back() -> None:
+            with self._database.writing() as uow:
+                notices.not_written(uow, notice.job.id, self._owner, reason, transient, counts=counts)
+                uow.commit()
+
+        self._outage.persist(give_back)
         log.warning("notice.not_written", code=reason.code, words=reason.words)
 
     def _ask(self, request: Request) -> Answer | None:

@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterator, Mapping
 from db import admissions, pauses
 from db.admissions import Waiting
 from db.engine import Database
+from db.filestore import FileStore
+from db.ledger import note_words
 from db.pauses import Pause
 from hilum.moments import local
 from study.errors import ArchiveError
@@ -15,22 +17,24 @@ from study.states import Halted
 _MOST_WORDS = 500
 
 
-def pause(database: Database, which: Collection[Halted], words: str) -> list[str]:
+def pause(database: Database, store: FileStore, which: Collection[Halted], words: str) -> list[str]:
     """Have analyses, deliveries or both wait from now on; return what holds, in words."""
     reason = " ".join(words.split())[:_MOST_WORDS]
     with database.writing() as uow:
         for what in which:
             pauses.begin(uow, what, reason)
+            store.append_ledger({"record": "paused", "what": what.value, "words": reason})
         holds = pauses.pauses(uow)
         uow.commit()
     return list(pause_words(holds))
 
 
-def resume(database: Database, which: Collection[Halted]) -> Iterator[str]:
+def resume(database: Database, store: FileStore, which: Collection[Halted]) -> Iterator[str]:
     """Let analyses, deliveries or both go on; give what that means, in words."""
     for what in which:
         with database.writing() as uow:
             ended = pauses.end(uow, what)
+            store.append_ledger({"record": "resumed", "what": what.value})
             waits = admissions.waiting_since(uow, ended.since) if ended and what is Halted.ANALYSES else None
             uow.commit()
         if ended is None:
@@ -60,7 +64,7 @@ def let_go_words(database: Database) -> str:
     )
 
 
-def pass_over(database: Database) -> str:
+def pass_over(database: Database, store: FileStore) -> str:
     """End the pause of analyses, and let go of what came since it began; return what became of it, in words.
 
     Raises
@@ -72,9 +76,12 @@ def pass_over(database: Database) -> str:
         ended = pauses.end(uow, Halted.ANALYSES)
         if ended is None:
             raise ArchiveError("Analyses are not paused.")
-        count = admissions.pass_over(uow, ended.since)
+        studies = admissions.pass_over(uow, ended.since)
+        for study in studies:
+            note_words(uow, store, study)
+        store.append_ledger({"record": "resumed", "what": Halted.ANALYSES.value})
         uow.commit()
-    return f"{Halted.ANALYSES.value} go on; {_studies(count)} passed over"
+    return f"{Halted.ANALYSES.value} go on; {_studies(len(studies))} passed over"
 
 
 def pause_words(holds: Mapping[Halted, Pause]) -> Iterator[str]:

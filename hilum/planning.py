@@ -18,11 +18,13 @@ from inference.decoders import is_decodable
 from sr_writer.version import WRITER_VERSION
 from study.entities import PlannedJob, StoredInstance, Verdict
 from study.errors import BundleInvalid, ConfigError, Reason, StudyRefused
+from study.exclusion import reason_of, told
 from study.forms import Form, Wish
 from study.geometry import FrameOfReferencePolicy, UnevenSpacing, VolumeGeometry, assess
 from study.headers import InstanceHeader
-from study.identity import identity_conflicts
+from study.identity import identity_conflicts, unidentified
 from study.priors import EarlierStudy
+from study.rejections import RejectionTitle
 from study.selection import Selection, SeriesVerdict, select
 from study.states import VerdictOutcome
 from study.urgency import UrgencyRule, most_urgent
@@ -58,6 +60,8 @@ class Circumstances:
         Who sent any of it; nobody where all of it was fetched. None: those whom the instances name.
     on_request, passed_over
         Whether a person wants it analysed, and whether it was let go of when a pause ended.
+    part
+        Why what is here is only a part of the study; None where nothing is known to lack.
     models
         The models whose turn it is; None: all. The others wait for series that are not complete yet.
     incomplete
@@ -67,6 +71,8 @@ class Circumstances:
         Earlier studies of the same patient that are here, the latest first.
     unfound
         Why a model has no earlier study, or fewer than it might, by its name.
+    rejected
+        Images that were rejected, each with why, by Series Instance UID; `plan_study` is not given them.
     today
         The date at the site, by which a study is too old; None: its age does not matter.
     """
@@ -74,10 +80,12 @@ class Circumstances:
     calling_ae_titles: frozenset[str] | None = None
     on_request: bool = False
     passed_over: bool = False
+    part: Reason | None = None
     models: frozenset[str] | None = None
     incomplete: Mapping[str, Reason] = field(default_factory=dict)
     earlier: tuple[EarlierStudy, ...] = ()
     unfound: Mapping[str, tuple[Reason, ...]] = field(default_factory=dict)
+    rejected: Mapping[str, Sequence[tuple[StoredInstance, RejectionTitle]]] = field(default_factory=dict)
     today: date | None = None
 
 
@@ -134,7 +142,7 @@ def plan_study(
     series
         The current instances of each series, by Series Instance UID.
     """
-    headers = {uid: [instance.header for instance in instances] for uid, instances in series.items()}
+    headers = _headers(series)
     not_admitted = why_not_admitted(settings, circumstances, (each for group in headers.values() for each in group))
     if not_admitted is not None:
         return Plan((), not_admitted.words, (), not_admitted)
@@ -147,14 +155,41 @@ def plan_study(
         if circumstances.models is not None and model.name not in circumstances.models:
             continue
         card = cards[model.name]
-        selection = judge(settings, card, headers, circumstances.incomplete)
+        selection, images = _select(settings, card, series, circumstances)
         verdicts += verdicts_of(card, selection)
-        job = _job(settings, model, card, selection, series, conflicts, urgent, circumstances)
+        job = _job(settings, model, card, selection, images, conflicts, urgent, circumstances)
         if job is None:
             words.append(f"{model.name}: {_why_not(selection)}")
         else:
             jobs.append(job)
     return Plan(tuple(jobs), " ".join(words) or "No model is configured.", tuple(verdicts))
+
+
+def _select(
+    settings: Settings,
+    card: ModelCard,
+    series: Mapping[str, Sequence[StoredInstance]],
+    circumstances: Circumstances,
+) -> tuple[Selection, Mapping[str, Sequence[StoredInstance]]]:
+    """Return what a model says of a study, and the images that it says it of.
+
+    Where it wants none of what is left, and would have wanted a series with what was rejected, that one is refused:
+    results on it may be out, and nobody may take them for valid.
+    """
+    why = {uid: [title for _, title in each] for uid, each in circumstances.rejected.items()}
+    selection = told(judge(settings, card, _headers(series), circumstances.incomplete), why)
+    if selection.chosen or selection.refused or not why:
+        return selection, series
+    rejected = {uid: [instance for instance, _ in each] for uid, each in circumstances.rejected.items()}
+    whole = {uid: [*series.get(uid, ()), *rejected.get(uid, ())] for uid in {**series, **rejected}}
+    reasons = {uid: reason_of(titles) for uid, titles in why.items()}
+    had_been = judge(settings, card, _headers(whole), {**circumstances.incomplete, **reasons})
+    refused = had_been.refused and had_been.refused.series_instance_uid in rejected
+    return (had_been, whole) if refused else (selection, series)
+
+
+def _headers(series: Mapping[str, Sequence[StoredInstance]]) -> dict[str, list[InstanceHeader]]:
+    return {uid: [instance.header for instance in instances] for uid, instances in series.items()}
 
 
 def _urgent(
@@ -187,7 +222,9 @@ def verdicts_of(card: ModelCard, selection: Selection) -> tuple[Verdict, ...]:
     )
 
 
-def reasons_against(card: ModelCard, selection: Selection, conflicts: tuple[Reason, ...]) -> tuple[Reason, ...]:
+def reasons_against(
+    settings: Settings, card: ModelCard, selection: Selection, conflicts: tuple[Reason, ...]
+) -> tuple[Reason, ...]:
     """Return why a model does not run on a study of which it wants a series; empty where it runs, or wants none.
 
     Parameters
@@ -195,9 +232,11 @@ def reasons_against(card: ModelCard, selection: Selection, conflicts: tuple[Reas
     conflicts
         What keeps every model from the study.
     """
-    if not (selection.chosen or selection.refused):
+    verdict = selection.chosen or selection.refused
+    if verdict is None:
         return ()
-    return (card.objection,) if card.objection else conflicts or selection.refusal
+    nameless = () if settings.results.allow_empty_patient_id else unidentified(verdict.headers)
+    return (card.objection,) if card.objection else conflicts or (*nameless, *selection.refusal)
 
 
 def _outcome(verdict: SeriesVerdict, selection: Selection) -> VerdictOutcome:
@@ -325,7 +364,7 @@ def _job(
         return None
     digests = {instance.header.sop_instance_uid: instance.digest for instance in series[verdict.series_instance_uid]}
     chosen = tuple(dict.fromkeys(header.sop_instance_uid for header in verdict.headers))
-    reasons = reasons_against(card, selection, conflicts)
+    reasons = reasons_against(settings, card, selection, conflicts)
     comparison = Comparison()
     if not reasons:
         unfound = circumstances.unfound.get(model.name, ())
@@ -337,6 +376,11 @@ def _job(
     if any(header.frame_number for header in verdict.headers):
         place = {uid: index for index, uid in enumerate(chosen)}
         parameters["frames"] = [(place[header.sop_instance_uid], header.frame_number) for header in verdict.headers]
+    without = {
+        instance.header.sop_instance_uid for instance, _ in circumstances.rejected.get(verdict.series_instance_uid, ())
+    }
+    if not without.isdisjoint(chosen):  # refused for these alone: no result on the same images is meant
+        parameters["rejected"] = sorted(without)
     if comparison.priors:
         parameters["priors"] = _key_of_priors(comparison)
     return PlannedJob(

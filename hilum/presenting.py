@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
+from db.removals import PART_OF_REMOVED, STUDY_REMOVED
 from hilum.archives.comparisons import comparison_json, comparison_words, search_json, search_words
 from hilum.archives.presenting import inquiry_json, inquiry_words
 from hilum.committing.presenting import commitment_json, commitment_words
 from hilum.course import course
 from hilum.moments import local, moment
+from hilum.rejections import rejection_json, rejection_words
 from hilum.terminal import say, show_table
 from hilum.wording import outcome_words, reason_words, why_words
-from study.entities import Delivery, Event, Job, ResultObject, StudyRecord, StudySummary, Verdict, Withdrawal
+from study.entities import Delivery, Event, Job, Removal, ResultObject, StudyRecord, StudySummary, Verdict, Withdrawal
 from study.errors import Reason
-from study.states import DeliveryState
+from study.states import DeliveryState, StudyState
 
 _OWED: Final = frozenset({DeliveryState.PENDING, DeliveryState.STORED})
 
@@ -39,6 +42,7 @@ def summary_json(summary: StudySummary) -> dict[str, Any]:
         "first_received_at": moment(summary.first_received_at),
         "last_received_at": moment(summary.last_received_at),
         "discarded_at": moment(summary.discarded_at),
+        "removal": _removal_json(summary.removal),
         "reason": reason_json(summary.reason),
     }
 
@@ -57,12 +61,14 @@ def record_json(record: StudyRecord) -> dict[str, Any]:
                 "digest": version.digest,
                 "path": version.path,
                 "received_at": moment(version.received_at),
+                "standing": record.standings.get((version.header.sop_instance_uid, version.digest)),
             }
             for version in record.other_versions
         ],
         "completeness": inquiry_json(record.inquiry),
         "prior_searches": [search_json(search) for search in record.prior_searches],
         "withdrawals": [_withdrawal_json(withdrawal) for withdrawal in record.withdrawals],
+        "rejections": [rejection_json(rejection) for rejection in record.rejections],
         "events": [_event_json(event) for event in record.events],
     }
 
@@ -78,16 +84,53 @@ def _withdrawal_json(withdrawal: Withdrawal) -> dict[str, Any]:
     }
 
 
+def _removal_json(removal: Removal | None) -> dict[str, Any] | None:
+    if removal is None:
+        return None
+    return {"at": moment(removal.at), "instances": removal.instances, "missing": removal.missing}
+
+
+def removal_words(summary: StudySummary) -> str:
+    """Return that retention removed the study, and what came of it again; "" where it did not."""
+    removal = summary.removal
+    if removal is None:
+        return ""
+    removed = f"removed on {local(removal.at)[:19]}, {removal.instances} images"
+    if summary.reason is not None and summary.reason.code in (PART_OF_REMOVED, STUDY_REMOVED):
+        return removed  # the reason tells the rest
+    if not summary.instances:
+        return f"{removed}; results that were sent stay valid" if summary.state is StudyState.DELIVERED else removed
+    if not removal.missing:
+        return f"{removed}; all of them came again"
+    return (
+        f"{removed}; {summary.instances} image(s) came since, and {removal.missing} of those are not here: a part of "
+        "the study is not analysed. Send the whole study again, or hilum analyse"
+    )
+
+
 def discarded_words(summary: StudySummary) -> str:
     """Return that a person let go of what failed in the study; "" where nobody did."""
     at = summary.discarded_at
     return f"discarded on {local(at)[:19]}; hilum retry tries it again" if at else ""
 
 
+def standing_words(record: StudyRecord) -> Iterator[str]:
+    """Give what became of versions of images that do not count, a line each."""
+    told = {
+        "replaced": "other version(s) that newer bytes took the place of",
+        "same": "version(s) that show the same in another encoding",
+        "discounted": "version(s) that a person said are wrong",
+    }
+    counts = Counter(record.standings.values())
+    for standing, words in told.items():
+        if counts[standing]:
+            yield f"{counts[standing]} {words}; they are kept"
+
+
 def summary_words(summary: StudySummary) -> str:
     """Return why the study is in its state, and whether a person let go of what failed in it."""
     reason = f"{summary.reason.code}: {summary.reason.words}" if summary.reason else ""
-    return f"{reason} {discarded_words(summary)}".strip()
+    return " ".join(filter(None, (reason, discarded_words(summary), removal_words(summary))))
 
 
 def withdrawal_words(withdrawal: Withdrawal) -> str:
@@ -188,8 +231,14 @@ def show_record(record: StudyRecord) -> None:
         say(f"  {reason_words(summary.reason)}")
     if summary.discarded_at:
         say(f"  {discarded_words(summary)}")
+    if summary.removal:
+        say(f"  {removal_words(summary)}")
     for withdrawal in record.withdrawals:
         say(f"  {withdrawal_words(withdrawal)}")
+    for rejection in record.rejections:
+        say(f"  {rejection_words(rejection)}")
+    for words in standing_words(record):
+        say(f"  {words}")
     show_table(
         "Series",
         ("Series Instance UID", "Modality", "Number", "Description", "Instances"),

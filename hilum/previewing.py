@@ -10,6 +10,7 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from db import removals
 from db.engine import Database
 from db.filestore import FileStore
 from db.index import instances_of_job
@@ -57,6 +58,9 @@ def preview_study(settings: Settings, database: Database, study_instance_uid: st
     for job in (job for job in record.jobs if job.current):
         results = [settings.data_dir / result.path for job_id, result in record.results if job_id == job.id]
         if results:
+            with database.reading() as uow:
+                removals.demand_results(uow, [job.id], "there is nothing to draw. The PACS shows what it was sent.")
+                removals.demand_images(uow, job.id, "its results can not be drawn. The PACS shows what it was sent.")
             pictures += draw_results(results, source_images(settings, database, job), folder, job.model_name)
     if not pictures:
         raise ArchiveError(f"There is nothing to draw of study {study_instance_uid}: {_why_none(record)}")

@@ -181,28 +181,38 @@ def spawn(
     ----------
     further
         Environment of the role's own.
+
+    Raises
+    ------
+    OSError
+        If the system has no process, memory or descriptors for it.
     """
     alive_read, alive_write = os.pipe()
     ready_read, ready_write = os.pipe()
     inherited = {**(descriptors or {}), "alive": alive_read, "ready": ready_write}
     command = [sys.executable, "-P", "-m", "hilum.roles", role, str(index)]
     command += [f"{name}={descriptor}" for name, descriptor in inherited.items()]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HILUM_")}
-    environment["PYTHONPATH"] = os.pathsep.join(_search_path())
+    environment = environment_of_ours()
     if role == "runner":
         environment = COMPUTING | environment
     environment |= further or {}
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        # What a model prints is nobody's, and where nobody reads it, it would hang
-        stdout=subprocess.DEVNULL if role == "runner" else None,
-        pass_fds=tuple(inherited.values()),
-        env=environment,
-        start_new_session=True,
-    )
-    for descriptor in (alive_read, ready_write):
-        os.close(descriptor)
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            # What a model prints is nobody's, and where nobody reads it, it would hang
+            stdout=subprocess.DEVNULL if role == "runner" else None,
+            pass_fds=tuple(inherited.values()),
+            env=environment,
+            start_new_session=True,
+        )
+    except OSError:  # no memory for a process, no descriptors: it is tried again, and must not cost more of them
+        for descriptor in (alive_write, ready_read):
+            os.close(descriptor)
+        raise
+    finally:
+        for descriptor in (alive_read, ready_write):
+            os.close(descriptor)
     if process.stdin is None:  # pragma: no cover - PIPE was asked for
         raise RuntimeError("the child has no standard input")
     try:
@@ -211,6 +221,12 @@ def spawn(
     except BrokenPipeError:
         pass  # the child died at once; its exit status tells
     return Child(role, index, process, alive_write, ready_read)
+
+
+def environment_of_ours() -> dict[str, str]:
+    """Return the environment in which a child of this process finds the same Hilum, and no settings."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HILUM_")}
+    return environment | {"PYTHONPATH": os.pathsep.join(_search_path())}
 
 
 def _search_path() -> list[str]:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from db import admissions
+from db import admissions, image_rejections
 from db.engine import Database
+from db.filestore import FileStore
+from db.ledger import note_words
 from db.queries import study_record
 from hilum.admitting import why_not_admitted
 from hilum.config import Settings
 from hilum.looking import look_at
 from hilum.planning import plan_study, read_cards
+from hilum.versions import choose, find_out
 from study.completion import WHOLE
 from study.entities import Job, PlannedJob, StudyRecord
-from study.states import JobState
+from study.errors import ArchiveError
+from study.states import JobState, Which
 
 _ALREADY = {
     JobState.QUEUED: "waits already",
@@ -23,27 +27,55 @@ _ALREADY = {
 }
 
 
-def analyse(settings: Settings, database: Database, study_instance_uid: str) -> Iterator[str]:
+def analyse(
+    settings: Settings,
+    database: Database,
+    study_instance_uid: str,
+    *,
+    with_rejected: bool = False,
+    which: Which | None = None,
+) -> Iterator[str]:
     """Have a study analysed, whatever its age and senders; give what will happen, by what is here of it now.
+
+    Parameters
+    ----------
+    with_rejected
+        Whether images that were rejected are analysed all the same.
+    which
+        Which versions are right of images that came with different pixels; None: those that count are for now.
 
     Raises
     ------
     ArchiveError
-        If the index knows no such study.
+        If the index knows no such study, or retention removed it and nothing came since.
     """
     cards = read_cards(settings)
-    with database.reading() as uow:
+    store = FileStore(settings.data_dir)
+    if which is not None:
+        find_out(settings, database, store, study_instance_uid)
+    with database.writing() as uow:
+        chosen = None if which is None else choose(uow, store, study_instance_uid, which)
+        lifted = image_rejections.lift(uow, study_instance_uid) if with_rejected else 0
         found = look_at(uow, settings, cards, study_instance_uid, WHOLE, accepting=True)
         record = study_record(uow, study_instance_uid)
-    headers = [each.header for series in found.seen.series.values() for each in series]
-    stored_only = why_not_admitted(settings, found.circumstances, headers)
-    wanted = dataclasses.replace(found.circumstances, on_request=True, passed_over=False)
-    plan = plan_study(settings, cards, found.seen.series, wanted)
-    with database.writing() as uow:
+        if record is not None and record.summary.removal is not None and not record.summary.instances:
+            raise ArchiveError(f"Nothing of {study_instance_uid} is here: retention removed it. Send it again.")
+        headers = [each.header for series in found.seen.series.values() for each in series]
+        stored_only = why_not_admitted(settings, found.circumstances, headers)
+        wanted = dataclasses.replace(found.circumstances, on_request=True, passed_over=False)
+        plan = plan_study(settings, cards, found.seen.series, wanted)
         admissions.ask_for_analysis(uow, study_instance_uid)
+        note_words(uow, store, study_instance_uid)
         uow.commit()
     if stored_only is not None:
         yield f"until now: {stored_only.words}"
+    if which is not None:
+        yield f"of {chosen} image(s) the {which.value} pixels count; the others are kept, and count no more"
+    rejected = sum(len(images) for images in found.seen.rejected.values())
+    if lifted:
+        yield f"{lifted} image(s) that were rejected are analysed all the same"
+    elif rejected:
+        yield f"{rejected} image(s) were rejected, and are left out; --with-rejected analyses them all the same"
     for job in plan.jobs:
         yield f"{job.model_name}: {_becomes(job, record)}"
     if not plan.jobs:

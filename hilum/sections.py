@@ -16,6 +16,7 @@ AETitleText = Annotated[str, AfterValidator(ae_title)]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Port = Annotated[int, Field(ge=0, le=65535)]
+_MACHINE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _DEVICE: Final = re.compile(r"cpu|cuda:[0-9]{1,2}")
 _SUCH_DEVICES: Final = 'is "auto", or a list of devices, as ["cuda:0", "cpu"]'
 
@@ -26,6 +27,12 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _machine(name: str) -> str:
+    if name and not _MACHINE.fullmatch(name):
+        raise ValueError(f"{name!r} is no name of a machine: letters, digits, dots, dashes, underscores, 63 at most")
+    return name
+
+
 class NodeSettings(Section):
     """The node on the network, and where it keeps what lasts."""
 
@@ -33,6 +40,7 @@ class NodeSettings(Section):
     bind: str = "0.0.0.0"  # noqa: S104 - a DICOM node listens to the hospital's network
     port: Port = 11112
     data_dir: Path = Path("var")
+    machine: Annotated[str, AfterValidator(_machine)] = ""
     accept: Literal["known", "any"] = "known"
     unknown_sop_classes: bool = True
     receivers: int = Field(default=2, ge=1, le=32)
@@ -99,6 +107,7 @@ class InferenceSettings(Section):
     deadline_seconds: float = Field(default=900, gt=0)
     attempts: int = Field(default=3, ge=1, le=10)
     memory_mb: int = Field(default=0, ge=0)
+    lease_seconds: float = Field(default=30, ge=3, le=3_600)
 
 
 def _zone(name: str) -> str:
@@ -129,3 +138,17 @@ class DeliverySettings(Section):
     problem_retry_seconds: float = Field(default=900, gt=0)
     commitment_seconds: float = Field(default=300, gt=0, le=604_800)
     commitment_attempts: int = Field(default=3, ge=1, le=100)
+    lease_seconds: float = Field(default=120, ge=3, le=3_600)
+
+
+class RetentionSettings(Section):
+    """How long, and how much, the node keeps; 0: for good, and whatever fits on the disk."""
+
+    days: float = Field(default=0, ge=0, le=100_000)
+    max_gb: float = Field(default=0, ge=0)
+    vouched_days: float = Field(default=0, ge=0, le=100_000)
+
+    @property
+    def is_on(self) -> bool:
+        """Tell whether anything is ever removed."""
+        return bool(self.days or self.max_gb)

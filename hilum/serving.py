@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import importlib
-import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 from db.engine import Database
+from db.filestore import FileStore
 from hilum.config import Settings
 from hilum.journal import open_journal
 from hilum.pausing import paused_now
 from hilum.planning import read_cards
 from hilum.processes import Station, StopSignal
+from hilum.retaining import retention_words
 from hilum.supervisor import ROLES, Supervisor
 from hilum.terminal import say
 from hilum.working.capacity import with_devices
+from hilum.working.leading import sharing
 from study.errors import ConfigError
 
 
@@ -35,13 +39,16 @@ def serve_all(settings: Settings) -> None:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"node.data_dir: {settings.data_dir} can not be made: {error.strerror}") from None
-    open_journal(settings.data_dir / "logs", "supervisor", settings.node.log_level)
+    name = "supervisor" if settings.is_on_one_machine else f"{settings.machine}-supervisor"
+    open_journal(settings.data_dir / "logs", name, settings.node.log_level)
     stop = StopSignal()
     stop.install()
 
     def tell(host: str, port: int) -> None:
         tls = f", over TLS on {settings.tls.port}" if settings.tls.port else ""
         say(f"{settings.node.ae_title} listens on {host}:{port}{tls}; store in {settings.data_dir}")
+        if not settings.is_on_one_machine:
+            say(f"this machine is {settings.machine}; hilum doctor tells what it does beside others")
         say(f"models: {', '.join(f'{card.name} {card.version}' for card in cards.values()) or 'none'}")
         say(f"models run on: {', '.join(settings.inference.devices)}")
         for card in cards.values():
@@ -52,6 +59,8 @@ def serve_all(settings: Settings) -> None:
         for name in settings.archives:
             archive = settings.peers[name]
             say(f"completeness is asked of {name}: {archive.ae_title} at {archive.host}:{archive.port}")
+        for words in retention_words(settings):
+            say(words)
         for words in _paused(settings):
             say(words)
         accepted = settings.known_calling_ae_titles
@@ -86,12 +95,11 @@ def serve_role(settings: Settings, role: str, worker: int | None = None) -> None
         raise ConfigError(f"--role {role}: unknown; the roles are {', '.join(ROLES)}")
     if role == "archivist" and not settings.archives:
         raise ConfigError("--role archivist: no peer names an archive to be asked; give one archive = NAME")
+    if role == "retainer" and not settings.retention.is_on:
+        raise ConfigError("--role retainer: [retention] sets neither days nor max_gb, so nothing is ever removed")
     if role == "keeper":
         settings = with_devices(settings)
         _demand_worker(settings, worker)
-    if role != "receiver":
-        Database.open(settings.database_url).check_schema()
-    open_journal(settings.data_dir / "logs", f"{role}-alone", settings.node.log_level)
     stop = StopSignal()
     stop.install()
     station = Station(
@@ -99,9 +107,24 @@ def serve_role(settings: Settings, role: str, worker: int | None = None) -> None
         stop,
         index=(worker or 1) - 1,
         announce=lambda facts: say(f"{role} is at work {facts or ''}".rstrip()),
-        host=socket.gethostname(),
+        host=settings.machine,
     )
-    importlib.import_module(f"hilum.roles.{role}").run(station)
+    open_journal(settings.data_dir / "logs", station.named(role), settings.node.log_level)
+    with nullcontext() if role == "receiver" else _with_the_database(settings):
+        importlib.import_module(f"hilum.roles.{role}").run(station)
+
+
+@contextmanager
+def _with_the_database(settings: Settings) -> Iterator[None]:
+    """Work with a database of this program's schema, which nobody migrates meanwhile."""
+    database = Database.open(settings.database_url)
+    try:
+        database.check_schema()
+        store = FileStore(settings.data_dir)
+        with nullcontext() if settings.is_on_one_machine else sharing(settings, store, database):
+            yield
+    finally:
+        database.close()
 
 
 def _demand_worker(settings: Settings, worker: int | None) -> None:

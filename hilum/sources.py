@@ -12,7 +12,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-from db import index, priors
+from db import index, priors, removals
 from db.engine import Database
 from db.filestore import FileStore
 from db.results import job_of_result, path_of_result
@@ -34,6 +34,9 @@ Series = Mapping[str, Sequence[Slice]]
 
 _NO_SOURCES = frozenset(SOP_CLASSES[form] for form in SEGMENTATIONS)
 """SOP Classes that results refer to and that are no source images."""
+
+
+_REMOVED = "give them with --source DIR."
 
 
 class Sources(Protocol):
@@ -119,6 +122,8 @@ class StoreSources:
             job = job_of_result(uow, str(result.get("SOPInstanceUID", "")))
             if job is not None:
                 stored = index.instances_of_job(uow, job.id)
+                if not stored:
+                    removals.demand_images(uow, job.id, _REMOVED)
             else:
                 series = index.current_instances(uow, str(result.get("StudyInstanceUID", "")))
         if job is not None:
@@ -135,6 +140,8 @@ class StoreSources:
         with self._database.reading() as uow:
             job = job_of_result(uow, str(result.get("SOPInstanceUID", "")))
             held = [] if job is None else priors.priors_of_job(uow, job.id)
+            if job is not None and len(held) != len(job.parameters.get("priors", ())):
+                removals.demand_images(uow, job.id, _REMOVED)
         if job is None:
             raise ArchiveError("The node did not make the object, and does not know what it was compared with.")
         found: list[Dataset] = []

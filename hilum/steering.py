@@ -10,7 +10,7 @@ import typer
 from hilum.options import ConfigOption, SetOption, database_of, settings_of, study_uid
 from hilum.terminal import agrees, complain, say
 from study.errors import ConfigError
-from study.states import Halted
+from study.states import Halted, Which
 
 steering = typer.Typer()
 
@@ -20,6 +20,13 @@ def analyse(
     study: Annotated[
         str, typer.Argument(metavar="STUDY", help="A Study Instance UID, its beginning, or an accession number.")
     ],
+    versions: Annotated[
+        Which | None,
+        typer.Option(help="Of images that came again with other pixels: which are right, for good (PixelsChanged)."),
+    ] = None,
+    with_rejected: Annotated[
+        bool, typer.Option("--with-rejected", help="Analyse images all the same that a Key Object rejected.")
+    ] = False,
     config: ConfigOption = None,
     assignments: SetOption = None,
 ) -> None:
@@ -30,8 +37,9 @@ def analyse(
     settings = settings_of(config, assignments)
     database = database_of(settings)
     uid = study_uid(database, study)
+    becomes = list(analysed(settings, database, uid, with_rejected=with_rejected, which=versions))
     say(f"{uid} is analysed on request")
-    for words in (*analysed(settings, database, uid), *paused_now(database)):
+    for words in (*becomes, *paused_now(database)):
         say(f"  {words}")
 
 
@@ -43,9 +51,11 @@ def pause(
     assignments: SetOption = None,
 ) -> None:
     """Let analyses and deliveries wait, across restarts, until hilum resume; images are received all the same."""
+    from db.filestore import FileStore
     from hilum.pausing import pause as paused
 
-    for words in paused(database_of(settings_of(config, assignments)), _halted(only), reason):
+    settings = settings_of(config, assignments)
+    for words in paused(database_of(settings), FileStore(settings.data_dir), _halted(only), reason):
         say(words)
 
 
@@ -60,9 +70,11 @@ def resume(
     assignments: SetOption = None,
 ) -> None:
     """Let analyses and deliveries go on that were paused."""
+    from db.filestore import FileStore
     from hilum import pausing
 
-    database = database_of(settings_of(config, assignments))
+    settings = settings_of(config, assignments)
+    database, store = database_of(settings), FileStore(settings.data_dir)
     which = _halted(only)
     if pass_over:
         if Halted.ANALYSES not in which:
@@ -70,9 +82,9 @@ def resume(
         say(pausing.let_go_words(database))
         if not agrees("pass them over?", yes=yes):
             raise typer.Exit(1)
-        say(pausing.pass_over(database))
+        say(pausing.pass_over(database, store))
         which = tuple(what for what in which if what is not Halted.ANALYSES)
-    for words in pausing.resume(database, which):
+    for words in pausing.resume(database, store, which):
         say(words)
 
 

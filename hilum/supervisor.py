@@ -20,14 +20,14 @@ from hilum.config import Settings
 from hilum.processes import Child, StopSignal, spawn
 from hilum.working.capacity import with_devices
 from hilum.working.family import adopt_orphans, end_processes, family, orphans
-from hilum.working.leases import release_what_died
+from hilum.working.leading import occupied
 from scp.listening import open_listening_socket
 from scp.tls import listening_context
 from study.errors import ConfigError
 
 log = structlog.get_logger()
 
-ROLES = ("receiver", "indexer", "archivist", "keeper", "sender")
+ROLES = ("receiver", "indexer", "archivist", "keeper", "sender", "retainer")
 
 _SHORTEST_BACK_OFF = 0.5  # [s]
 _LONGEST_BACK_OFF = 30.0  # [s]
@@ -74,6 +74,8 @@ class Supervisor:
         self._posts += [_Post(role, 0) for role in ("indexer", "sender")]
         if settings.archives:  # without one there is nobody to ask
             self._posts.append(_Post("archivist", 0))
+        if settings.retention.is_on:  # else everything is kept
+            self._posts.append(_Post("retainer", 0))
         self._announced = False
         self._others: set[int] = set()
 
@@ -91,10 +93,8 @@ class Supervisor:
         store = FileStore(self._settings.data_dir)
         adopt_orphans()
         self._others = {each.pid for each in family(os.getpid())}
-        with store.lock():
-            database = Database.open(self._settings.database_url)
-            database.migrate()
-            release_what_died(database, store)
+        database = Database.open(self._settings.database_url)
+        with occupied(self._settings, store, database, stop.is_set):
             database.close()
             with self._open_socket() as listening, self._open_tls_socket() as listening_for_tls:
                 self._listening, self._listening_for_tls = listening, listening_for_tls
@@ -182,7 +182,16 @@ class Supervisor:
     def _restart_due(self) -> None:
         for post in self._posts:
             if post.restart_at is not None and post.restart_at <= time.monotonic():
-                self._start(post)
+                self._start_again(post)
+
+    def _start_again(self, post: _Post) -> None:
+        """Start a role that ended; where the system has no process for it just now, after another pause."""
+        try:
+            self._start(post)
+        except OSError as error:
+            log.error("role.not_started", role=post.role, index=post.index, words=error.strerror)
+            post.restart_at = time.monotonic() + post.back_off
+            post.back_off = min(post.back_off * 2, _LONGEST_BACK_OFF)
 
     def _stop_all(self) -> None:
         children = [post.child for post in self._posts if post.child is not None]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hilum.moments import local
-from hilum.options import ConfigOption, SetOption, database_of, settings_of, study_uid
+from hilum.options import ConfigOption, JsonOption, SetOption, database_of, settings_of, study_uid
 from hilum.terminal import agrees, complain, say
 from study.errors import ArchiveError
 
@@ -36,7 +36,8 @@ def discard(
     """Let go of what failed in a study, on record: it is no problem any more, and not tried. Nothing is deleted."""
     from db import tending as tended
     from db.filestore import FileStore
-    from hilum.withdrawing import account
+    from db.ledger import note_work
+    from hilum.accounts import account
 
     settings = settings_of(config, assignments)
     database = database_of(settings)
@@ -48,13 +49,14 @@ def discard(
         return
     for words in (f"{uid}:", *_discarded(failed)):
         say(words)
+    if settings.retention.is_on:
+        say("  retention may remove the study then")
     if not agrees("discard?", yes=yes):
         raise typer.Exit(1)
     by = account()
     with database.writing() as uow:
-        done = tended.discard(uow, uid, destinations, by)
-        record = {"record": "discarded", "account": by, "jobs": [job for job, _ in done.jobs]}
-        FileStore(settings.data_dir).append_manifest(uid, record)
+        tended.discard(uow, uid, destinations, by)
+        note_work(uow, FileStore(settings.data_dir), "discarded", uid, by)
         uow.commit()
     say(f"discarded; hilum retry {uid} tries it again")
 
@@ -67,10 +69,12 @@ def resend(
     assignments: SetOption = None,
 ) -> None:
     """Send the results that peers took already once more, the same bytes: after a PACS lost them, or got a new disk."""
+    from db import removals
     from db import tending as tended
     from db.filestore import FileStore
+    from db.ledger import note_work
+    from hilum.accounts import account
     from hilum.pausing import paused_now
-    from hilum.withdrawing import account
 
     settings = settings_of(config, assignments)
     database = database_of(settings)
@@ -79,9 +83,13 @@ def resend(
     with database.writing() as uow:
         sent = [each for each in tended.sendable(uow, uid) if to in (None, each.peer)]
         chosen = [each for each in sent if not _why_left_out(settings, each)]
+        removals.demand_results(uow, {each.job for each in chosen}, "nothing is sent again. A backup may have them.")
         _demand_files(FileStore(settings.data_dir), chosen)
-        done = tended.resend(uow, uid, chosen, account()) if chosen else 0
+        by = account()
+        done = tended.resend(uow, uid, chosen, by) if chosen else 0
         withdrawn = tended.taken_back(uow, uid)
+        if done:
+            note_work(uow, FileStore(settings.data_dir), "resent", uid, by)
         uow.commit()
     for peer, count in Counter(each.peer for each in chosen).items():
         say(f"{uid}: {count} object(s) are sent to {peer} again")
@@ -91,6 +99,19 @@ def resend(
         say(f"{uid}: no result that {to or 'a peer'} took, so there is nothing to send again")
     for words in paused_now(database):
         complain(words)
+
+
+@tending.command()
+def retention(
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+) -> None:
+    """Tell what [retention] would remove now, and what it spares and why. Nothing is removed by this command."""
+    from hilum.kept import show_retention
+
+    settings = settings_of(config, assignments)
+    show_retention(settings, database_of(settings), as_json=as_json)
 
 
 def _discarded(failed: Failed) -> Iterator[str]:
@@ -103,6 +124,8 @@ def _discarded(failed: Failed) -> Iterator[str]:
         yield f"  {peer}: {count} object(s) that it stored; it is still asked to commit itself"
     for peer, count in failed.rejections.items():
         yield f"  {peer}: {count} rejection(s) that it does not heed count as seen to: the results are removed there"
+    if failed.outdated:
+        yield f"  {failed.outdated} result object(s) of images that were rejected since; they stay where they are"
     if failed.reports:
         yield f"  {failed.reports} refusal report(s) are not written"
     if failed.discarded_at:

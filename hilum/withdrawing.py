@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
-import pwd
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,11 +16,13 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-from db import acceptance, jobs, withdrawals
+from db import acceptance, jobs, removals, withdrawals
 from db.engine import Database, UnitOfWork
 from db.filestore import FileStore
+from db.ledger import job_record
 from db.queries import find_studies
 from db.withdrawals import Changed, KeyObject, Placed, Whereabouts
+from hilum.accounts import account
 from hilum.config import Settings
 from hilum.moments import zone_at
 from hilum.rejecting import rejected_kept
@@ -39,6 +39,7 @@ _FROZEN_SECONDS: Final = 120.0  # writing hundreds of rejections takes less
 _MOST_TRIES: Final = 5
 _MOST_NAMED: Final = 10
 _MOST_WORDS: Final = 500
+_BY_HAND: Final = "no rejection can be written. Have the objects removed at the peers by hand; hilum show names them."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,11 +90,19 @@ def look(uow: UnitOfWork, settings: Settings, job: Job, owner_name: str = "") ->
     ----------
     owner_name
         Under whose name the job is frozen.
+
+    Raises
+    ------
+    ArchiveError
+        If retention removed the results: what rejects them is made of their files.
     """
     there = withdrawals.placed(uow, job.id, owner_name)
     peers = dict.fromkeys(each.peer for each in there)
     refusing = {name: words for name in peers if (words := _why_refusing(uow, settings, name))}
-    return Standing(job, withdrawals.kept(uow, job.id), there, refusing)
+    kept = withdrawals.kept(uow, job.id)
+    if kept:
+        removals.demand_results(uow, [job.id], _BY_HAND)
+    return Standing(job, kept, there, refusing)
 
 
 def preview(standing: Standing, rejection: Rejection) -> Iterator[str]:
@@ -123,7 +132,7 @@ def take_back(settings: Settings, database: Database, job: Job, rejection: Rejec
         If the file of a result that a peer has can not be read, or nothing is left to be taken back.
     """
     store = FileStore(settings.data_dir)
-    name = owner(store, "withdraw")
+    name = owner(store, settings.machine, "withdraw")
     try:
         for _ in range(_MOST_TRIES):
             try:
@@ -149,16 +158,6 @@ def demand_words(words: str) -> str:
     if not 1 <= len(line) <= _MOST_WORDS:
         raise ArchiveError(f"--reason needs 1 to {_MOST_WORDS} characters: it is what the archive and its readers see.")
     return line
-
-
-def account() -> str:
-    """Return under which account of this machine the command runs, with the one behind sudo."""
-    try:
-        name = pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # a container need not know its users
-        name = f"uid {os.getuid()}"
-    behind = os.environ.get("SUDO_USER", "")
-    return f"{name} (sudo by {behind})" if behind and behind != name else name
 
 
 def _named(uow: UnitOfWork, job: int) -> str:
@@ -202,19 +201,9 @@ def _try(
         raise ArchiveError("Nothing of these results is left that could be taken back.")
     key_objects = list(_written(settings, store, standing, rejection, at))
     by = account()
-    store.append_manifest(
-        job.study_instance_uid,
-        {
-            "record": "withdrawn",
-            "job": job.id,
-            "objects": [result.sop_instance_uid for result in standing.results],
-            "account": by,
-            "words": rejection.words,
-            "safety": rejection.safety,
-        },
-    )
     with database.writing() as uow:
         done = withdrawals.take_back(uow, job.id, name, by, rejection.words, rejection.safety, key_objects)
+        store.append_manifest(job.study_instance_uid, job_record(uow, "withdrawn", job.id))
         uow.commit()
     return done
 

@@ -167,7 +167,7 @@ class Analyst:
         """
         account = account or Account()
         account.begins_on(self.device)
-        series = Series(tuple(paths), tuple(headers), geometry, self.threads)
+        series = Series(tuple(paths), tuple(headers), geometry, self.threads, options.memory_bytes)
         try:
             with self._watched(account), at_most(self.device, options.device_memory_bytes):
                 handed = priors if card.priors is not None and card.priors.input else ()
@@ -185,7 +185,7 @@ class Analyst:
         """Return what the model says of an earlier series; none of its memory is held any more."""
         give_back(self.device)
         account.device = self.device
-        return self._climb(card, series, options, account)
+        return self._climb(card, replace(series, most_bytes=options.memory_bytes), options, account)
 
     def _climb(
         self, card: ModelCard, series: Series, options: RunOptions, account: Account, handed: Sequence[Prior] = ()

@@ -14,13 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.config import IGNORE
 from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, JPEGExtended12Bit
 
+from inference.codestreams import StrangeCodeStream, demand_size
 from study.errors import UnsupportedTransferSyntax
 
 _BY_GDCM_ALONE: Final = frozenset({"1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.53", "1.2.840.10008.1.2.4.55"})
 _BITS_OF_BASELINE: Final = 8
+_MOST_BYTES_AT_ONCE: Final = 2**30
+_PANIC: Final = (
+    "PanicException"  # of the RLE decoder, at padding behind a segment; no Exception, and not to be imported
+)
 
 
 @cache
@@ -50,15 +56,45 @@ def decode_frame(dataset: Dataset, path: Path, frame: int) -> NDArray[Any]:
 
     Raises
     ------
+    StrangeCodeStream
+        If the frame asks its decoder for another size than the data set has.
     Exception
         Whatever a decoder makes of bytes that it can not decode.
     """
     syntax = str(dataset.file_meta.TransferSyntaxUID)
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    _demand_size(dataset, syntax, frame, frames)
     baseline = syntax == JPEGExtended12Bit and int(dataset.BitsStored) <= _BITS_OF_BASELINE
     if syntax in _BY_GDCM_ALONE and not baseline:
+        if _bytes_of_frame(dataset) * frames > _MOST_BYTES_AT_ONCE:  # it decodes all of them
+            raise StrangeCodeStream(f"has {frames} frames, too many to be decoded at once")
         return _by_gdcm(path, frame)
-    array: NDArray[Any] = get_decoder(_uid(syntax)).as_array(dataset, index=frame, raw=True)[0]
+    try:
+        return _by_pydicom(dataset, syntax, frame)
+    except BaseException as error:
+        if type(error).__name__ != _PANIC:
+            raise
+        return _by_pydicom(dataset, syntax, frame, "pydicom")
+
+
+def _by_pydicom(dataset: Dataset, syntax: str, frame: int, plugin: str = "") -> NDArray[Any]:
+    decoder = get_decoder(_uid(syntax))
+    array: NDArray[Any] = decoder.as_array(dataset, index=frame, raw=True, decoding_plugin=plugin)[0]
     return array
+
+
+def _demand_size(dataset: Dataset, syntax: str, frame: int, frames: int) -> None:
+    if not _uid(syntax).is_encapsulated:
+        return
+    offsets = tuple(dataset.get(keyword) for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"))
+    stream = get_frame(
+        dataset.PixelData, frame, number_of_frames=frames, extended_offsets=offsets if all(offsets) else None
+    )
+    demand_size(stream, syntax, int(dataset.Rows), int(dataset.Columns), int(dataset.BitsAllocated) // 8)
+
+
+def _bytes_of_frame(dataset: Dataset) -> int:
+    return int(dataset.Rows) * int(dataset.Columns) * int(dataset.BitsAllocated) // 8
 
 
 def _by_gdcm(path: Path, frame: int) -> NDArray[Any]:

@@ -8,6 +8,7 @@ would change what a model sees. Slices are decoded side by side, since the decod
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -25,6 +26,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.pixels.processing import apply_modality_lut
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+from inference.codestreams import StrangeCodeStream
 from inference.decoders import decode_frame, demand_decoder
 from study.errors import Reason, SourceUnreadable, StudyRefused, UndecodablePixelData
 from study.frames import GEOMETRY_MACROS, VALUE_MACROS, flattened
@@ -70,7 +72,11 @@ class DecodedImage:
 
 
 def read_series(
-    paths: Sequence[Path], headers: Sequence[InstanceHeader], affine: Affine, threads: int = 2
+    paths: Sequence[Path],
+    headers: Sequence[InstanceHeader],
+    affine: Affine,
+    threads: int = 2,
+    most_bytes: int | None = None,
 ) -> DecodedSeries:
     """Return the volume and the headers of a series.
 
@@ -86,6 +92,8 @@ def read_series(
         (4, 4), (slice, row, column, 1) to LPS [mm].
     threads
         How many slices are decoded at a time.
+    most_bytes
+        How much memory the volume, or one file, may take; None: whatever there is, up to 8 GiB.
 
     Raises
     ------
@@ -94,9 +102,11 @@ def read_series(
     UndecodablePixelData
         If a file is no longer what its header said, or its pixel data are damaged or absurdly large.
     StudyRefused
-        If the images of a CT do not say how to get Hounsfield units (MissingRescale, NotHounsfield).
+        If the images of a CT do not say how to get Hounsfield units (MissingRescale, NotHounsfield), or the series is
+        too large (SeriesTooLarge).
     """
     shape = _shape(headers)
+    _demand_room(paths, shape, most_bytes)
     for uid in sorted({header.transfer_syntax_uid for header in headers}):
         demand_decoder(uid)
     target = _Target(np.empty(shape, dtype=np.float32))
@@ -117,21 +127,27 @@ def read_series(
     return DecodedSeries(SeriesVolume(target.voxels, affine, uids, target.padding), datasets)
 
 
-def read_image(path: Path, header: InstanceHeader, *, inverting: bool = True) -> DecodedImage:
+def read_image(
+    path: Path, header: InstanceHeader, *, inverting: bool = True, most_bytes: int | None = None
+) -> DecodedImage:
     """Return a single image, such as a radiograph.
 
     Parameters
     ----------
     inverting
         Whether MONOCHROME1 is turned round; who draws the image does that himself, after the window.
+    most_bytes
+        As of `read_series`.
 
     Raises
     ------
-    UnsupportedTransferSyntax, UndecodablePixelData
+    UnsupportedTransferSyntax, UndecodablePixelData, StudyRefused
         As `read_series` does.
     """
     demand_decoder(header.transfer_syntax_uid)
-    shape = _shape([header])[1:]
+    whole = _shape([header])
+    _demand_room([path], whole, most_bytes)
+    shape = whole[1:]
     dataset = _read_file(path, header)
     _demand_as_announced(dataset, header, shape)
     stored = _decode(dataset, header, path, 0)
@@ -198,6 +214,33 @@ def _shape(headers: Sequence[InstanceHeader]) -> tuple[int, int, int]:
             {"slices": len(headers), "rows": rows, "columns": columns},
         )
     return len(headers), rows, columns
+
+
+def _demand_room(paths: Sequence[Path], shape: tuple[int, int, int], most_bytes: int | None) -> None:
+    """Return if the volume, and each file as it is read, leave memory for the analysis."""
+    if most_bytes is None:
+        return
+    volume = math.prod(shape) * np.dtype(np.float32).itemsize
+    largest = max(_size(path) for path in set(paths))
+    if max(volume, largest) > most_bytes:
+        what = "The series" if volume > most_bytes else "An image file of the series"
+        raise StudyRefused(
+            [
+                Reason(
+                    "SeriesTooLarge",
+                    f"{what} takes {max(volume, largest) / 1e6:.0f} MB of memory, more than the "
+                    f"{most_bytes / 1e6:.0f} MB of the model; a larger memory_mb in its entry gives it more.",
+                    {"volume_bytes": volume, "largest_file_bytes": largest, "most_bytes": most_bytes},
+                )
+            ]
+        )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # it is told when it is read
 
 
 def _read_slice(
@@ -288,6 +331,8 @@ def _decode(dataset: Dataset, header: InstanceHeader, path: Path, frame: int) ->
         return decode_frame(dataset, path, frame)
     except MemoryError as error:
         raise SourceUnreadable("An image can not be decoded: there is not enough memory.") from error
+    except StrangeCodeStream as error:
+        raise _undecodable(header, f"can not be decoded: its compressed frame {error}") from error
     except Exception as error:  # decoders of three libraries, on hostile bytes, raise anything at all
         raise _undecodable(header, f"can not be decoded ({type(error).__name__})") from error
 

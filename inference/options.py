@@ -20,6 +20,9 @@ class RunOptions:
         None: as the bundle allows, which is float16 on a GPU where its evaluator has ``amp``, and float32 otherwise.
     compile
         Whether the network goes through `torch.compile`.
+    memory_bytes
+        How much of the machine's memory an analysis may take: what does not fit is refused before it is read. None:
+        whatever there is.
     device_memory_bytes
         How much of a GPU's memory the model may take; None: all that there is.
     may_use_cpu
@@ -31,6 +34,7 @@ class RunOptions:
 
     precision: Precision | None = None
     compile: bool = False
+    memory_bytes: int | None = None
     device_memory_bytes: int | None = None
     may_use_cpu: bool = False
     as_it_stands: bool = False

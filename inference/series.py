@@ -54,12 +54,15 @@ class Series:
         The grid that they form, its `order` not applied again; None for images that stand alone.
     threads
         For decoding.
+    most_bytes
+        How much memory the images may take; None: whatever there is.
     """
 
     paths: tuple[Path, ...]
     headers: tuple[InstanceHeader, ...]
     geometry: VolumeGeometry | None
     threads: int
+    most_bytes: int | None = None
 
     @property
     def voxels(self) -> int:
@@ -128,7 +131,7 @@ class Series:
         return Said(ResultSet(_on_source(label_map, geometry), findings), decoded.datasets)
 
     def _decoded(self, geometry: VolumeGeometry) -> DecodedSeries:
-        return read_series(self.paths, self.headers, geometry.affine, self.threads)
+        return read_series(self.paths, self.headers, geometry.affine, self.threads, self.most_bytes)
 
     def _images_said_by(self, bundle: LoadedBundle, card: ModelCard, account: Account) -> Said:
         assessments: list[Assessment] = []
@@ -136,7 +139,7 @@ class Series:
         inverted = 0
         for index, (path, header) in enumerate(zip(self.paths, self.headers, strict=True)):
             with account.step("decode", quietly=index > 0):
-                image = read_image(path, header)
+                image = read_image(path, header, most_bytes=self.most_bytes)
             assessments += score_image(bundle, image.pixels, _spacing(header), card, index, account)
             datasets.append(image.dataset)
             inverted += image.inverted

@@ -65,8 +65,8 @@ class Answer:
 
     @property
     def words(self) -> str:
-        """Return the status and the archive's own comment."""
-        return f"{self.status:04X} ({self.comment})" if self.comment else f"{self.status:04X}"
+        """Return the status as a person reads it."""
+        return f"{self.status:04X}"
 
 
 class Conversation:

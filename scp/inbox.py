@@ -13,6 +13,7 @@ import os
 import secrets
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -134,7 +135,7 @@ class IncomingFile:
                 self._unchecked = 0
                 self._inbox.check_reserve()
         except OSError as error:
-            self.discard()
+            self._drop()
             raise _out_of_resources(error) from error
         except ReceiveError:
             self.discard()
@@ -158,8 +159,9 @@ class IncomingFile:
             self._partial.rename(self._stored)
             self._inbox.sync()
         except OSError as error:
-            self._stored.unlink(missing_ok=True)
-            self.discard()
+            with suppress(OSError):  # a disk that takes nothing any more: what stays was never answered with Success
+                self._stored.unlink(missing_ok=True)
+            self._drop()
             raise _out_of_resources(error) from error
         self._close()
         return self._stored
@@ -167,8 +169,15 @@ class IncomingFile:
     def discard(self) -> None:
         """Remove what was written and not committed."""
         if self._is_open:
-            self._partial.unlink(missing_ok=True)
-            self._close()
+            try:
+                self._partial.unlink(missing_ok=True)
+            finally:
+                self._close()
+
+    def _drop(self) -> None:
+        """Remove what was written as far as the disk lets us; what stays is removed at the receiver's next start."""
+        with suppress(OSError):
+            self.discard()
 
     def _close(self) -> None:
         self._is_open = False

@@ -222,6 +222,7 @@ class Questioner:
             f"{self._peer.name} answered the C-FIND with {last.words}: {meaning}.",
             permanent=last.status in _LASTING,
             status=last.status,
+            comment=last.comment,
         )
 
 

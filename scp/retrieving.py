@@ -278,10 +278,14 @@ class _Retrieval:
             f"{meaning.words}{remedy or '.'}",
             permanent=meaning.verdict is Verdict.NOT_ALLOWED,
             status=last.status,
+            comment=last.comment,
         )
 
-    def _failure(self, words: str, *, permanent: bool = False, status: int | None = None) -> RetrieveFailed:
-        return RetrieveFailed(words, {"stored": len(self._arrivals.stored)}, permanent=permanent, status=status)
+    def _failure(
+        self, words: str, *, permanent: bool = False, status: int | None = None, comment: str = ""
+    ) -> RetrieveFailed:
+        stored = {"stored": len(self._arrivals.stored)}
+        return RetrieveFailed(words, stored, permanent=permanent, status=status, comment=comment)
 
     def _identifier(self, uids: Sequence[str]) -> Dataset:
         identifier = Dataset()

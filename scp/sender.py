@@ -27,6 +27,7 @@ from study.errors import (
     PeerUnreachable,
     StoreFailed,
 )
+from study.words import quoted
 
 # A file whose Transfer Syntax the peer accepted is sent in pieces as its bytes are, without being decoded.
 _config.STORE_SEND_CHUNKED_DATASET = True
@@ -143,20 +144,21 @@ class Sender:
         if "Status" not in answer:
             association.abort()  # there is nobody to release it with
             raise AnswerLost(f"{self._peer.name} did not answer the C-STORE.")
-        return int(answer.Status), str(answer.get("ErrorComment") or "").strip()
+        return int(answer.Status), quoted(str(answer.get("ErrorComment") or "").strip())
 
     def _judge(self, status: int, comment: str, syntax: str) -> StoreOutcome:
         meaning = meaning_of(status)
         words = f"{meaning.words} ({comment})" if comment else meaning.words
         if meaning.verdict in (Verdict.STORED, Verdict.STORED_WITH_WARNING):
             return StoreOutcome(status, words, syntax)
-        raise self._refusal(status, meaning, words)
+        raise self._refusal(status, meaning, comment)
 
-    def _refusal(self, status: int, meaning: Meaning, words: str) -> DeliveryError:
-        told = f"{self._peer.name} answered C-STORE with {status:04X}: {words}."
+    def _refusal(self, status: int, meaning: Meaning, comment: str) -> DeliveryError:
+        told = f"{self._peer.name} answered C-STORE with {status:04X}: {meaning.words}."
         if meaning.verdict is Verdict.CONTEXT_REFUSED:
-            return NoAcceptedContext(told, permanent=True, status=status)
-        return StoreFailed(told, permanent=meaning.verdict is Verdict.KEEP_ASIDE, status=status)
+            return NoAcceptedContext(told, permanent=True, status=status, comment=comment)
+        permanent = meaning.verdict is Verdict.KEEP_ASIDE
+        return StoreFailed(told, permanent=permanent, status=status, comment=comment)
 
     def _transfer_syntax_for(self, file: ObjectFile) -> str:
         accepted = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import select
 import socket
 import time
@@ -138,7 +139,7 @@ class IntakeAssociation(Association):
         self.acceptor.implementation_version_name = ae.implementation_version_name
         self.acceptor.supported_contexts = []
         self.requestor.address_info = AddressInformation.from_tuple(address[:2])
-        self.name = f"association-{address[0]}:{address[1]}"
+        self.name = self.dul.name = f"association-{secrets.token_hex(4)}"  # whatever is logged in them can tell it
 
     @property
     def intake(self) -> Intake:

@@ -110,9 +110,12 @@ def keep(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a file, and put it at `path` durably: file synced, renamed, folder synced."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished")
-    write(unfinished)
-    _sync(unfinished, os.O_RDONLY)
-    unfinished.replace(path)
+    try:
+        write(unfinished)
+        _sync(unfinished, os.O_RDONLY)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
     _sync(path.parent, os.O_RDONLY | os.O_DIRECTORY)
 
 

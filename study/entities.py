@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -10,6 +11,7 @@ from study.commitment import Standing
 from study.errors import Reason
 from study.headers import InstanceHeader
 from study.inquiry import Inquiry
+from study.rejections import ImageRejection, RejectionNote
 from study.searches import PriorSearch
 from study.states import DeliveryState, JobState, StudyState, VerdictOutcome
 
@@ -34,6 +36,8 @@ class StoredInstance:
         When its bytes were durable, UTC.
     fetched
         Whether it came because we asked for it (C-GET, or C-MOVE to ourselves): nobody sent it for analysis.
+    rejection
+        What a Key Object rejects that arrives; None of all else, and of what the index gives back.
     """
 
     header: InstanceHeader
@@ -44,6 +48,7 @@ class StoredInstance:
     calling_ae_title: str
     received_at: datetime
     fetched: bool = False
+    rejection: RejectionNote | None = None
 
 
 @dataclass(frozen=True)
@@ -271,6 +276,21 @@ class Withdrawal:
 
 
 @dataclass(frozen=True)
+class Removal:
+    """Retention removed a study's images and results: when last (UTC), and of how many images.
+
+    Parameters
+    ----------
+    missing
+        How many of them are not here (again).
+    """
+
+    at: datetime
+    instances: int
+    missing: int
+
+
+@dataclass(frozen=True)
 class StudySummary:
     """A study as a list shows it."""
 
@@ -285,6 +305,7 @@ class StudySummary:
     last_received_at: datetime
     reason: Reason | None = None
     discarded_at: datetime | None = None  # when a person let go of what failed in it
+    removal: Removal | None = None  # what retention did with it
 
 
 @dataclass(frozen=True)
@@ -300,6 +321,9 @@ class StudyRecord:
     events: tuple[Event, ...]
     verdicts: tuple[Verdict, ...] = ()  # of the newest look at the study
     other_versions: tuple[StoredInstance, ...] = ()  # replaced by newer bytes under the same UID, and kept
+    # What became of each of these, by SOP Instance UID and digest: "replaced", "same" or "discounted"
+    standings: Mapping[tuple[str, str], str] = field(default_factory=dict)
     withdrawals: tuple[Withdrawal, ...] = ()
+    rejections: tuple[ImageRejection, ...] = ()  # by Key Objects that came in
     inquiry: Inquiry | None = None  # what an archive was asked of it; None where nobody was ever to be asked
     prior_searches: tuple[PriorSearch, ...] = ()  # for earlier studies of the patient, by model

@@ -95,6 +95,14 @@ class DatabaseUnavailable(ArchiveError):
     transient = True
 
 
+class DiskFull(ArchiveError):
+    """The disk takes no more; nobody's work is to blame for that."""
+
+    code = "DiskFull"
+    default_words = "The disk is full; free some space."
+    transient = True
+
+
 class SchemaMismatch(ArchiveError):
     """The database has another revision of the schema than this program."""
 
@@ -267,6 +275,9 @@ class DeliveryError(HilumError):
         Whether the refusal looks as if trying again changes nothing until a person acts.
     status
         The C-STORE response status, where there was one.
+    comment
+        What the peer said of it in its own words. It may name a patient: it is in the `reason`, for those who may see
+        the study, and not in the `words`, which are logged.
     """
 
     code = "DeliveryError"
@@ -280,10 +291,18 @@ class DeliveryError(HilumError):
         *,
         permanent: bool = False,
         status: int | None = None,
+        comment: str = "",
     ) -> None:
         super().__init__(words, numbers)
         self.permanent = permanent
         self.status = status
+        self.comment = comment
+
+    @property
+    def reason(self) -> Reason:
+        """Return the error as a value that can be stored, with the peer's own words."""
+        said = f' It said: "{self.comment}".' if self.comment else ""
+        return Reason(self.code, self.words + said, self.numbers)
 
 
 class QueryFailed(DeliveryError):

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Protocol
 
-from study.errors import Reason
+from study.errors import MissingIdentity, Reason
 from study.headers import InstanceHeader
 
 CONFLICTING = "ConflictingIdentity"
@@ -64,6 +64,19 @@ def identity_conflicts(headers: Iterable[InstanceHeader]) -> tuple[Reason, ...]:
         )
         for keyword, count in contradictions(headers).items()
     )
+
+
+def unidentified(headers: Iterable[InstanceHeader]) -> tuple[Reason, ...]:
+    """Return a reason where images do not say whose they are: a result could end up with the wrong patient."""
+    nameless = sum(not header.patient_id.strip() for header in headers)
+    if not nameless:
+        return ()
+    words = (
+        f"{nameless} image{'s' if nameless != 1 else ''} of the series have no Patient ID, so a result could end up "
+        "with the wrong patient; mend it at the modality and send the series again, or, where the site has such "
+        "images, set results.allow_empty_patient_id = true."
+    )
+    return (Reason(MissingIdentity.code, words, {"images": nameless}),)
 
 
 def contradictions(those: Iterable[Identified]) -> dict[str, int]:

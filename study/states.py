@@ -43,6 +43,13 @@ class StudyState(StrEnum):
     FAILED = "FAILED"  # an analysis or a delivery needs a person
 
 
+class Which(StrEnum):
+    """Which versions of an image are right, where others have other pixels."""
+
+    NEWEST = "newest"
+    OLDEST = "oldest"
+
+
 class Halted(StrEnum):
     """What a person can pause; the words are those of the commands."""
 

@@ -17,6 +17,7 @@ import structlog
 from hilum.config import Settings
 from hilum.entries import PeerSettings
 from hilum.network import peer_of, slot
+from hilum.outages import Outage
 from hilum.processes import StopSignal
 from scp.inbox import Inbox
 from scp.moves import Moves
@@ -110,10 +111,7 @@ class Fetcher:
     def run(self) -> None:
         """Carry out orders until the node stops."""
         structlog.contextvars.bind_contextvars(peer=self._archive.name)
-        inbox = Inbox(
-            self._settings.data_dir / "inbox" / f"archivist-{self._archive.name}",
-            reserve_bytes=self._settings.node.disk_reserve_mb * 1_000_000,
-        )
+        inbox = Outage(self._stop).persist(self._inbox)
         try:
             while not self._stop.is_set():
                 try:
@@ -123,6 +121,12 @@ class Fetcher:
                 self._carry_out(order, inbox)
         finally:
             inbox.close()
+
+    def _inbox(self) -> Inbox:
+        return Inbox(
+            self._settings.data_dir / "inbox" / f"archivist-{self._archive.name}",
+            reserve_bytes=self._settings.node.disk_reserve_mb * 1_000_000,
+        )
 
     def _carry_out(self, order: Order, inbox: Inbox) -> None:
         wanted = order.wanted

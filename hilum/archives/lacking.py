@@ -66,7 +66,7 @@ def _note(
 ) -> None:
     """Put on record what came of an order, and have the archive asked again."""
     if isinstance(outcome, HilumError):
-        trouble = f"{outcome.code}: {outcome.words}"
+        trouble = f"{outcome.code}: {outcome.reason.words}"
         words = f"{len(named)} instance(s) are missing, and could not be fetched from {archive.name} ({trouble})"
         event = (EventKind.MISSING_NOT_FETCHED, f"{words}: {_listed(named)}.", len(named))
     else:
@@ -74,7 +74,7 @@ def _note(
     with database.writing() as uow:
         questions.fetched(uow, due.study, series_instance_uid, trouble, event)
         uow.commit()
-    log.info("study.missing", study=due.study_instance_uid, series=series_instance_uid, words=event[1])
+    log.info("study.missing", study=due.study_instance_uid, series=series_instance_uid, kind=event[0], count=event[2])
 
 
 def _what_came(

@@ -249,7 +249,7 @@ class Searcher:
         return candidate
 
     def _fetched(self, study: str, series: str, outcome: Retrieved | HilumError) -> None:
-        self._troubles[study, series] = outcome.words
+        self._troubles[study, series] = outcome.reason.words if isinstance(outcome, HilumError) else outcome.words
         self._fetched_at[study, series] = time.monotonic()
         log.info("prior.fetched", study=study, series=series, words=outcome.words)
 

@@ -17,6 +17,7 @@ from hilum.committing.logs import write_down
 from hilum.config import Settings
 from hilum.entries import PeerSettings
 from hilum.network import peer_of, slot
+from hilum.outages import keep_at
 from hilum.processes import StopSignal
 from scp.commitment import CommitmentLine, commitment_line
 from scp.commitment_desk import CommitmentDesk
@@ -65,12 +66,7 @@ class Asker:
     def run(self) -> None:
         """Ask for what is due, again and again, until the node stops."""
         structlog.contextvars.bind_contextvars(peer=self._peer.name)
-        while not self._stop.wait(_PAUSE_SECONDS):
-            try:
-                self.turn()
-            except Exception:  # the loop's edge: one transaction must not end all others
-                log.exception("commitment.asking_crashed")
-                self._stop.wait(self._delivery.retry_seconds)
+        keep_at(self.turn, self._stop, "commitment.asking_crashed", self._delivery.retry_seconds)
 
     def turn(self) -> bool:
         """Ask for what is due over one association; tell whether there was anything."""

@@ -10,15 +10,21 @@ import structlog
 from db import commitments, vouching
 from db.engine import Database
 from db.filestore import FileStore
+from db.leading import Lead
 from hilum.committing.asking import Asker
 from hilum.committing.desk import spool_folder
 from hilum.committing.settling import Clerk
 from hilum.committing.vouching import Voucher
 from hilum.config import Settings
+from hilum.entries import PeerSettings
+from hilum.outages import at_work, keep_at
 from hilum.processes import StopSignal
+from hilum.working.leading import lead_of
 from scp.spool import CommitmentSpool
 
 log = structlog.get_logger()
+
+_PAUSE_SECONDS = 0.05
 
 
 class Worker(Protocol):
@@ -41,14 +47,57 @@ def crew_of(settings: Settings, database: Database, store: FileStore, stop: Stop
     spool = CommitmentSpool(folder)
     askers = [Asker(peer, settings, database, store, spool, stop) for peer in asked]
     clerk = Clerk(settings, database, store, spool, stop, [asker.answered for asker in askers])
-    return [*askers, clerk, *(Voucher(peer, settings, database, store, stop) for peer in served)]
+    return [*askers, clerk, *([_Vouchers(served, settings, database, store, stop)] if served else [])]
+
+
+class _Vouchers:
+    """Those who answer peers that ask us; of one sender of the store at a time, since two might answer otherwise."""
+
+    name = "vouchers"
+
+    def __init__(
+        self,
+        peers: Sequence[PeerSettings],
+        settings: Settings,
+        database: Database,
+        store: FileStore,
+        stop: StopSignal,
+    ) -> None:
+        self._peers = peers
+        self._settings = settings
+        self._database = database
+        self._store = store
+        self._stop = stop
+
+    def run(self) -> None:
+        """Answer, while this sender leads, until the node stops."""
+        with lead_of(self._settings, self._database, "vouching") as lead:
+
+            def turn() -> None:
+                if lead.is_held:
+                    self._answer(lead)
+
+            keep_at(turn, self._stop, "vouching.crashed", self._settings.delivery.retry_seconds)
+
+    def _answer(self, lead: Lead) -> None:
+        """Answer until the lead is lost, or the node stops, what the leader before this one left over first."""
+        with self._database.writing() as uow:
+            vouching.hurry(uow)
+            uow.commit()
+        over = StopSignal()
+        vouchers = [Voucher(peer, self._settings, self._database, self._store, over) for peer in self._peers]
+        threads = at_work([voucher.run for voucher in vouchers], over)
+        while lead.is_held and not (over.is_set() or self._stop.wait(_PAUSE_SECONDS)):
+            pass
+        over.set()
+        for thread in threads:
+            thread.join()
 
 
 def _let_go(settings: Settings, database: Database) -> None:
     unasked = [peer.name for peer in settings.peers.values() if not peer.commitment]
     with database.writing() as uow:
         ended = commitments.stop_asking(uow, unasked)
-        vouching.hurry(uow)
         uow.commit()
     if ended:
         log.warning("commitment.not_asked_for_any_more", deliveries=ended)

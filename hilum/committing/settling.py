@@ -13,13 +13,13 @@ from db.engine import Database
 from db.filestore import FileStore
 from hilum.backing_off import back_off
 from hilum.config import Settings
+from hilum.outages import is_outage, keep_at
 from hilum.processes import StopSignal
 from scp.spool import CommitmentSpool
 from study.commitment import tally
 
 log = structlog.get_logger()
 
-_PAUSE_SECONDS = 0.05
 _MARKER_SECONDS = 7 * 86_400.0  # a report that comes so long after it was due is of an unknown transaction
 _TIDY_SECONDS = 3600.0
 
@@ -47,9 +47,13 @@ class Clerk:
 
     def run(self) -> None:
         """Act upon what comes until the node stops."""
-        while not self._stop.wait(_PAUSE_SECONDS):
+        retry_seconds = self._settings.delivery.retry_seconds
+
+        def turn() -> None:
             if not self.turn():
-                self._stop.wait(self._settings.delivery.retry_seconds)
+                self._stop.wait(retry_seconds)
+
+        keep_at(turn, self._stop, "commitment.settling_crashed", retry_seconds)
 
     def turn(self) -> bool:
         """Act upon every message that waits; tell whether all went well. One that does not stops no other."""
@@ -67,7 +71,9 @@ class Clerk:
             return not path.exists()  # another sender has acted upon it
         except ValueError:
             log.exception("commitment.damaged", file=self._spool.put_aside(path).name)
-        except Exception:  # the loop's edge: what fails here stays in the spool, and is tried again
+        except Exception as error:  # the loop's edge: what fails here stays in the spool, and is tried again
+            if is_outage(error):  # of all messages
+                raise
             log.exception("commitment.not_settled", file=path.name)
             return False
         return True

@@ -13,6 +13,7 @@ from hilum.committing.judging import Judgement, is_on_disk, judge, listed, may_s
 from hilum.config import Settings
 from hilum.entries import PeerSettings
 from hilum.network import peer_of, slot
+from hilum.outages import keep_at
 from hilum.processes import StopSignal
 from scp.commitment import report_commitment
 from study.commitment import CommitmentReport, FailureReason, Reference, tally
@@ -21,7 +22,6 @@ from study.errors import CommitmentRefused, DeliveryError
 
 log = structlog.get_logger()
 
-_PAUSE_SECONDS = 0.1
 _LEASE_SECONDS = 900.0
 _AGAIN_SECONDS = 1.0
 _SHORTEST_SECONDS = 2.0  # until an object is said to be absent: it may come just behind the request
@@ -46,13 +46,11 @@ class Voucher:
     def run(self) -> None:
         """Answer what the peer asks, again and again, until the node stops."""
         structlog.contextvars.bind_contextvars(peer=self._peer.name)
-        while not self._stop.wait(_PAUSE_SECONDS):
-            try:
-                while not self._stop.is_set() and self.turn():
-                    pass
-            except Exception:  # the loop's edge: one request must not end the answers to all others
-                log.exception("vouching.crashed")
-                self._stop.wait(self._delivery.retry_seconds)
+        keep_at(self._all_turns, self._stop, "vouching.crashed", self._delivery.retry_seconds)
+
+    def _all_turns(self) -> None:
+        while not self._stop.is_set() and self.turn():
+            pass
 
     def turn(self) -> bool:
         """Take up the request that is due longest; tell whether there was one."""

@@ -98,7 +98,7 @@ def try_models(settings: Settings, cards: Mapping[str, ModelCard], study_instanc
         selection = judge(settings, card, series)
         own = verdicts_of(card, selection)
         chosen = next((verdict for verdict in own if verdict.outcome is VerdictOutcome.CHOSEN), None)
-        reasons = reasons_against(card, selection, conflicts)
+        reasons = reasons_against(settings, card, selection, conflicts)
         opinions.append(Opinion(card.name, None if reasons else chosen, reasons))
         verdicts += own
     instances = sum(len(headers) for headers in series.values())

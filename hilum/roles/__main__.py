@@ -25,7 +25,8 @@ def main(arguments: list[str]) -> int:
     stop.install()
     stop.watch(descriptors.pop("alive"))
     announce = announce_through(descriptors.pop("ready"))
-    station = Station(settings, stop, int(index), descriptors, announce)
+    host = "" if settings.is_on_one_machine else settings.machine
+    station = Station(settings, stop, int(index), descriptors, announce, host)
     open_journal(settings.data_dir / "logs", station.named(role), settings.node.log_level)
     run = importlib.import_module(f"hilum.roles.{role}").run
     try:

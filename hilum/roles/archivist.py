@@ -2,47 +2,57 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 
 import structlog
 
 from db.engine import Database
+from db.leading import Lead
 from hilum.archives.completing import Completer
 from hilum.archives.fetching import Fetcher
 from hilum.archives.searching import Searcher
 from hilum.config import Settings
 from hilum.entries import PeerSettings
+from hilum.outages import at_work, keep_at
 from hilum.planning import read_cards
 from hilum.processes import Station, StopSignal, yield_to_reception
+from hilum.working.leading import lead_of
 from inference.catalog import ModelCard
-
-log = structlog.get_logger()
 
 _PAUSE_SECONDS = 0.05
 _REST_SECONDS = 5.0  # after a turn that crashed
 
 
 def run(station: Station) -> None:
-    """Ask and fetch until told to stop; each archive has threads of its own, so that a dead one delays nobody else."""
+    """Ask and fetch until told to stop, while no other archivist of the store does.
+
+    Each archive has threads of its own, so that a dead one delays nobody else.
+    """
     yield_to_reception()
     settings = station.settings
     database = Database.open(settings.database_url)
     database.check_schema()
     cards = read_cards(settings)
+    with lead_of(settings, database, "archivist") as lead:
+        station.announce({"archives": list(settings.archives)})
+        while not station.stop.wait(_PAUSE_SECONDS):
+            if lead.is_held:
+                _serve(station, cards, database, lead)
+    database.close()
+
+
+def _serve(station: Station, cards: Mapping[str, ModelCard], database: Database, lead: Lead) -> None:
+    """Ask and fetch until the node stops or the lead is lost."""
+    settings, over = station.settings, StopSignal()
     works = [
-        work
-        for name in settings.archives
-        for work in works_for(settings.peers[name], settings, cards, database, station.stop)
+        work for name in settings.archives for work in works_for(settings.peers[name], settings, cards, database, over)
     ]
-    threads = [threading.Thread(target=work) for work in works]
-    for thread in threads:
-        thread.start()
-    station.announce({"archives": list(settings.archives)})
-    station.stop.wait()
+    threads = at_work(works, over)
+    while lead.is_held and not (over.is_set() or station.stop.wait(_PAUSE_SECONDS)):
+        pass
+    over.set()
     for thread in threads:
         thread.join()
-    database.close()
 
 
 def works_for(
@@ -68,13 +78,11 @@ def _keeping_at(turn: Callable[[], bool], archive: PeerSettings, stop: StopSigna
     """Return work that takes turns, one after the other while there is something to do, until the node stops."""
 
     def work() -> None:
+        def all_turns() -> None:
+            while not stop.is_set() and turn():
+                pass
+
         structlog.contextvars.bind_contextvars(peer=archive.name)
-        while not stop.wait(_PAUSE_SECONDS):
-            try:
-                while not stop.is_set() and turn():
-                    pass
-            except Exception:  # the loop's edge: one study must not end the asking about all others
-                log.exception("archive.turn_crashed")
-                stop.wait(_REST_SECONDS)
+        keep_at(all_turns, stop, "archive.turn_crashed", _REST_SECONDS)
 
     return work

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
@@ -13,36 +13,50 @@ from db import inquiries
 from db.engine import Database, UnitOfWork
 from db.filestore import FileStore
 from db.index import add_instances, clamp_times, set_aside, studies_due
+from db.ledger import closed_record
 from db.revisions import close_study
 from hilum.archives.awaiting import awaits_priors
 from hilum.archives.senders import asked
 from hilum.clock import Clock
 from hilum.config import Settings
 from hilum.looking import Look, Turn, look_at, whose_turn
+from hilum.outages import is_outage, keep_at
 from hilum.planning import plan_study, read_cards
 from hilum.processes import Station, yield_to_reception
+from hilum.versions import Comparing, settle
+from hilum.working.leading import lead_of
 from inference.catalog import ModelCard
 from study.entities import StoredInstance
-from study.errors import ArchiveError
+from study.errors import ArchiveError, DatabaseUnavailable
+from study.rejections import RejectionTitle
 
 log = structlog.get_logger()
 
-_PAUSE_SECONDS = 0.05  # between two looks at the inboxes; a look at empty ones costs microseconds
 _REST_SECONDS = 30.0
+_REST_AFTER_CRASH_SECONDS = 5.0
+_HOLDS_UP_SECONDS = 600.0  # for so long a file that can not be read keeps studies open that it may belong to
 _BATCH = 500  # instances per transaction
 _AT_ONCE = 100  # studies that are looked at before the inboxes are again
 
 
 def run(station: Station) -> None:
-    """Index until told to stop."""
+    """Index until told to stop, while no other indexer of the store does."""
     yield_to_reception()
     database = Database.open(station.settings.database_url)
     database.check_schema()
-    indexer = Indexer(station.settings, database, FileStore(station.settings.data_dir))
-    indexer.resume()
-    station.announce({})
-    while not station.stop.wait(_PAUSE_SECONDS):
-        indexer.turn()
+    with lead_of(station.settings, database, "indexer") as lead:
+        station.announce({})
+        indexers: list[Indexer] = []
+
+        def turn() -> None:
+            if not indexers:
+                fresh = Indexer(station.settings, database, FileStore(station.settings.data_dir))
+                fresh.resume()
+                indexers.append(fresh)
+            indexers[0].turn()
+
+        # It outlives what goes wrong: a new one would begin all quiet periods anew
+        keep_at(turn, station.stop, "indexer.turn_crashed", _REST_AFTER_CRASH_SECONDS, when=lambda: lead.is_held)
     database.close()
 
 
@@ -56,7 +70,10 @@ class Indexer:
         self._store = store
         self._cards: dict[str, ModelCard] = read_cards(settings)
         self._resting: dict[str, float] = {}
+        self._unread: dict[Path, float] = {}  # since when, of the received files that are not in the index yet
+        self._clamps = False
         self._listens_since = time.monotonic()
+        self._comparing = Comparing(settings, database, store)
         self._asked = asked(settings)
         self._waits: dict[str, Turn] = {}
 
@@ -72,15 +89,14 @@ class Indexer:
         The time is taken before the look into the inboxes: whatever was received earlier is indexed before a study is
         judged, so that a backlog never makes a study look quiet.
         """
-        if jumped := self._clock.jumped():
-            self._bear_jump(jumped)
+        self._bear_jump(self._clock.jumped())
         as_of = self._clock.now()
-        waiting = [path for path in self._store.scan_inbox() if not self._rests(path.name)]
-        for batch in _batches(waiting, _BATCH):
+        received = self._store.scan_inbox()
+        for batch in _batches([path for path in received if not self._rests(path.name)], _BATCH):
             self._index(batch)
         # While the node was down nobody could reach it: that was no silence of the sender's.
         listened = time.monotonic() - self._listens_since
-        quiet_as_of = as_of if listened >= self._settings.study.quiet_seconds else None
+        quiet_as_of = self._indexed_until(received, as_of) if listened >= self._settings.study.quiet_seconds else None
         with self._database.reading() as uow:
             due = self._due(uow, quiet_as_of)
         for study_instance_uid in due:
@@ -88,17 +104,33 @@ class Indexer:
                 continue
             try:
                 self._look(study_instance_uid, quiet_as_of)
-            except Exception:  # the loop's edge: one study that can not be judged must not stop all others
+            except Exception as error:  # the loop's edge: one study that can not be judged must not stop all others
+                if is_outage(error):
+                    raise
                 log.exception("study.not_closed", study=study_instance_uid)
                 self._leave_alone(study_instance_uid)
 
     def _bear_jump(self, seconds: float) -> None:
         """Begin every quiet period anew: a clock that was moved says nothing of how long a study was silent."""
-        log.warning("clock.jumped", seconds=round(seconds, 1))
-        self._listens_since = time.monotonic()
-        with self._database.writing() as uow:
-            clamp_times(uow, self._clock.now())
-            uow.commit()
+        if seconds:
+            log.warning("clock.jumped", seconds=round(seconds, 1))
+            self._listens_since = time.monotonic()
+            self._clamps = True
+        if self._clamps:  # now, or once the database is there
+            with self._database.writing() as uow:
+                clamp_times(uow, self._clock.now())
+                uow.commit()
+            self._clamps = False
+
+    def _indexed_until(self, received: Sequence[Path], as_of: datetime) -> datetime:
+        """Return the time by which all that had come is in the index: what could not be read may be of any study.
+
+        One file that can never be read does not keep all studies open for ever.
+        """
+        now = time.monotonic()
+        self._unread = {path: self._unread.get(path, now) for path in received if self._rests(path.name)}
+        young = [path for path, since in self._unread.items() if now - since < _HOLDS_UP_SECONDS]
+        return min([as_of, *(at for path in young if (at := _received_at(path)) is not None)])
 
     def _due(self, uow: UnitOfWork, quiet_as_of: datetime | None) -> list[str]:
         """Return the studies that are worth a look: something was proven, or they were silent for long enough."""
@@ -121,6 +153,26 @@ class Indexer:
 
     def _index(self, paths: Sequence[Path]) -> None:
         instances = [instance for path in paths if (instance := self._read(path)) is not None]
+        try:
+            self._enter(instances)
+        except DatabaseUnavailable:
+            raise
+        except ArchiveError:  # of one of them: the others are not to wait for it
+            for each in instances:
+                self._enter_alone(each)
+
+    def _enter_alone(self, instance: StoredInstance) -> None:
+        try:
+            self._enter([instance])
+        except DatabaseUnavailable:
+            raise
+        except ArchiveError:
+            log.exception("index.not_entered", file=instance.inbox_path)
+            self._leave_alone(Path(instance.inbox_path).name)
+
+    def _enter(self, instances: Sequence[StoredInstance]) -> None:
+        if not instances:
+            return
         with self._database.writing() as uow:
             outcomes = add_instances(uow, instances)
             studies = {instance.header.study_instance_uid for instance in instances}
@@ -130,31 +182,47 @@ class Indexer:
             self._waits.pop(study_instance_uid, None)
         # Only now may the files leave the inbox: until the commit they are what a recovery finds.
         self._store.move_in(instances)
-        log.info("index.batch", files=len(paths), instances=len(instances), outcomes=len(outcomes))
+        for instance in instances:
+            _tell_rejection(instance)
+        log.info("index.batch", instances=len(instances), outcomes=len(outcomes))
 
     def _read(self, path: Path) -> StoredInstance | None:
         try:
             return self._store.read_incoming(path)
         except ArchiveError as error:
-            aside = self._store.put_aside(path, error.words)
-            with self._database.writing() as uow:
-                set_aside(uow, str(aside.relative_to(self._store.root)), error.reason)
-                uow.commit()
-            log.warning("index.set_aside", file=aside.name, words=error.words)
-            return None
-        except OSError:  # the disk, not the file: it stays where it is and is read again
+            self._set_aside(path, error)
+        except Exception:  # the disk, or a header that nobody foresaw: it stays where it is and is read again
             log.exception("index.unreadable", file=path.name)
             self._leave_alone(path.name)
-            return None
+        return None
+
+    def _set_aside(self, path: Path, error: ArchiveError) -> None:
+        aside = self._store.place_aside(path)
+        # First the record: a file that is aside without one would be missed by nobody
+        with self._database.writing() as uow:
+            set_aside(uow, self._store.relative(aside), error.reason)
+            uow.commit()
+        try:
+            self._store.put_aside(path, error.words)
+        except OSError:  # a full disk, mostly; it is neither lost nor in the way of others
+            log.exception("index.not_set_aside", file=path.name)
+            self._leave_alone(path.name)
+            return
+        log.warning("index.set_aside", file=aside.name, words=error.words)
 
     def _leave_alone(self, what: str) -> None:
         """Come back to a file or study that can not be dealt with just now after a while, and to all others at once."""
-        self._resting[what] = time.monotonic() + _REST_SECONDS
+        now = time.monotonic()
+        self._resting = {name: until for name, until in self._resting.items() if until > now}
+        self._resting[what] = now + _REST_SECONDS
 
     def _rests(self, what: str) -> bool:
         return self._resting.get(what, 0.0) > time.monotonic()
 
     def _look(self, study_instance_uid: str, quiet_as_of: datetime | None) -> None:
+        if self._comparing.holds_up(study_instance_uid):
+            return
+        settle(self._database, study_instance_uid)
         with self._database.reading() as uow:
             turn = whose_turn(uow, self._settings, self._cards, study_instance_uid, quiet_as_of)
             if turn.is_anybodys:
@@ -174,15 +242,24 @@ class Indexer:
         """Enter the work of the models whose turn it is; nothing where something came, or was said, in between."""
         uid, seen = look.seen.study_instance_uid, look.seen
         plan = plan_study(self._settings, self._cards, seen.series, look.circumstances)
+        whole = turn.completeness.models is None
         with self._database.writing() as uow:
             closed = close_study(
                 uow, uid, plan.jobs, plan.words, seen.generation, plan.verdicts, plan.not_admitted, turn.completeness
             )
             if not (closed.closed and _considered(uow, uid, turn)):
                 return
+            self._store.append_manifest(uid, closed_record(uow, uid, whole=whole))
             uow.commit()
-        whole = turn.completeness.models is None
         log.info("study.closed" if whole else "study.closed_in_part", study=uid, jobs=len(plan.jobs))
+
+
+def _tell_rejection(instance: StoredInstance) -> None:
+    note, study = instance.rejection, instance.header.study_instance_uid
+    if note is not None and note.title is RejectionTitle.UNREAD:
+        log.warning("rejection.unread", study=study, key_object=instance.header.sop_instance_uid, words=note.unread)
+    elif note is not None:
+        log.info("rejection.heeded", study=study, title=note.title.value, objects=len(note.named))
 
 
 def _considered(uow: UnitOfWork, study_instance_uid: str, turn: Turn) -> bool:
@@ -193,6 +270,13 @@ def _considered(uow: UnitOfWork, study_instance_uid: str, turn: Turn) -> bool:
         return inquiries.settle(uow, study_instance_uid, turn.inquiry.version, turn.completeness.unproven)
     inquiries.consider(uow, study_instance_uid, turn.inquiry.version, turn.look_again_at)
     return True
+
+
+def _received_at(path: Path) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    except OSError:
+        return None
 
 
 def _batches(paths: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:

@@ -6,10 +6,10 @@ time, so that one that can not be loaded, or never ends loading, costs its own j
 
 from __future__ import annotations
 
-import errno
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,24 +18,26 @@ import structlog
 
 from db import index, jobs, priors
 from db.durable import make_folders
-from db.engine import Database
+from db.engine import Database, UnitOfWork
 from db.filestore import FileStore
 from db.jobs import RunningJob
-from db.ledger import results_record
+from db.ledger import job_record
 from db.results import predecessors_of
 from hilum.config import Settings
 from hilum.dispatching import deviations, outgoing, settled
 from hilum.notifying import Notifier, verified
+from hilum.outages import OF_THE_DISK, Outage
 from hilum.processes import Station, StopSignal
 from hilum.working.attendant import Attendant, Interrupted
 from hilum.working.capacity import Budgets, Running, device_of, seen_by
-from hilum.working.leases import index_of_worker, owner, release_what_died, worker_of
+from hilum.working.leases import index_of_worker, owner, place_of, worker_of
 from hilum.working.warming import Warming
 from hilum.working.watch import Limits, Progress
 from hilum.working.wire import Answer, Request, Warm
 from study.entities import Job
 from study.errors import (
     DatabaseUnavailable,
+    DiskFull,
     HilumError,
     InferenceError,
     LeaseLost,
@@ -50,16 +52,16 @@ from study.states import JobState
 log = structlog.get_logger()
 
 _PAUSE_SECONDS = 0.05
-_LEASE_SECONDS = 30.0
+_LONGEST_BEAT_SECONDS = 10.0  # between two renewals of a lease
 _RUNNER_PAUSE_SECONDS = 2.0  # between two starts of a runner that dies while it has nothing to do
 _WARM_UP_SECONDS = 120.0  # the longest that a job waits for another model to be loaded ahead
 
 _DEVICE_PAUSE_SECONDS = 60.0  # between two tries of a device that can not be used
-_OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
-
 _OF_THE_MODEL = frozenset({InferenceError.code, ModelOutputInvalid.code})
 
 _STOPPED = "Not compared: the attempt before this one was stopped while it was at an earlier study."
+
+_OF_THE_NODE = "the disk or the database could not be used"
 
 _MORE_TIME = "deadline_seconds (on the processor: cpu_deadline_seconds) in the model's entry gives it more"
 
@@ -73,26 +75,26 @@ def run(station: Station) -> None:
         If another keeper of this machine has the same place in the list of devices.
     """
     store = FileStore(station.settings.data_dir)
-    with store.lock_of(worker_of(station.index)):
-        _work(station, store)
-
-
-def _work(station: Station, store: FileStore) -> None:
     database = Database.open(station.settings.database_url)
     database.check_schema()
-    worker = worker_of(station.index)
-    release_what_died(database, store, worker)
+    with place_of(database, store, station.settings.machine, worker_of(station.index)):
+        _work(station, store, database)
+
+
+def _work(station: Station, store: FileStore, database: Database) -> None:
+    name = owner(store, station.settings.machine, worker_of(station.index))
     keeper = Keeper(station.settings, database, store, station.stop, station.index)
-    notifier = Notifier(station.settings, database, store, station.stop, owner(store, worker))
+    notifier = Notifier(station.settings, database, store, station.stop, name)
     keeper.start_runner()
     station.announce({})
     try:
         while not station.stop.wait(_PAUSE_SECONDS):
-            keeper.look_after_runner()
-            # Refusals in between: a backlog of analyses must not keep one from the radiologist for hours
-            while not station.stop.is_set() and (keeper.turn() | notifier.turn()):
-                pass
-            keeper.warm_next()
+            with keeper.outage.borne():  # the models that the runner holds must not be loaded again over it
+                keeper.look_after_runner()
+                # Refusals in between: a backlog of analyses must not keep one from the radiologist for hours
+                while not station.stop.is_set() and (keeper.turn() | notifier.turn()):
+                    pass
+                keeper.warm_next()
     finally:
         keeper.stop_runner()
         database.close()
@@ -108,12 +110,14 @@ class Keeper:
         self._database = database
         self._store = store
         self._identity = store.node_identity()
-        self._owner = owner(store, worker_of(index))
+        self._owner = owner(store, settings.machine, worker_of(index))
+        self._lease_seconds = settings.inference.lease_seconds
         self._device = device_of(settings, index)
         self._budgets = Budgets(settings)
         self._runner = Attendant("runner", settings, stop, index, environment=seen_by(settings, index), adopting=True)
         self._loaded: set[str] = set()  # by the runner that is alive
         self._warming = Warming(settings.models)
+        self.outage = Outage(stop)
         self._told_of_device = False
 
     def turn(self) -> bool:
@@ -127,8 +131,9 @@ class Keeper:
             if not jobs.is_work_waiting(uow, self._fits):
                 return False
         with self._database.writing() as uow:
-            job = jobs.lease_job(uow, self._owner, _LEASE_SECONDS, self._fits)
+            job = jobs.lease_job(uow, self._owner, self._lease_seconds, self._fits)
             uow.commit()
+        self.outage.end()  # told now, and not when the analysis is over
         if job is None:
             return False
         with structlog.contextvars.bound_contextvars(
@@ -193,7 +198,8 @@ class Keeper:
         return False
 
     def _fits(self, model: str, running: Sequence[RunningJob]) -> bool:
-        workers = [(each, index_of_worker(self._store, each.owner)) for each in running]
+        machine = self._settings.machine
+        workers = [(each, index_of_worker(self._store, machine, each.owner)) for each in running]
         beside = [
             Running(each.model_name, device_of(self._settings, worker))
             for each, worker in workers
@@ -213,15 +219,18 @@ class Keeper:
             log.warning("job.lease_lost")
             self.stop_runner()
         except Interrupted:
-            self._interrupt(job)
-            log.info("job.interrupted")
+            self.stop_runner()
+            self._put_back(job, "the node stopped")
+        except (DatabaseUnavailable, DiskFull):  # not the job's fault: it does not count
+            log.warning("job.not_possible", exc_info=True)
+            self._put_back(job, _OF_THE_NODE)
         except HilumError as error:
             self.stop_runner()
             self._fail(job, error.reason, transient=error.transient, details=progress.details())
         except OSError as error:
             log.exception("job.disk_failed")
-            if error.errno in _OF_THE_DISK:  # not the job: it is tried again later, and does not count
-                self._interrupt(job)
+            if error.errno in OF_THE_DISK:  # not the job: it is tried again later, and does not count
+                self._put_back(job, _OF_THE_NODE)
             else:
                 self.stop_runner()
                 words = f"The folder of the study's results can not be used: {error.strerror}."
@@ -230,12 +239,26 @@ class Keeper:
             self.stop_runner()
         self.start_runner()
 
-    def _interrupt(self, job: Job) -> None:
-        """Put the job back into the queue; that counts against nothing."""
-        self.stop_runner()
-        with self._database.writing() as uow:
-            jobs.interrupt_job(uow, job.id, job.attempt)
-            uow.commit()
+    def _put_back(self, job: Job, why: str) -> None:
+        """Put the job back into the queue; that counts against nothing. Where its lease was lost, it is back already.
+
+        Raises
+        ------
+        DatabaseUnavailable
+            If the node stops before that can be written: the job is free once the lease has run out.
+        """
+
+        def put_back() -> None:
+            with self._database.writing() as uow:
+                jobs.interrupt_job(uow, job.id, job.attempt, why)
+                uow.commit()
+
+        try:
+            self.outage.persist(put_back)
+        except LeaseLost:
+            log.warning("job.lease_lost")
+            return
+        log.info("job.interrupted", why=why)
 
     def _ask(self, job: Job, parcels: Sequence[Parcel], progress: Progress) -> Answer:
         """Give the job to the runner and return its answer, renewing the lease meanwhile; `Attendant.ask` raises."""
@@ -247,6 +270,7 @@ class Keeper:
             entry.cpu_deadline_seconds if entry is not None else None,
             self._budgets.of(job.model_name),
             _MORE_TIME,
+            min(_LONGEST_BEAT_SECONDS, self._lease_seconds / 3),
         )
         return self._runner.ask(self._request(job, parcels).to_bytes(), limits, progress, lambda: self._renew(job))
 
@@ -275,22 +299,24 @@ class Keeper:
 
     def _renew(self, job: Job) -> None:
         try:
-            with self._database.writing() as uow:
-                jobs.renew_lease(uow, job.id, job.attempt, self._owner, _LEASE_SECONDS)
-                uow.commit()
+            self._prolong(job)
         except DatabaseUnavailable:  # it may be back before the lease ends; the analysis has nothing to do with it
             log.warning("job.lease_not_renewed", exc_info=True)
+
+    def _prolong(self, job: Job) -> None:
+        with self._database.writing() as uow:
+            jobs.renew_lease(uow, job.id, job.attempt, self._owner, self._lease_seconds)
+            uow.commit()
 
     def _commit(self, job: Job, answer: Answer, parcels: Sequence[Parcel]) -> None:
         if (answer.job_id, answer.attempt) != (job.id, job.attempt):
             raise RunnerDied("The runner answered for another job.")
         if answer.outcome == "done":
-            self._finish(job, answer, parcels)
+            self._persist(job, lambda: self._finish(job, answer, parcels))
         elif answer.outcome == "refused":
-            with self._database.writing() as uow:
-                jobs.refuse_job(uow, job.id, job.attempt, answer.reason, answer.details)
-                uow.commit()
-            log.info("job.refused", code=answer.code)
+            self._persist(job, lambda: self._refuse(job, answer))
+        elif answer.code == DiskFull.code:
+            raise DiskFull(answer.words)
         else:
             # What the model left broken in its process, a context of the GPU for instance, is no other job's. Nor is
             # what others had broken there this one's: it is tried once more, in a new process.
@@ -302,28 +328,52 @@ class Keeper:
         folder = f"{job.id}-{job.attempt}"
         results = tuple(verified(self._store, result, folder) for result in answer.results)
         deliveries = [each for parcel in parcels if parcel.peer for each in outgoing(parcel, results)]
-        # The ledger beside the files is written first: it may name a result that was never committed, whose job then
-        # has a later attempt; the other way round it would lack one that was.
-        self._store.append_manifest(job.study_instance_uid, results_record(job, results, deliveries))
+        details = answer.details | deviations(parcels, results, shadow=job.model_name in self._settings.shadow_models)
         with self._database.writing() as uow:
-            jobs.finish_job(
-                uow,
-                job.id,
-                job.attempt,
-                results,
-                deliveries,
-                answer.details | deviations(parcels, results, shadow=job.model_name in self._settings.shadow_models),
-            )
+            jobs.finish_job(uow, job.id, job.attempt, results, deliveries, details)
+            self._note(uow, "results", job)
             uow.commit()
         log.info("job.done", results=len(results), deliveries=len(deliveries))
 
+    def _refuse(self, job: Job, answer: Answer) -> None:
+        with self._database.writing() as uow:
+            jobs.refuse_job(uow, job.id, job.attempt, answer.reason, answer.details)
+            self._note(uow, "refused", job)
+            uow.commit()
+        log.info("job.refused", code=answer.code)
+
+    def _persist(self, job: Job, act: Callable[[], None]) -> None:
+        """Have what came of an analysis written, however long the disk is full or the database away.
+
+        It may have cost an hour. The lease is renewed meanwhile.
+        """
+        self.outage.persist(act, lambda: self._hold(job))
+
+    def _hold(self, job: Job) -> None:
+        """Renew the lease if that can be done; an outage is told already."""
+        with suppress(DatabaseUnavailable):
+            self._prolong(job)
+
+    def _note(self, uow: UnitOfWork, kind: str, job: Job) -> None:
+        """Write the job's end beside the files; before its commit, so that the ledger never lacks what was committed.
+
+        It may tell of an end that was not: the job then has a later attempt, and a later record.
+        """
+        self._store.append_manifest(job.study_instance_uid, job_record(uow, kind, job.id))
+
     def _fail(self, job: Job, reason: Reason, *, transient: bool, details: Mapping[str, Any]) -> None:
-        try:
+        def fail() -> JobState:
             with self._database.writing() as uow:
                 state = jobs.fail_attempt(
                     uow, job.id, job.attempt, reason, transient, self._settings.inference.attempts, details
                 )
+                if state is JobState.FAILED:
+                    self._note(uow, "failed", job)
                 uow.commit()
+            return state
+
+        try:
+            state = self.outage.persist(fail, lambda: self._hold(job))
         except LeaseLost:
             log.warning("job.lease_lost")
             return

@@ -13,6 +13,7 @@ from pydicom.errors import InvalidDicomError
 
 from hilum.authorship import model_identity, result_context
 from hilum.config import Settings
+from hilum.outages import full
 from hilum.planning import read_cards
 from hilum.processes import Station
 from hilum.rejecting import rejected_kept
@@ -29,6 +30,7 @@ def run(station: Station) -> None:
     line = endpoint(station.descriptors["line"])
     station.announce({})
     request = Request.from_bytes(line.recv_bytes())
+    structlog.contextvars.bind_contextvars(**request.names)
     line.send_bytes(_answer(station.settings, request).to_bytes())
 
 
@@ -37,8 +39,11 @@ def _answer(settings: Settings, request: Request) -> Answer:
         results = report(settings, request)
     except HilumError as error:
         log.warning("notice.failed", code=error.code, exc_info=True)
-        return Answer.of_error(request, error)
+        return Answer.of_error(request, full(error) or error)
     except Exception as error:  # the process's edge: a strange header may raise anything, and it must be on record
+        if disk := full(error):
+            log.warning("notice.disk_full")
+            return Answer.of_error(request, disk)
         log.exception("notice.crashed")
         words = f"Writing it stopped with {type(error).__name__}; the log has the details."
         return Answer.of_crash(words, request)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from hilum.outages import full
 from hilum.pipeline import Pipeline
 from hilum.processes import Station, offer_to_the_kernel, yield_to_reception
 from hilum.working.capacity import device_of, threads_of
@@ -54,7 +55,7 @@ def _warm(pipeline: Pipeline, order: Warm, account: Account) -> Answer:
 
 
 def _analyse(pipeline: Pipeline, request: Request, account: Account) -> Answer:
-    with structlog.contextvars.bound_contextvars(job=request.job_id, attempt=request.attempt):
+    with structlog.contextvars.bound_contextvars(**request.names):
         try:
             results = pipeline.run(request, account)
         except StudyRefused as refusal:
@@ -62,8 +63,11 @@ def _analyse(pipeline: Pipeline, request: Request, account: Account) -> Answer:
             return Answer.of_error(request, refusal, "refused", details=pipeline.details(account))
         except HilumError as error:
             log.warning("job.failed", code=error.code, exc_info=True)
-            return Answer.of_error(request, error, details=pipeline.details(account))
+            return Answer.of_error(request, full(error) or error, details=pipeline.details(account))
         except Exception as error:  # the loop's edge: a model may raise anything, and the next study must run
+            if disk := full(error):
+                log.warning("job.disk_full")
+                return Answer.of_error(request, disk, details=pipeline.details(account))
             log.exception("job.crashed")
             words = f"The analysis stopped with {type(error).__name__}; the log has the details."
             return Answer.of_crash(words, request, pipeline.details(account))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -12,13 +12,15 @@ import structlog
 from db import acceptance, commitments, deliveries, outbox, withdrawn
 from db.engine import Database
 from db.filestore import FileStore
+from db.ledger import presence_record
 from hilum.backing_off import back_off
 from hilum.committing.crew import crew_of
 from hilum.config import Settings
 from hilum.entries import PeerSettings
 from hilum.network import peer_of, slot
+from hilum.outages import Outage, at_work, disk_failure, keep_at
 from hilum.processes import Station, StopSignal
-from hilum.working.leases import owner, release_what_died
+from hilum.working.leases import owner, place_of
 from scp.object_file import describe, offers_for
 from scp.query import prove_stored
 from scp.requesting import Timeouts, accepted_classes
@@ -28,6 +30,7 @@ from study.errors import (
     AnswerLost,
     ArchiveError,
     AssociationRejected,
+    DatabaseUnavailable,
     DeliveryError,
     LeaseLost,
     NoAcceptedContext,
@@ -39,8 +42,6 @@ from study.forms import INSTEAD, SOP_CLASSES, Acceptance, Form
 
 log = structlog.get_logger()
 
-_PAUSE_SECONDS = 0.05
-_LEASE_SECONDS = 120.0
 _DUPLICATE = 0x0111
 _CLASS_NOT_SUPPORTED = 0x0122
 _OF_A_REJECTION = range(0xA770, 0xA780)  # dcm4chee: it has no such object, or has it rejected already
@@ -49,11 +50,21 @@ _ASK_AGAIN_SECONDS = 3600.0
 
 
 def run(station: Station) -> None:
-    """Deliver until told to stop; each peer has a thread of its own, so that a dead one delays nobody else."""
+    """Deliver until told to stop; each peer has a thread of its own, so that a dead one delays nobody else.
+
+    Raises
+    ------
+    StoreBusy
+        If another sender works on this machine.
+    """
     database = Database.open(station.settings.database_url)
     database.check_schema()
     store = FileStore(station.settings.data_dir)
-    release_what_died(database, store, "sender")
+    with place_of(database, store, station.settings.machine, "sender"):
+        _work(station, store, database)
+
+
+def _work(station: Station, store: FileStore, database: Database) -> None:
     with database.writing() as uow:
         withheld = outbox.withhold(uow, station.settings.shadow_models)
         uow.commit()
@@ -62,11 +73,8 @@ def run(station: Station) -> None:
     couriers = [
         Courier(peer, station.settings, database, store, station.stop) for peer in station.settings.destinations
     ]
-    threads = [threading.Thread(target=courier.run, name=f"courier-{courier.name}") for courier in couriers]
     crew = crew_of(station.settings, database, store, station.stop)
-    threads += [threading.Thread(target=worker.run, name=worker.name) for worker in crew]
-    for thread in threads:
-        thread.start()
+    threads = at_work([*(courier.run for courier in couriers), *(worker.run for worker in crew)], station.stop)
     station.announce({"peers": [courier.name for courier in couriers]})
     station.stop.wait()
     for thread in threads:
@@ -105,19 +113,18 @@ class Courier:
         self._failures = 0
         self._stored: set[str] = set()
         self._asks_at = 0.0
-        self._owner = f"{owner(store, 'sender')}/{peer.name}"
+        self._owner = f"{owner(store, settings.machine, 'sender')}/{peer.name}"
+        self._outage = Outage(stop)
 
     def run(self) -> None:
         """Deliver what is due, again and again, until the node stops."""
         structlog.contextvars.bind_contextvars(peer=self.name)
-        while not self._stop.wait(_PAUSE_SECONDS):
-            try:
-                self._ask()
-                while not self._stop.is_set() and self.turn():
-                    pass
-            except Exception:  # the loop's edge: one object must not end the delivery of all others
-                log.exception("delivery.crashed")
-                self._stop.wait(self._delivery.retry_seconds)
+        keep_at(self._work, self._stop, "delivery.crashed", self._delivery.retry_seconds)
+
+    def _work(self) -> None:
+        self._ask()
+        while not self._stop.is_set() and self.turn():
+            pass
 
     def _ask(self) -> None:
         """Find out which SOP Classes of those that are due to it the peer accepts: at the start, and every hour."""
@@ -159,7 +166,7 @@ class Courier:
 
     def _lease(self) -> Sequence[Delivery]:
         with self._database.writing() as uow:
-            due = outbox.lease_deliveries(uow, self.name, self._owner, _LEASE_SECONDS, _AT_ONCE)
+            due = outbox.lease_deliveries(uow, self.name, self._owner, self._delivery.lease_seconds, _AT_ONCE)
             uow.commit()
         return due
 
@@ -179,16 +186,22 @@ class Courier:
             self._failures = 0
         except DeliveryError as error:
             if left:
-                self._not_taken(left.pop(0), error)
+                self._persist_not_taken(left.pop(0), error)
             self._failures += isinstance(error, (PeerUnreachable, AssociationRejected))
         except LeaseLost:  # another sender's meanwhile, or taken back; its end is no business of ours any more
             log.warning("delivery.lease_lost", study=left[0].study_instance_uid, delivery=left[0].id)
             left.pop(0)
-        self._give_back(left)
+        self._outage.persist(lambda: self._give_back(left))
         if self._failures:
-            with self._database.writing() as uow:
-                outbox.hold_back(uow, self.name, back_off(self._delivery, self._failures, problem=False))
-                uow.commit()
+            self._outage.persist(self._hold_back)
+
+    def _persist_not_taken(self, delivery: Delivery, error: DeliveryError) -> None:
+        self._outage.persist(lambda: self._not_taken(delivery, error))
+
+    def _hold_back(self) -> None:
+        with self._database.writing() as uow:
+            outbox.hold_back(uow, self.name, back_off(self._delivery, self._failures, problem=False))
+            uow.commit()
 
     def _is_readable(self, delivery: Delivery) -> bool:
         """Tell whether the result can be read; one that can not is kept aside, and stops no other."""
@@ -197,7 +210,11 @@ class Courier:
         except (ArchiveError, OSError) as error:
             reason = Reason("ResultUnreadable", f"The result's file can not be read: {type(error).__name__}.")
             with self._database.writing() as uow:
-                outbox.keep_aside(uow, delivery.id, self._owner, reason)
+                if disk_failure(error) is None:
+                    outbox.keep_aside(uow, delivery.id, self._owner, reason)
+                else:  # the disk is away, not the file
+                    seconds = back_off(self._delivery, delivery.attempts, problem=False)
+                    outbox.postpone(uow, delivery.id, self._owner, reason, problem=False, seconds=seconds)
                 uow.commit()
             log.exception("delivery.unreadable", study=delivery.study_instance_uid, delivery=delivery.id)
             return False
@@ -208,13 +225,22 @@ class Courier:
         # What a peer makes of a rejection shows at once; it need not keep the note
         commits = self._settings.commitment and delivery.result.form != Form.REJECTION
         end, record = (commitments.stored, "stored") if commits else (outbox.delivered, "delivered")
-        self._store.append_manifest(
-            delivery.study_instance_uid,
-            {"record": record, "peer": self.name, "sop_instance_uid": delivery.result.sop_instance_uid},
-        )
-        with self._database.writing() as uow:
-            end(uow, delivery.id, self._owner, status)
-            uow.commit()
+        there = presence_record(record, self.name, delivery.result.sop_instance_uid, status)
+
+        def note() -> None:
+            with self._database.writing() as uow:
+                end(uow, delivery.id, self._owner, status)
+                uow.commit()
+
+        def meanwhile() -> None:
+            sender.end()  # the peer is not to wait for us
+            with suppress(DatabaseUnavailable), self._database.writing() as uow:
+                outbox.renew(uow, delivery.id, self._owner, self._delivery.lease_seconds)
+                uow.commit()
+
+        # The peer has it, and is not to get it twice because our disk is full
+        self._outage.persist(lambda: self._store.append_manifest(delivery.study_instance_uid, there), meanwhile)
+        self._outage.persist(note, meanwhile)
         if delivery.result.sop_class_uid not in self._stored:
             self._stored.add(delivery.result.sop_class_uid)
             self._learn({delivery.result.sop_class_uid: Acceptance.STORED})

@@ -144,7 +144,7 @@ class Attendant:
         Parameters
         ----------
         heartbeat
-            Is called every ten seconds while the child works.
+            Is called while the child works, as often as the limits say.
 
         Raises
         ------

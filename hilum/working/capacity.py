@@ -121,6 +121,7 @@ class Budgets:
         return RunOptions(
             precision=entry.precision,
             compile=entry.compile,
+            memory_bytes=self.of(model),
             device_memory_bytes=self.on_device(model, device, device_bytes),
             may_use_cpu=entry.cpu_deadline_seconds is not None,
         )

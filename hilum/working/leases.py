@@ -3,33 +3,40 @@
 from __future__ import annotations
 
 import os
-import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from db import jobs, notices, outbox
 from db.engine import Database
 from db.filestore import FileStore
 
 
-def release_what_died(database: Database, store: FileStore, role: str = "") -> None:
-    """Put the jobs and deliveries that this node's workers on this host had leased back into their queues.
+@contextmanager
+def place_of(database: Database, store: FileStore, machine: str, worker: str) -> Iterator[None]:
+    """Hold a worker's place on a machine; what the one who held it before had leased is back in its queue.
+
+    Nobody else may free it: whoever holds the place is alive.
 
     Parameters
     ----------
-    role
-        Only those of one role: its new process calls this, since the one before it is dead. Without it, those of all:
-        the holder of the store's lock calls this, since nobody else of this node can be at work here.
+    machine
+        `hilum.config.Settings.machine`.
+    worker
+        "sender", or `worker_of` a keeper.
+
+    Raises
+    ------
+    StoreBusy
+        If another process holds the place.
     """
-    prefix = _owner_prefix(store) + (f"{role}/" if role else "")
-    with database.writing() as uow:
-        jobs.release_orphans(uow, prefix)
-        notices.release_orphans(uow, prefix)
-        outbox.release_orphans(uow, prefix)
-        uow.commit()
+    with store.lock_of(worker, machine):
+        _release(database, f"{_owner_prefix(store, machine)}{worker}/")
+        yield
 
 
-def owner(store: FileStore, role: str) -> str:
+def owner(store: FileStore, machine: str, worker: str) -> str:
     """Return the name under which this process leases work; no other process has it."""
-    return f"{_owner_prefix(store)}{role}/{os.getpid()}"
+    return f"{_owner_prefix(store, machine)}{worker}/{os.getpid()}"
 
 
 def worker_of(index: int) -> str:
@@ -37,12 +44,20 @@ def worker_of(index: int) -> str:
     return f"keeper-{index}"
 
 
-def index_of_worker(store: FileStore, owner_name: str) -> int | None:
+def index_of_worker(store: FileStore, machine: str, owner_name: str) -> int | None:
     """Return the index of the keeper of this node and machine that a lease names; None where it is of another one."""
-    role = owner_name.removeprefix(_owner_prefix(store)).partition("/")[0]
-    number = role.removeprefix("keeper-")
-    return int(number) if role not in (owner_name, number) and number.isdigit() else None
+    worker = owner_name.removeprefix(_owner_prefix(store, machine)).partition("/")[0]
+    number = worker.removeprefix("keeper-")
+    return int(number) if worker not in (owner_name, number) and number.isdigit() else None
 
 
-def _owner_prefix(store: FileStore) -> str:
-    return f"{store.node_identity().device_uid}/{socket.gethostname()}/"
+def _release(database: Database, prefix: str) -> None:
+    with database.writing() as uow:
+        jobs.release_orphans(uow, prefix)
+        notices.release_orphans(uow, prefix)
+        outbox.release_orphans(uow, prefix)
+        uow.commit()
+
+
+def _owner_prefix(store: FileStore, machine: str) -> str:
+    return f"{store.node_identity().device_uid}/{machine}/"

@@ -13,7 +13,6 @@ from hilum.working.family import own_bytes, own_bytes_by_share
 from inference.machine import MEGABYTE
 from study.errors import DeadlineExceeded, MemoryExceeded
 
-_HEARTBEAT_SECONDS: Final = 10.0
 _START_SECONDS: Final = 120.0  # until a process that was just started tells its first step
 _FAMILY_SECONDS: Final = 1.0  # between two looks at the processes that the child started
 
@@ -38,12 +37,15 @@ class Limits:
         step: its libraries and the models that it keeps loaded are no order's. None: no limit.
     remedy
         What gives it more time, in words.
+    heartbeat_seconds
+        How often somebody is told that it is still at work.
     """
 
     deadline_seconds: float
     cpu_deadline_seconds: float | None = None
     memory_bytes: int | None = None
     remedy: str = ""
+    heartbeat_seconds: float = 10.0
 
 
 @dataclass
@@ -97,7 +99,7 @@ class Watch:
     members
         Gives what the process started.
     heartbeat
-        Is called every ten seconds.
+        Is called as often as the limits say.
     """
 
     def __init__(
@@ -118,7 +120,7 @@ class Watch:
         self._moved = False
         self._deadline_seconds = _START_SECONDS
         self._deadline = time.monotonic() + _START_SECONDS
-        self._next_beat = time.monotonic() + _HEARTBEAT_SECONDS
+        self._next_beat = time.monotonic() + limits.heartbeat_seconds
         self._memory = _Memory(pid, members)
 
     def hear(self, step: str, *, on_cpu: bool) -> None:
@@ -145,7 +147,7 @@ class Watch:
         self._look_at_memory()
         if self._heartbeat is not None and now > self._next_beat:
             self._heartbeat()
-            self._next_beat = now + _HEARTBEAT_SECONDS
+            self._next_beat = now + self._limits.heartbeat_seconds
 
     def _allow(self, seconds: float) -> None:
         self._deadline_seconds = seconds

@@ -104,6 +104,12 @@ class Request:
             priors=tuple(tuple(prior) for prior in priors),
         )
 
+    @property
+    def names(self) -> dict[str, Any]:
+        """Return what every log entry about it says: its study, job and attempt."""
+        studies = [header.study_instance_uid for _, header in self.instances[:1]]
+        return {"study": "".join(studies), "job": self.job_id, "attempt": self.attempt}
+
     def to_bytes(self) -> bytes:
         """Return the message."""
         values = asdict(self) | {

@@ -29,13 +29,15 @@ QUIET_SECONDS: Final = 2.5
 SILENCE_SECONDS: Final = QUIET_SECONDS - 1.0
 """So long a gap between two acknowledgements may have been the quiet time for the node: answers take time, too."""
 STUCK_SECONDS: Final = 120.0
-"""A study is stuck where its results are not there so long after its last image was acknowledged."""
+"""A study is stuck where its results are not there so long after its last image was acknowledged, and no other's came
+in the meantime: on a machine that is busy with other things they queue for the model."""
 HIT_SECONDS: Final = 60.0
 _STEPS_PER_ROUND = 2
 _MOST_OPEN = 6
 _MOST_RESTARTS = 3  # of one role: its back-off grows with each; then the whole node is killed and started
 _RANDOM_SHARE = 0.2
 _ALL_SHARE = 0.25
+_LOSING_SHARE = 0.5  # of those times that all processes are killed at any moment
 _LONGEST_MOMENT = 3.0  # [s]
 _LOOK_SECONDS = 0.02
 _PATIENCE_SECONDS = 6.0  # with the occurrence that the dice chose: there may be no such one
@@ -71,6 +73,7 @@ class Chaos:
         self.studies: list[StudyOnTheWay] = []
         self._open: list[StudyOnTheWay] = []
         self._restarts: Counter[str] = Counter()
+        self._went_on_at = time.monotonic()
 
     def __enter__(self) -> Self:
         self.wire_log.touch()
@@ -113,7 +116,7 @@ class Chaos:
     def finish(self) -> Tally:
         """Let all come to rest, kill and start the node once more, and judge everything; return what was counted."""
         self._settle(0)
-        self._kill_all()
+        self._kill_all(losing=True)
         self._send()  # when its results are there, all that was owed before it has been dealt with
         self._settle(0)
         acknowledged = acknowledged_in(self.wire_log)
@@ -151,10 +154,10 @@ class Chaos:
         while True:
             self._look_after_the_node()
             for study in list(self._open):
-                since = study.done_at or began
                 if self._is_delivered(study):
                     self._open.remove(study)
-                elif time.monotonic() - since > STUCK_SECONDS:
+                    self._went_on_at = time.monotonic()
+                elif time.monotonic() - max(study.done_at or began, self._went_on_at) > STUCK_SECONDS:
                     self._open.remove(study)
                     self.tally.stuck += 1
                     self.tally.problems.append(f"study {study.number} ({study.uid}) is stuck; {len(study.left)} unsent")
@@ -230,8 +233,9 @@ class Chaos:
         self.tally.random_kills += 1
         everyone = self._node.processes()
         if self._dice.random() < _ALL_SHARE:
-            self._kill_all()
-            return "all processes at any moment"
+            losing = self._dice.random() < _LOSING_SHARE
+            self._kill_all(losing=losing)
+            return f"all processes at any moment{', and the database is lost' if losing else ''}"
         victims = self._dice.sample(everyone, self._dice.randint(1, len(everyone)))
         for victim in victims:
             with suppress(psutil.NoSuchProcess):
@@ -245,10 +249,15 @@ class Chaos:
         if max(self._restarts.values(), default=0) >= _MOST_RESTARTS:
             self._kill_all()
 
-    def _kill_all(self) -> None:
+    def _kill_all(self, *, losing: bool = False) -> None:
+        """Kill the whole node and start it; before that, let its database be gone where `losing` says so."""
         self.tally.kills += 1
         self._node.kill()
         self._demand_nothing_lost()
+        if losing:
+            self.tally.databases += 1
+            for path in self.data_dir.glob("hilum.db*"):
+                path.unlink()
         self._start()
         self._restarts.clear()
 

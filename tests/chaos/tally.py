@@ -23,6 +23,7 @@ class Tally:
     rounds: int = 0
     kills: int = 0
     random_kills: int = 0
+    databases: int = 0  # that were lost
     hits: Counter[str] = field(default_factory=Counter)
     studies: int = 0
     acknowledged: int = 0
@@ -43,6 +44,7 @@ class Tally:
         yield f"{'(any moment, any processes)':46}{self.random_kills:5}"
         for name in ("seed", "rounds", "kills", "studies"):
             yield f"{name:34}{getattr(self, name):17}"
+        yield f"{'databases lost and made anew':34}{self.databases:17}"
         yield f"{'instances acknowledged':34}{self.acknowledged:17}"
         yield f"{'results in Orthanc':34}{self.results:17}"
         yield f"{'of earlier, incomplete revisions':34}{self.earlier:17}"

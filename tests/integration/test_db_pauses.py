@@ -184,7 +184,7 @@ def test_what_came_during_a_pause_and_was_not_analysed_is_passed_over(database: 
     with database.writing() as uow:
         assert notices.is_notice_waiting(uow)
         assert admissions.waiting_since(uow, begun.since) == Waiting(studies=3, jobs=1)
-        assert admissions.pass_over(uow, begun.since) == 3
+        assert len(admissions.pass_over(uow, begun.since)) == 3
         pauses.end(uow, Halted.ANALYSES)
         assert admissions.waiting_since(uow, begun.since) == Waiting(0, 0)
         assert not notices.is_notice_waiting(uow)
@@ -218,14 +218,14 @@ def test_what_was_begun_is_not_passed_over(database: Database) -> None:
         more = [image(1, STUDY), image(2, STUDY)]
         add_instances(uow, more)
         close_study(uow, STUDY, [wanted(more)], "", generation(uow, STUDY))
-        assert admissions.pass_over(uow, job.created_at - timedelta(days=1)) == 0
+        assert admissions.pass_over(uow, job.created_at - timedelta(days=1)) == []
 
 
 def pass_over(database: Database, study: str, refusal: Reason | None = None) -> None:
     begun = pause(database, Halted.ANALYSES)
     receive(database, study, 1, refusal=refusal)
     with database.writing() as uow:
-        assert admissions.pass_over(uow, begun.since) == 1
+        assert admissions.pass_over(uow, begun.since) == [study]
         pauses.end(uow, Halted.ANALYSES)
         uow.commit()
     judge_again(database, study)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -21,12 +22,12 @@ from db.index import add_instances, generation
 from db.outbox import Outgoing
 from db.queries import retry_study
 from db.revisions import close_study
-from db.tables import DeliveryRow, EventRow, JobRow, NoticeRow
+from db.tables import DeliveryRow, EventRow, JobRow, NoticeRow, StudyRow
 from db.withdrawals import KeyObject, Whereabouts, placed, take_back
 from hilum.cli import app
 from hilum.config import Settings, load
 from study.errors import ArchiveError, Reason
-from study.states import DeliveryState, StudyState
+from study.states import DeliveryState, JobState, StudyState
 from tests.support.databases import DIALECTS, STUDY, empty_url, planned, results, stored
 from tests.support.outbox import deliver, forms, lease, record
 
@@ -195,7 +196,8 @@ def test_a_failed_analysis_is_a_problem_until_it_is_discarded_and_again_once_it_
     last = record(node.database).events[-1]
     assert (last.kind, last.numbers["jobs"]) == ("discarded", 1)
     assert last.numbers["account"]
-    assert FileStore(node.settings.data_dir).read_manifest(STUDY)[-1]["record"] == "discarded"
+    *_, kept, _ = FileStore(node.settings.data_dir).read_manifest(STUDY)
+    assert (kept["record"], kept["account"]) == ("discarded", last.numbers["account"])
     node.lines("retry", STUDY)
     assert record(node.database).summary.discarded_at is None
     assert json.loads(node.hilum("studies", "--json").stdout)[0]["discarded_at"] is None
@@ -341,6 +343,78 @@ def test_jobs_that_nobody_takes_are_a_problem_after_an_hour(node: Node) -> None:
     assert node.problems() == []
     node.change(update(JobRow).values(lease_until=node.long_ago()))
     assert node.told() == [("stuck", STUDY, "WorkerGone")]
+
+
+def test_reports_and_results_that_nobody_takes_are_problems_after_an_hour(node: Node) -> None:
+    node.report("pacs")
+    node.queue(f"{STUDY}.2", refusal=Reason("MissingSlices", "Slices are missing."))
+    with node.database.writing() as uow:
+        job = uow.execute(select(JobRow.id, JobRow.study).where(JobRow.state == JobState.REFUSED.value)).one()
+        values = {"study": job.study, "job": job.id, "attempts": 0, "not_before": uow.now(), "given_up": False}
+        uow.execute(insert(NoticeRow).values(values))
+        uow.commit()
+    assert node.problems() == []
+    node.change(update(DeliveryRow).values(next_attempt_at=node.long_ago()))
+    node.change(update(NoticeRow).values(not_before=node.long_ago()))
+    assert node.told() == [("queue", "deliveries", "NoSender"), ("queue", "reports", "NoWriter")]
+    assert {each["remedy"].partition(";")[0] for each in node.problems()} == {
+        "start hilum serve (a sender)",
+        "start hilum serve (a keeper)",
+    }
+    lease(node.database, "pacs")
+    assert node.told() == [("queue", "reports", "NoWriter")]
+
+
+def test_an_analysis_that_is_interrupted_again_and_again_is_a_problem_with_the_cause(node: Node) -> None:
+    node.queue()
+    with node.database.writing() as uow:
+        for _ in range(10):
+            job = jobs.lease_job(uow, "keeper", 30)
+            assert job is not None
+            jobs.interrupt_job(uow, job.id, job.attempt, "the disk is full")
+            uow.execute(update(JobRow).values(not_before=uow.now()))
+        uow.commit()
+    (found,) = node.problems()
+    assert (found["kind"], found["subject"], found["reason"]["numbers"]) == ("stuck", STUDY, {"interruptions": 10})
+    assert found["reason"]["words"].endswith("The attempt was interrupted: the disk is full.")
+
+
+def test_a_study_that_is_not_closed_in_a_day_is_a_problem(node: Node) -> None:
+    now = node.database.now()
+    with node.database.writing() as uow:
+        add_instances(uow, [replace(stored(1), received_at=now)])
+        uow.commit()
+    assert node.problems() == []
+    node.change(update(StudyRow).values(first_received_at=now - timedelta(days=2)))
+    assert [each["reason"]["words"].partition(",")[0] for each in node.problems()] == [
+        "It has been received for more than a day"
+    ]
+    node.change(update(StudyRow).values(last_received_at=now - timedelta(days=2)))
+    (found,) = node.problems()
+    assert (found["kind"], found["subject"], found["reason"]["code"]) == ("open", STUDY, "NotClosed")
+    assert found["reason"]["words"].startswith("Nothing of it came for a day")
+    node.queue()
+    node.change(update(JobRow).values(not_before=now))
+    assert node.problems() == []
+
+
+def test_a_disk_with_less_than_its_reserve_is_a_problem(node: Node) -> None:
+    done = node.hilum("studies", "--problems", "--json", "--set", "node.disk_reserve_mb=1000000000")
+    (found,) = json.loads(done.stdout)
+    assert (found["kind"], found["subject"]) == ("disk", str(node.settings.data_dir))
+    assert "A700" in found["reason"]["words"]
+    assert done.exit_code == 1
+
+
+def test_received_files_that_nobody_indexes_are_a_problem_after_ten_minutes(node: Node) -> None:
+    inbox = FileStore(node.settings.data_dir).inbox("receiver-0")
+    inbox.mkdir(parents=True)
+    received = inbox / "1.dcm"
+    received.write_bytes(b"DICM")
+    assert node.problems() == []
+    eleven_minutes_ago = (node.database.now() - timedelta(minutes=11)).timestamp()
+    os.utime(received, (eleven_minutes_ago, eleven_minutes_ago))
+    assert node.told() == [("inbox", "inbox", "NotIndexed")]
 
 
 def withdraw(node: Node) -> None:

@@ -1,48 +1,54 @@
-"""Images that come again: a corrected header is analysed anew, other pixels are an alarm until a person decides."""
+"""Images that come again: another header is analysed, other pixels are an alarm, and another encoding is nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
+from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
+from pydicom.uid import (
+    JPEG2000,
+    UID,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+)
+from typer.testing import CliRunner
 
-from hilum.config import Settings, load
+from db.versions import Standing
+from hilum import showing
+from hilum.cli import app
 from hilum.problems import find_problems, remedy
 from hilum.requesting import analyse
-from study.entities import StudyRecord
-from study.states import StudyState
-from tests.support.network import free_port, wait_until
-from tests.support.reception import Reception, receiving
-from tests.support.series import axial_affine, ct_series
+from study.states import JobState, StudyState, Which
+from tests.support.databases import DIALECTS
+from tests.support.indexing import Intake, indexing
+from tests.support.series import axial_affine, ct_series, save_series
 
-CONFIG = """
-[node]
-port = {port}
-disk_reserve_mb = 0
-accept = "any"
-[study]
-quiet_seconds = 0.3
-[[models]]
-name = "lung_ct"
-bundle = "builtin:lung_ct"
-"""
 STUDY = "2.25.8100"
+CORRECTED = "corrected"
 
 
-def configured(folder: Path) -> Settings:
-    config = folder / "config.toml"
-    config.write_text(CONFIG.format(port=free_port()))
-    settings = load(config, environment={})
-    settings.data_dir.mkdir()
-    return settings
+@pytest.fixture(params=DIALECTS)
+def node(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Intake]:
+    with indexing(tmp_path, request.param) as intake:
+        yield intake
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> Iterator[Intake]:
+    with indexing(tmp_path) as intake:
+        yield intake
 
 
 def images(value: int = 0, **attributes: object) -> list[Dataset]:
     made = ct_series(
-        np.full((20, 8, 8), -500),
+        np.arange(20 * 4096).reshape(20, 64, 64) % 800 - 900,
         axial_affine((2.0, 0.8, 0.8)),
         study_instance_uid=STUDY,
         series_instance_uid=f"{STUDY}.1",
@@ -50,53 +56,190 @@ def images(value: int = 0, **attributes: object) -> list[Dataset]:
     )
     for number, image in enumerate(made):
         image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = UID(f"{STUDY}.2.{number}")
+        image.FrameOfReferenceUID = f"{STUDY}.3"
     if value:
-        made[3].PixelData = np.full((8, 8), value, dtype=np.int16).tobytes()
+        made[3].PixelData = np.full((64, 64), value, dtype=np.int16).tobytes()
     return made
 
 
-def settled(node: Reception, jobs: int) -> StudyRecord:
-    """Return the record once so many jobs were ever planned and nothing awaits evaluation."""
-    found: list[StudyRecord] = []
-
-    def is_settled() -> bool:
-        record = node.record(STUDY)
-        found[:] = [record] if record is not None else []
-        return bool(found) and len(found[0].jobs) == jobs and found[0].summary.state is not StudyState.RECEIVING
-
-    wait_until(is_settled, 20, f"{jobs} jobs")
-    return found[0]
-
-
-def send(node: Reception, these: Sequence[Dataset]) -> None:
-    node.send(these)
+def encoded(these: Sequence[Dataset], syntax: str) -> list[Dataset]:
+    """Return images in another Transfer Syntax, otherwise as they are."""
+    for each in these:
+        if syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
+            each.file_meta.TransferSyntaxUID = UID(syntax)
+        elif syntax == JPEG2000:
+            each.compress(syntax, generate_instance_uid=False, j2k_cr=[20])
+            each.LossyImageCompression = "01"
+        else:
+            each.compress(syntax, generate_instance_uid=False)
+    return list(these)
 
 
-def test_other_pixels_are_refused_until_a_person_wants_the_newest(tmp_path: Path) -> None:
-    settings = configured(tmp_path)
-    with receiving(settings, listens_for=60) as node:
-        send(node, images())
-        assert settled(node, 1).summary.state is StudyState.COMPLETE
-        send(node, images(StudyDescription="corrected"))
-        assert settled(node, 2).summary.state is StudyState.COMPLETE  # whose name was corrected is analysed again
-        send(node, images(900, StudyDescription="corrected"))
-        record = settled(node, 3)
-        assert record.summary.state is StudyState.REFUSED
-        assert record.summary.reason is not None
-        assert (record.summary.reason.code, record.summary.reason.numbers) == ("PixelsChanged", {"images": 1})
-        assert "hilum analyse" in record.summary.reason.words
+def states(node: Intake) -> list[tuple[JobState, bool]]:
+    return [(job.state, job.current) for job in node.record(STUDY).jobs]
 
-        (problem,) = find_problems(settings, node.database)
-        assert (problem.kind, problem.subject, remedy(problem).endswith(f"hilum analyse {STUDY}")) == (
-            "alarm",
-            STUDY,
-            True,
-        )
 
-        said = list(analyse(settings, node.database, STUDY))
-        assert said[0].startswith("lung_ct: runs on 20 image(s)")
-        wait_until(lambda: settled(node, 3).summary.state is StudyState.COMPLETE, 20, "the newest are analysed")
-        assert find_problems(settings, node.database) == []
+def problems(node: Intake) -> list[str]:
+    return [each.kind.value for each in find_problems(node.settings, node.database)]
 
-        send(node, images(901, StudyDescription="corrected"))  # what a person said holds for what he saw
-        assert settled(node, 4).summary.state is StudyState.REFUSED
+
+def standings(node: Intake) -> set[str]:
+    return set(node.record(STUDY).standings.values())
+
+
+def test_a_corrected_header_is_analysed_anew(quick: Intake) -> None:
+    quick.take(images())
+    quick.analyse(STUDY)
+    quick.take(images(StudyDescription=CORRECTED))
+    assert states(quick) == [(JobState.DONE, False), (JobState.QUEUED, True)]
+    assert standings(quick) == {Standing.REPLACED}
+
+
+def test_other_pixels_are_refused_until_a_person_wants_the_newest_for_now(quick: Intake) -> None:
+    quick.take(images())
+    quick.take(images(900, StudyDescription=CORRECTED))
+    record = quick.record(STUDY)
+    assert record.summary.state is StudyState.REFUSED
+    assert record.summary.reason is not None
+    assert (record.summary.reason.code, record.summary.reason.numbers) == ("PixelsChanged", {"images": 1})
+    (problem,) = find_problems(quick.settings, quick.database)
+    assert (problem.kind, problem.subject) == ("alarm", STUDY)
+    assert f"hilum analyse {STUDY} --versions newest" in remedy(problem)
+
+    said = list(analyse(quick.settings, quick.database, STUDY))
+    assert said[0].startswith("lung_ct: runs on 20 image(s)")
+    quick.settle()
+    assert quick.current(STUDY).state is JobState.QUEUED
+    assert problems(quick) == []
+
+    quick.take(images(901, StudyDescription=CORRECTED))  # what a person said holds for what he saw
+    assert quick.record(STUDY).summary.state is StudyState.REFUSED
+
+
+def test_a_person_says_that_the_old_images_are_right_and_their_results_stand(node: Intake) -> None:
+    node.take(images())
+    first = node.analyse(STUDY)
+    node.take(encoded(images(), RLELossless))
+    wrong = images(900)
+    node.take(wrong)
+    assert problems(node) == ["alarm"]
+    said = list(analyse(node.settings, node.database, STUDY, which=Which.OLDEST))
+    assert said[0] == "of 1 image(s) the oldest pixels count; the others are kept, and count no more"
+    assert said[1] == f"lung_ct: has run on these very images, which is not done twice (job {first.id})"
+    node.settle()
+    assert (node.current(STUDY).id, problems(node)) == (first.id, [])
+    assert standings(node) >= {Standing.DISCOUNTED}
+    assert len(list((node.settings.data_dir / "store").rglob("*.dcm"))) >= 21
+
+    node.take(wrong)  # the wrong ones once more: they count no more
+    assert (node.current(STUDY).id, problems(node)) == (first.id, [])
+    late = images()[:1]
+    late[0].SOPInstanceUID = late[0].file_meta.MediaStorageSOPInstanceUID = UID(f"{STUDY}.2.99")
+    late[0].ImagePositionPatient = [-20, -30, 0]
+    node.take(late)  # and no later image brings the alarm back
+    assert (node.current(STUDY).state, problems(node)) == (JobState.QUEUED, [])
+
+
+def test_what_a_person_said_of_versions_survives_the_loss_of_the_database(quick: Intake) -> None:
+    quick.take(images())
+    job = quick.current(STUDY)
+    quick.take(encoded(images(), RLELossless))
+    quick.take(images(900))
+    list(analyse(quick.settings, quick.database, STUDY, which=Which.OLDEST))
+    quick.settle()
+    quick.rebuild()
+    assert (quick.current(STUDY).instances_digest, quick.current(STUDY).state) == (job.instances_digest, JobState.QUEUED)
+    assert (standings(quick), problems(quick)) == ({Standing.SAME, Standing.DISCOUNTED}, [])
+
+
+def test_the_last_correction_of_the_old_images_counts_and_a_person_may_think_again(quick: Intake) -> None:
+    quick.take(images())
+    quick.take(images(StudyDescription=CORRECTED))
+    corrected = quick.current(STUDY)
+    quick.take(images(900, StudyDescription=CORRECTED))
+    list(analyse(quick.settings, quick.database, STUDY, which=Which.OLDEST))
+    quick.settle()
+    assert quick.current(STUDY).id == corrected.id
+    list(analyse(quick.settings, quick.database, STUDY, which=Which.NEWEST))
+    quick.settle()
+    assert quick.current(STUDY).id != corrected.id
+    assert (quick.current(STUDY).state, problems(quick)) == (JobState.QUEUED, [])
+    quick.take(images(901, StudyDescription=CORRECTED))
+    assert problems(quick) == ["alarm"]
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (ExplicitVRLittleEndian, ImplicitVRLittleEndian),
+        (JPEG2000Lossless, ExplicitVRLittleEndian),
+    ],
+)
+def test_the_same_images_in_another_encoding_change_nothing(quick: Intake, first: str, then: str) -> None:
+    quick.take(encoded(images(), first))
+    job = quick.analyse(STUDY)
+    again = encoded(images(), then)
+    quick.take(again)
+    record = quick.record(STUDY)
+    assert [each.id for each in record.jobs if each.current] == [job.id]
+    assert (len(record.jobs), record.revision, record.summary.state) == (1, 1, StudyState.DELIVERED)
+    assert len(record.other_versions) == 20
+    assert standings(quick) == {Standing.SAME}
+    assert [event.numbers for event in record.events if event.kind == "same_again"] == [{"instances": 20}]
+    quick.take(again)
+    assert len(quick.record(STUDY).jobs) == 1
+
+
+def test_a_correction_in_another_encoding_is_a_correction_and_the_archives_form_of_it_nothing(quick: Intake) -> None:
+    quick.take(images())
+    quick.take(encoded(images(StudyDescription=CORRECTED), JPEGLSLossless))
+    corrected = quick.current(STUDY)
+    assert states(quick) == [(JobState.SUPERSEDED, False), (JobState.QUEUED, True)]
+    quick.take(images(StudyDescription=CORRECTED))
+    assert (quick.current(STUDY).id, problems(quick)) == (corrected.id, [])
+
+
+@pytest.mark.parametrize("change", [lambda: encoded(images(900), RLELossless), lambda: encoded(images(), JPEG2000)])
+def test_other_pixels_in_another_encoding_and_a_lossy_form_are_an_alarm(
+    quick: Intake, change: Callable[[], list[Dataset]]
+) -> None:
+    quick.take(images())
+    quick.take(change())
+    assert problems(quick) == ["alarm"]
+
+
+def test_what_can_not_be_decoded_counts_as_a_correction_and_is_on_record(quick: Intake) -> None:
+    quick.take(images())
+    broken = encoded(images(), RLELossless)
+    broken[5].PixelData = broken[5].PixelData[:20] + bytes(len(broken[5].PixelData) - 20)
+    quick.take(broken)
+    job = quick.current(STUDY)
+    assert (job.state, len(quick.record(STUDY).jobs), standings(quick)) == (
+        JobState.QUEUED,
+        2,
+        {Standing.SAME, Standing.REPLACED},
+    )
+
+
+def test_a_file_that_ends_the_process_or_takes_too_long_holds_up_no_other(tmp_path: Path) -> None:
+    good = save_series(images()[:3], tmp_path)
+    pipe = tmp_path / "pipe"
+    found = list(showing.shown_by([good[0], tmp_path / "none.dcm", good[1]], 60, 2**30))
+    assert [each.get("unread") for each in found] == [None, "FileNotFoundError", None]
+    assert found[0]["pixels"] != found[2]["pixels"]
+    large = dcmread(good[2])
+    large.NumberOfFrames, large.Rows, large.Columns = 1, 40_000, 40_000
+    large.save_as(pipe)
+    found = list(showing.shown_by([pipe, good[0]], 60, 2**26))
+    assert ("unread" in found[0], "unread" in found[1]) == (True, False)
+    assert [each["unread"] for each in showing.shown_by(good, 0.0, 2**30)] == ["DeadlineExceeded"] * 3
+
+
+def test_the_command_takes_the_word_of_a_person(quick: Intake) -> None:
+    quick.take(images())
+    quick.take(images(900))
+    config = quick.settings.data_dir.parent / "config.toml"
+    done = CliRunner().invoke(app, ["analyse", STUDY, "--versions", "oldest", "--config", str(config)])
+    assert (done.exit_code, "of 1 image(s) the oldest pixels count" in done.output) == (0, True)
+    done = CliRunner().invoke(app, ["show", STUDY, "--config", str(config)])
+    assert "1 version(s) that a person said are wrong" in done.output

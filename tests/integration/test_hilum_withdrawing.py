@@ -197,7 +197,7 @@ def test_what_the_pacs_has_is_rejected_there(node: Site, orthanc: Orthanc, tmp_p
     told = json.loads(node.hilum("show", node.study, "--json").stdout)["withdrawals"]
     assert [(each["job"], each["safety"], each["objects"]) for each in told] == [(node.job, True, 2)]
     kept = [each for each in node.store.read_manifest(node.study) if each["record"] == "withdrawn"]
-    assert [sorted(each["objects"]) for each in kept] == [sorted(node.uids.values())]
+    assert [sorted(each["withdrawals"][0]["objects"]) for each in kept] == [sorted(node.uids.values())]
     assert "withdrawn for patient safety" in node.hilum("retry", node.study).stdout
     node.send()
     assert len(in_archive(orthanc, node.study)) == 3

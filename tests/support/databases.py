@@ -65,27 +65,50 @@ def _postgresql(name: str) -> str:
 @functools.cache
 def _cluster() -> Path:
     """Return the folder with the socket of a private PostgreSQL, which ends with this process."""
-    initdb, control = _postgresql("initdb"), _postgresql("pg_ctl")
-    # PostgreSQL refuses to run as root: Debian's package brings a user for it.
-    user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    initdb = _postgresql("initdb")
     folder = Path(tempfile.mkdtemp(prefix="hilum-postgresql-"))
-    if user:
+    if _as_postgres():
         shutil.chown(folder, "postgres")
-    cluster = folder / "data"
-    options = f"-k {folder} -c listen_addresses='' -c fsync=off -c synchronous_commit=off"
+    command = [initdb, "-D", str(folder / "data"), "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8"]
+    subprocess.run([*_as_postgres(), *command], check=True, stdout=subprocess.DEVNULL, cwd="/")
+    _start_cluster(folder)
 
-    def run(*command: str) -> None:
-        subprocess.run([*user, *command], check=True, stdout=subprocess.DEVNULL, cwd="/")
-
-    run(initdb, "-D", str(cluster), "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8")
-    run(control, "-D", str(cluster), "-w", "-l", str(folder / "log"), "-o", options, "start")
-
-    def stop() -> None:
-        run(control, "-D", str(cluster), "-m", "immediate", "stop")
+    def end() -> None:
+        _stop_cluster(folder)
         shutil.rmtree(folder, ignore_errors=True)
 
-    atexit.register(stop)
+    atexit.register(end)
     return folder
+
+
+@contextmanager
+def server_away() -> Iterator[None]:
+    """Have this process's PostgreSQL stopped meanwhile, as by a crash."""
+    folder = _cluster()
+    _stop_cluster(folder)
+    try:
+        yield
+    finally:
+        _start_cluster(folder)
+
+
+def _as_postgres() -> list[str]:
+    """Return what runs a command as a user of its own: PostgreSQL refuses to run as root. Debian's package has one."""
+    return ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+
+
+def _start_cluster(folder: Path) -> None:
+    options = f"-k {folder} -c listen_addresses='' -c fsync=off -c synchronous_commit=off"
+    _control(folder, "-w", "-l", str(folder / "log"), "-o", options, "start")
+
+
+def _stop_cluster(folder: Path) -> None:
+    _control(folder, "-m", "immediate", "stop")
+
+
+def _control(folder: Path, *arguments: str) -> None:
+    command = [_postgresql("pg_ctl"), "-D", str(folder / "data"), *arguments]
+    subprocess.run([*_as_postgres(), *command], check=True, stdout=subprocess.DEVNULL, cwd="/")
 
 
 def query_plans(database: Database, action: Callable[[UnitOfWork], object]) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from pydicom.dataset import Dataset
 from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
@@ -58,12 +59,15 @@ class FaultyPacs:
         Faults to come, one for each association.
     arrivals
         SOP Instance UID and data set of each object that it stored, as they came.
+    comment
+        What it says, as Error Comment (0000,0902), with each status that is not Success.
     """
 
     port: int = field(default_factory=free_port)
     script: deque[Fault] = field(default_factory=deque)
     met: list[Fault] = field(default_factory=list)
     arrivals: list[tuple[str, bytes]] = field(default_factory=list)
+    comment: str = ""
     _faults: dict[Association, Fault] = field(default_factory=dict)
     _pieces: dict[Association, int] = field(default_factory=dict)
     _over: threading.Event = field(default_factory=threading.Event)
@@ -133,7 +137,7 @@ class FaultyPacs:
         self.met.append(fault)
         self._over.wait(_LONGEST_HOLD)
 
-    def _on_store(self, event: evt.Event) -> int:
+    def _on_store(self, event: evt.Event) -> int | Dataset:
         assert isinstance(event.request, C_STORE)
         assert event.request.DataSet is not None
         fault = self._faults.get(event.assoc)
@@ -146,7 +150,11 @@ class FaultyPacs:
             event.assoc.abort()
         if fault is not None and fault is not Fault.CLOSES:
             self.met.append(fault)
-        return status
+        if not (status and self.comment):
+            return status
+        answer = Dataset()
+        answer.Status, answer.ErrorComment = status, self.comment
+        return answer
 
     def _on_sent(self, event: evt.Event) -> None:
         if self._faults.get(event.assoc) is Fault.CLOSES and isinstance(event.pdu, P_DATA_TF):

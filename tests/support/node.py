@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,8 @@ class Node:
             )
         if self.process.stdout is None:
             raise AssertionError("no standard output")
-        line = self.process.stdout.readline().decode()
-        assert "listens on" in line, f"{line!r}; {(self.folder / 'serve.log').read_text()[-2000:]}"
+        said = list(takewhile(lambda line: " listens on " not in line, (each.decode() for each in self.process.stdout)))
+        assert self.process.poll() is None, f"{said}; {(self.folder / 'serve.log').read_text()[-2000:]}"
         return self
 
     def stop(self) -> int:

@@ -499,7 +499,8 @@ def test_one_process_at_a_time_holds_the_store(store: FileStore) -> None:
 def test_the_place_of_a_worker_is_held_by_one_process(tmp_path: Path) -> None:
     store = FileStore(tmp_path)
     busy = pytest.raises(StoreBusy, match="works as keeper-0")
-    with store.lock_of("keeper-0"), store.lock_of("keeper-1"), busy, store.lock_of("keeper-0"):
+    held = (store.lock_of("keeper-0", "one"), store.lock_of("keeper-1", "one"), store.lock_of("keeper-0", "two"))
+    with held[0], held[1], held[2], busy, store.lock_of("keeper-0", "one"):
         pass
-    with store.lock_of("keeper-0"):
+    with store.lock_of("keeper-0", "one"):
         pass

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from enum import StrEnum
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from db.events import EventKind
+from db.problem import Kind
 from hilum.config import Settings, load
 from hilum.entries import ModelSettings
 from inference.catalog import find_bundle, read_card
@@ -27,11 +29,17 @@ from sr_writer.context import SERIES_NUMBERS
 from sr_writer.region.areas import MOST_SLICES
 from study import implementation
 from study.codes import ATTENUATION, LAA_950, PERCENTILE_15, PRIVATE_SCHEME, VOLUME
+from study.commitment import CommitmentState
 from study.forms import SOP_CLASSES, Form
+from study.inquiry import InquiryState
+from study.searches import SearchState
+from study.states import DeliveryState, JobState, StudyState
 from tests.support.peers import REPOSITORY
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 CONFORMANCE = (REPOSITORY / "docs" / "conformance.md").read_text()
+JSON = (REPOSITORY / "docs" / "json.md").read_text()
+OPERATIONS = (REPOSITORY / "docs" / "operations.md").read_text()
 MODELS = (REPOSITORY / "docs" / "models.md").read_text()
 LUNG_CT = (REPOSITORY / "docs" / "lung_ct.md").read_text()
 LARGEST_PICTURE = 300_000
@@ -54,6 +62,39 @@ def test_pictures_are_small_and_carry_nothing_but_pixels() -> None:
         content = picture.read_bytes()
         assert len(content) < LARGEST_PICTURE, picture.name
         assert not any(chunk in content for chunk in (b"tEXt", b"iTXt", b"zTXt", b"eXIf")), picture.name
+
+
+STATES: list[tuple[str, type[StrEnum]]] = [
+    ("study", StudyState),
+    ("job", JobState),
+    ("delivery", DeliveryState),
+    ("inquiry", InquiryState),
+    ("search for earlier studies", SearchState),
+    ("commitment we asked for", CommitmentState),
+]
+
+
+@pytest.mark.parametrize(("of", "states"), STATES)
+def test_every_state_has_somebody_who_moves_it_on(of: str, states: type[StrEnum]) -> None:
+    table = OPERATIONS.partition("### Who moves each state on")[2].partition("\n\n")[0]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("|")
+    ]
+    named = [state for what, state_names, *_ in rows if what == of for state in re.findall(r"`(\w+)`", state_names)]
+    assert sorted(named) == sorted(states)
+    assert all(len(row) == len(rows[0]) and row[2] for row in rows)
+
+
+def test_every_kind_of_problem_is_explained() -> None:
+    listed = OPERATIONS.partition("## What needs a person")[2].partition("###")[0]
+    named = [
+        kind
+        for line in listed.splitlines()
+        if line.startswith("| `")
+        for kind in re.findall(r"`(\w+)`", line.split("|")[1])
+    ]
+    assert sorted(named) == sorted(Kind)
+    assert all(f"`{kind}`" in JSON for kind in Kind)
 
 
 def test_the_conformance_statement_names_the_implementation() -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from hilum.backing_off import back_off
+from hilum.config import Settings
+from hilum.processes import spawn
 from hilum.sections import DeliverySettings
+from hilum.supervisor import Supervisor
 from hilum.working.wire import Answer, News, Request, Warm, order_of, report_of
 from study.entities import ResultObject
 from study.errors import Reason
@@ -34,6 +40,7 @@ def modules_after(statement: str) -> set[str]:
         ("archivist", HEAVY),
         ("keeper", HEAVY | {"pynetdicom"}),
         ("sender", HEAVY),
+        ("retainer", HEAVY | {"pynetdicom"}),
         ("supervisor", HEAVY),
     ],
 )
@@ -125,3 +132,49 @@ except ArchiveError:
         assert "ArchiveError: our own words" in text
         assert "ValueError" in text
         assert "Secretus" not in text
+
+
+def no_process(*_arguments: object, **_options: object) -> NoReturn:
+    raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+
+def open_descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_a_process_that_can_not_be_started_costs_no_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "Popen", no_process)
+    before = open_descriptors()
+    for _ in range(3):
+        with pytest.raises(OSError, match="unavailable"):
+            spawn("indexer", Settings())
+    assert open_descriptors() == before
+
+
+def test_a_role_that_can_not_be_started_again_just_now_is_tried_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hilum.supervisor.spawn", no_process)
+    supervisor = Supervisor(Settings(), lambda _host, _port: None)
+    post = next(post for post in supervisor._posts if post.role == "indexer")
+    post.restart_at = 0.0
+    supervisor._restart_due()
+    assert post.child is None
+    assert post.restart_at > time.monotonic()
+    assert post.back_off > 0.5
+
+
+def test_what_does_not_fit_into_a_log_is_told_once_and_without_what_it_was_about(tmp_path: Path) -> None:
+    program = """
+import sys, pathlib, resource, signal, structlog
+from hilum.journal import open_journal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+open_journal(pathlib.Path(sys.argv[1]), "test", "info")
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+for _ in range(3):
+    try:
+        raise ValueError("Secret^Sally")
+    except ValueError:
+        structlog.get_logger().info("what.happened", exc_info=True, filler="x" * 20000)
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert done.stderr == "hilum: test.jsonl can not be written; entries are missing there\n"

@@ -1,0 +1,214 @@
+"""A lost database is made anew from the files: what is stored, and the ledgers beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from db import pauses
+from db.copying import renumber
+from db.durable import write_once
+from db.engine import Database, UnitOfWork
+from db.filestore import FileStore
+from db.index import add_instances, set_aside
+from db.rebuilding import Rebuilt, backdate, enter_work, known_paths, largest_job
+from study.entities import ResultObject, StoredInstance
+from study.errors import ArchiveError, Reason, SchemaMismatch
+from study.states import Halted
+
+Say = Callable[[str], None]
+
+RESTORING: Final = "restoring"
+"""A file of this name in the data directory says that a backup is being restored into it."""
+
+_MARKER: Final = "rebuilding"
+_EVERY: Final = 100  # studies between two lines of progress
+
+
+@dataclass
+class Count:
+    """What a rebuild came to."""
+
+    studies: int = 0
+    images: int = 0
+    jobs: int = 0
+    results: int = 0
+    owed: int = 0
+    due: int = 0
+    aside: int = 0
+    bare: int = 0
+
+    def words(self) -> Iterator[str]:
+        """Give it in words."""
+        yield (
+            f"{self.studies} studies with {self.images} images, {self.jobs} jobs and {self.results} result objects "
+            f"are in the new database; {self.owed} deliveries are owed, {self.due} studies are looked at again"
+        )
+        if self.aside:
+            yield f"{self.aside} damaged files are kept aside; hilum doctor names them"
+        if self.bare:
+            yield f"{self.bare} studies have no images left here, and are not in it; their manifests are kept"
+
+
+def prepare(database: Database, store: FileStore, say: Say, is_stopped: Callable[[], bool]) -> None:
+    """Bring the database to the schema of this program; one that was lost is made anew from the files.
+
+    What was begun and broken off is finished.
+
+    Raises
+    ------
+    SchemaMismatch
+        If a newer program made the database.
+    ArchiveError
+        If a backup was half restored, or the node is to stop before all is entered.
+    """
+    if (store.root / RESTORING).exists():
+        raise ArchiveError(f"A backup was being restored into {store.root}; finish that by hilum restore.")
+    if not database.has_schema() and store.studies():
+        begin(store)
+    database.migrate()
+    marker = store.root / _MARKER
+    if marker.exists():
+        say(f"the database is made from the files of {len(store.studies())} studies; nothing is received meanwhile")
+        for words in rebuild(database, store, say, is_stopped).words():
+            say(words)
+        if is_stopped():
+            raise ArchiveError("Stopped before the database was made from the files; hilum serve goes on with that.")
+        marker.unlink()
+
+
+def begin(store: FileStore) -> None:
+    """Have the database made from the files, now or whenever it is opened next."""
+    write_once(store.root / _MARKER, b"The database is being made from the files.\n")
+
+
+def is_ready(database: Database, store: FileStore) -> bool:
+    """Tell whether `prepare` would find nothing to do."""
+    if any((store.root / name).exists() for name in (_MARKER, RESTORING)):
+        return False
+    try:
+        database.check_schema()
+    except SchemaMismatch:
+        return False
+    return True
+
+
+def rebuild(
+    database: Database,
+    store: FileStore,
+    say: Say,
+    is_stopped: Callable[[], bool] = lambda: False,
+    since: datetime | None = None,
+) -> Count:
+    """Enter what the store has and the database does not; return how much that was.
+
+    Studies that are in the database already are left alone.
+
+    Parameters
+    ----------
+    since
+        When the database was that of the node last: what their files tell of studies since then is entered too.
+    """
+    studies, count = store.studies(), Count()
+    largest = max((largest_job(store.read_manifest(uid)) for uid in studies), default=0)
+    with database.writing() as uow:
+        renumber(uow)
+        uow.commit()
+    fresh = itertools.count(largest + 1)
+    for done, uid in enumerate(studies):
+        if is_stopped():
+            return count
+        if _is_behind(database, store, uid, since):
+            _rebuild_study(database, store, uid, fresh, count, say)
+        if done % _EVERY == _EVERY - 1:
+            say(f"{done + 1} of {len(studies)} studies")
+    _settle_node(database, store)
+    return count
+
+
+def _is_behind(database: Database, store: FileStore, uid: str, since: datetime | None) -> bool:
+    """Tell whether the files of a study tell more than the database."""
+    with database.reading() as uow:
+        known = known_paths(uow, uid)
+    if known is None or since is None:
+        return known is None
+    if any(store.relative(path) not in known for path in store.stored_files(uid)):
+        return True
+    records = store.read_manifest(uid)
+    return bool(records) and datetime.fromisoformat(records[-1]["at"]) >= since
+
+
+def _rebuild_study(
+    database: Database, store: FileStore, uid: str, fresh: Iterator[int], count: Count, say: Say
+) -> None:
+    records = store.read_manifest(uid)
+    instances = list(_read(database, store, uid, count, say))
+    with database.writing() as uow:
+        if not instances and known_paths(uow, uid) is None:
+            say(f"{uid} has no images here")
+            count.bare += 1
+            return
+        add_instances(uow, instances)
+        done = enter_work(uow, uid, records, lambda result: _is_here(store, result), fresh)
+        backdate(uow, uid)
+        uow.commit()
+    _add_up(count, instances, done)
+
+
+def _add_up(count: Count, instances: Collection[StoredInstance], done: Rebuilt) -> None:
+    count.studies += 1
+    count.images += len(instances)
+    count.jobs += done.jobs
+    count.results += done.results
+    count.owed += done.owed
+    count.due += done.due
+
+
+def _read(database: Database, store: FileStore, uid: str, count: Count, say: Say) -> Iterator[StoredInstance]:
+    """Yield what the study's files are; one whose bytes are not those that came is kept aside."""
+    for path in store.stored_files(uid):
+        try:
+            instance = store.read_incoming(path)
+            if store.root / instance.path != path:
+                raise ArchiveError("The file is not what was received: its bytes have changed.")
+        except ArchiveError as error:
+            aside = store.put_aside(path, error.words)
+            with database.writing() as uow:
+                set_aside(uow, store.relative(aside), error.reason)
+                uow.commit()
+            say(f"{aside}: {error.words}")
+            count.aside += 1
+        else:
+            yield instance
+
+
+def _is_here(store: FileStore, result: ResultObject) -> bool:
+    try:
+        return hashlib.sha256((store.root / result.path).read_bytes()).hexdigest() == result.digest
+    except OSError:
+        return False
+
+
+def _settle_node(database: Database, store: FileStore) -> None:
+    """Enter what is of no study: what is kept aside, and what is paused."""
+    with database.writing() as uow:
+        for reason in sorted(store.root.glob("aside/*.reason.txt")):
+            file = reason.with_name(reason.name.removesuffix(".reason.txt") + ".dcm")
+            if file.exists():
+                set_aside(uow, store.relative(file), Reason("SetAside", reason.read_text().strip()))
+        _pause(uow, store.read_ledger())
+        renumber(uow)
+        uow.commit()
+
+
+def _pause(uow: UnitOfWork, records: Sequence[dict[str, str]]) -> None:
+    """Let what was paused be so still."""
+    last = {each["what"]: each for each in records if each.get("record") in {"paused", "resumed"}}
+    for what in Halted:
+        told = last.get(what.value, {})
+        if told.get("record") == "paused":
+            pauses.begin(uow, what, told["words"])
