@@ -184,7 +184,7 @@ class Database:
             If it is not.
         """
         with _words_for_errors():
-            schema.check(self._engine)
+            schema.check(self._engine.execution_options(**{_WRITING: False}))  # a look waits for no writer
 
     @contextmanager
     def _connected(self, *, writing: bool) -> Iterator[Connection]:

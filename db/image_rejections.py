@@ -263,7 +263,7 @@ def _told(
         return
     what = f"The Key Object {key_object} ({note.title.words})"
     for each in affected:
-        words = f"{what} rejects {each.named} object(s) of the study, {len(each.here)} of them here; no model reads them."
+        words = f"{what} rejects {each.named} object(s) of it, {len(each.here)} of them here; no model reads them."
         numbers = says | {"named": each.named, "here": len(each.here), "excluded": len(each.newly)}
         yield NewEvent(each.study, EventKind.IMAGES_REJECTED, words, numbers)
     if study not in {each.study for each in affected}:
@@ -274,12 +274,13 @@ def _told(
 
 
 def _note_rejected_before(uow: UnitOfWork, arrived: Sequence[tuple[int, StoredInstance]]) -> None:
-    uids: dict[str, set[str]] = defaultdict(set)
-    keys: dict[str, int] = {}
-    for study, instance in arrived:
-        uids[instance.header.study_instance_uid].add(instance.header.sop_instance_uid)
-        keys[instance.header.study_instance_uid] = study
-    counts = Counter({uid: len(excluded(uow, uid).keys() & found) for uid, found in uids.items()})
+    """Note in their studies' journals which of these were rejected before they came."""
+    keys = {instance.header.study_instance_uid: study for study, instance in arrived}
+    came = {(instance.header.study_instance_uid, instance.header.sop_instance_uid) for _, instance in arrived}
+    query = select(RejectedImageRow.study_instance_uid, RejectedImageRow.sop_instance_uid).where(
+        RejectedImageRow.study_instance_uid.in_(list(keys)), RejectedImageRow.excluded
+    )
+    found = {(row.study_instance_uid, row.sop_instance_uid) for row in uow.execute(query.distinct())} & came
     events = [
         NewEvent(
             keys[uid],
@@ -287,7 +288,6 @@ def _note_rejected_before(uow: UnitOfWork, arrived: Sequence[tuple[int, StoredIn
             f"{count} instance(s) arrived that a Key Object rejects; no model reads them.",
             {"excluded": count},
         )
-        for uid, count in counts.items()
-        if count
+        for uid, count in Counter(uid for uid, _ in found).items()
     ]
     record(uow, uow.now(), events)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, Final
 
 from db.frugal import Budget, Encoding, Frugal, TooMuch, skip
-from study.rejections import RejectionNote, rejection_note
+from study.rejections import RejectionNote, is_rejection, rejection_note
 
 # Fifty thousand references, each of some ten reads and 150 bytes, twice: in the evidence and in the content
 _BUDGET: Final = Budget(size=32 * 2**20, reads=2**20)
@@ -58,14 +58,19 @@ def read_rejection(source: BinaryIO, encoding: Encoding, study_instance_uid: str
     struct.error, EOFError, OSError
         If the bytes end early.
     """
-    root = _Walk(Frugal(source, _BUDGET)).content(encoding, None, 0)
-    title = next(root.within(_TITLE), _Item()).values
+    start = source.tell()
+    titled = _Walk(Frugal(source, _BUDGET), _TITLE).content(encoding, None, 0)
+    title = next(titled.within(_TITLE), _Item()).values
+    code = title.get(_CODE_VALUE, ""), title.get(_CODING_SCHEME, "")
+    if not is_rejection(code):
+        return None
+    source.seek(start)
+    root = _Walk(Frugal(source, _BUDGET), _CONTENT).content(encoding, None, 0)
     evidence = [
         (study.values.get(_STUDY_UID, ""), each.values.get(_SOP_INSTANCE_UID, ""))
         for study in root.within(_EVIDENCE)
         for each in study.within(_SERIES, _OBJECTS)
     ]
-    code = title.get(_CODE_VALUE, ""), title.get(_CODING_SCHEME, "")
     return rejection_note(code, evidence, _referred(root), study_instance_uid)
 
 
@@ -77,10 +82,11 @@ def _referred(item: _Item) -> Iterator[str]:
 
 
 class _Walk:
-    """One way through a data set, past all that is not asked for."""
+    """One way through a data set, past all that is not asked for, up to `last`."""
 
-    def __init__(self, source: Frugal) -> None:
+    def __init__(self, source: Frugal, last: int) -> None:
         self._source = source
+        self._last = last
         self._items = 0
 
     def content(self, encoding: Encoding, end: int | None, depth: int) -> _Item:
@@ -88,7 +94,7 @@ class _Walk:
         found = _Item()
         while end is None or self._source.tell() < end:
             head = encoding.head(self._source)
-            if head is None or head[0] in _DELIMITERS or (head[0] > _CONTENT and depth == 0):
+            if head is None or head[0] in _DELIMITERS or (head[0] > self._last and depth == 0):
                 break
             tag, length, inner = head
             if tag in _SEQUENCES:

@@ -1,4 +1,4 @@
-"""Results that peers have of images that were rejected since, and that no newer analysis took the place of."""
+"""What rejections leave to a person: results of rejected images that peers have, Key Objects that could not be read."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from db.tables import (
     WithdrawnRow,
 )
 from study.forms import REPORTS, Form
+from study.rejections import RejectionTitle
 from study.states import DeliveryState, JobState
 
 _THERE: Final = (DeliveryState.STORED.value, DeliveryState.DELIVERED.value)
@@ -70,6 +71,32 @@ def outdated_results(uow: UnitOfWork) -> list[Outdated]:
     for rows in groups.values():  # in the order in which they ended
         newest[rows[0].study, rows[0].model_name] = _outdated(rows, since[rows[0].job])
     return list(newest.values())
+
+
+@dataclass(frozen=True)
+class UnreadNote:
+    """A Key Object that may reject images of its study, and could not be read."""
+
+    key_object: str
+    study_instance_uid: str
+    since: datetime
+    discarded_at: datetime | None
+
+
+def unread_notes(uow: UnitOfWork) -> list[UnreadNote]:
+    """Return the Key Objects that may reject images and could not be read, each once."""
+    query = (
+        select(
+            RejectionNoteRow.sop_instance_uid,
+            StudyRow.study_instance_uid,
+            func.max(RejectionNoteRow.received_at).label("since"),
+            StudyRow.discarded_at,
+        )
+        .join(StudyRow, StudyRow.id == RejectionNoteRow.study)
+        .where(RejectionNoteRow.title == RejectionTitle.UNREAD.value)
+        .group_by(RejectionNoteRow.sop_instance_uid, StudyRow.study_instance_uid, StudyRow.discarded_at)
+    )
+    return [UnreadNote(*row) for row in uow.execute(query)]
 
 
 def _rejected_since(uow: UnitOfWork) -> dict[int, datetime]:

@@ -19,6 +19,7 @@ class Kind(StrEnum):
     ALARM = "alarm"  # an image came again with other pixels, and nobody decided yet
     PART = "part"  # images of a study that retention had removed came, and for long not all of them
     OUTDATED = "outdated"  # results of images that were rejected since
+    UNREAD = "unread"  # a Key Object that may reject images of the study, and could not be read
     DELIVERY = "delivery"  # of a study, to a peer
     REJECTION = "rejection"  # of withdrawn results, that a peer does not take or heed
     REPORT = "report"  # of a refusal, that could not be written

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, and_, func, or_, select
 from db import index, pauses, records, removals, waiting, withdrawn
 from db.engine import AnyRow, UnitOfWork
 from db.events import EventKind
-from db.outdated import outdated_results
+from db.outdated import outdated_results, unread_notes
 from db.problem import Kind, Problem
 from db.tables import DeliveryRow, EventRow, JobRow, NoticeRow, ResultRow, StudyRow
 from study.errors import Reason
@@ -51,6 +51,7 @@ def problems(uow: UnitOfWork, destinations: Collection[str], refusal_delay_secon
         *_parts(uow),
         *_deliveries(uow, destinations),
         *_outdated(uow),
+        *_unread(uow),
         *_reports(uow),
         *waiting.problems(uow, destinations, refusal_delay_seconds),
         *_peers(uow, destinations),
@@ -176,6 +177,13 @@ def _outdated(uow: UnitOfWork) -> Iterator[Problem]:
                 "ResultsOutdated", words, {"objects": each.objects, "sop_instance_uid": each.sop_instance_uid}
             )
             yield Problem(Kind.OUTDATED, each.study_instance_uid, each.since, reason, job=each.job)
+
+
+def _unread(uow: UnitOfWork) -> Iterator[Problem]:
+    for each in unread_notes(uow):
+        if _is_news(each.discarded_at, each.since):
+            words = f"The Key Object {each.key_object} may reject images, and could not be read."
+            yield Problem(Kind.UNREAD, each.study_instance_uid, each.since, Reason("RejectionUnread", words))
 
 
 def _reports(uow: UnitOfWork) -> Iterator[Problem]:

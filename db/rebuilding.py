@@ -135,10 +135,9 @@ def enter_work(
     ArchiveError
         If the index knows no such study.
     """
-    place = places.study(uow, study_instance_uid, for_update=True)
     found = told(records)
     image_choices.repeat(uow, study_instance_uid, found.said.get("images", {}))
-    place = places.study(uow, study_instance_uid)  # versions that were exchanged are another generation
+    place = places.study(uow, study_instance_uid, for_update=True)  # versions that were exchanged changed it
     numbers = _forget(uow, place.id)
     here = {key: each for key, each in found.jobs.items() if _is_whole(each, is_here)}
     lost = sum(len(each["objects"]) for key, each in found.jobs.items() if key not in here)
@@ -147,13 +146,13 @@ def enter_work(
     revisions = _revisions(uow, place.id, found)
     known = {tuple(key_of(each["job"])) for each in here.values()}
     unseen = [each for each in (last or {}).get("refused", ()) if tuple(key_of(each["job"])) not in known]
-    for each in (*here.values(), *unseen):
-        key = None if each in unseen else each["job"]["id"]
-        _enter_job(uow, place.id, revisions[each["job"]["revision"]], each, _free(uow, key, fresh), current)
+    numbered = [(each, _free(uow, key, fresh)) for key, each in here.items()]
+    for each, key in (*numbered, *((each, next(fresh)) for each in unseen)):
+        _enter_job(uow, place.id, revisions[each["job"]["revision"]], each, key, current)
         known.add(tuple(key_of(each["job"])))
     _remember_jobs(uow, place.id, numbers)
     _settle(uow, place.id)
-    due = not _is_done(uow, place.id, last, known)
+    due = not (_is_done(uow, place.id, last, known) or _is_empty(uow, place.id))
     _say(uow, place, found.said, last, due=due)
     _vouch(uow, place.id, found)
     results = sum(len(each["objects"]) for each in here.values())
@@ -314,6 +313,11 @@ def _is_done(uow: UnitOfWork, study: int, last: Record | None, known: set[tuple[
     return all(tuple(key) in known for key in last["jobs"])
 
 
+def _is_empty(uow: UnitOfWork, study: int) -> bool:
+    """Tell whether retention left no image of the study."""
+    return uow.execute(select(InstanceRow.id).where(InstanceRow.study == study).limit(1)).first() is None
+
+
 def _say(uow: UnitOfWork, place: places.StudyPlace, said: Record, last: Record | None, *, due: bool) -> None:
     """Let the study be as people left it, and look at it again only where something is left to do."""
     study = update(StudyRow).where(StudyRow.id == place.id)
@@ -367,9 +371,9 @@ def _remember_jobs(uow: UnitOfWork, study: int, numbers: dict[int, int]) -> None
             uow.execute(update(EventRow).where(EventRow.id == event).values(job=job))
 
 
-def _free(uow: UnitOfWork, key: int | None, fresh: Iterator[int]) -> int:
+def _free(uow: UnitOfWork, key: int, fresh: Iterator[int]) -> int:
     """Return the number that a job gets: its own, unless another study's job has that (files that were copied)."""
-    if key is not None and uow.execute(select(JobRow.id).where(JobRow.id == key)).first() is None:
+    if uow.execute(select(JobRow.id).where(JobRow.id == key)).first() is None:
         return key
     return next(fresh)
 

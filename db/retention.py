@@ -8,7 +8,7 @@ was found in the study, by what, and who has it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -117,34 +117,34 @@ def remove(uow: UnitOfWork, study_instance_uid: str, removed: Mapping[str, Any])
     record(uow, now, [NewEvent(study.id, EventKind.REMOVED, words, numbers)])
 
 
-def restore_removed(uow: UnitOfWork, study_instance_uid: str, removed: Mapping[str, Any]) -> None:
+def restore_removed(
+    uow: UnitOfWork,
+    study_instance_uid: str,
+    removed: Mapping[str, Any],
+    is_here: Callable[[str], bool] = lambda _path: False,
+) -> None:
     """Put a study that was removed into a database that lost it, as the record in its manifest tells.
 
     What is there already stays as it is: the study itself, where images of it are here again, and its revisions. Of the
     results that the record names, and of jobs whose images are not here, those that are in the database are marked as
-    removed: call it (again) once all are.
+    removed: call it (again) once all are. Where every file of the record is here the removal was never made: a kill
+    came between the record and the database. Then nothing changes.
+
+    Parameters
+    ----------
+    is_here
+        Tells whether a file is in the store, by its path relative to that.
     """
+    if all(is_here(path) for path in removed_paths(removed)):
+        return
     there = uow.execute(select(StudyRow.id).where(StudyRow.study_instance_uid == study_instance_uid)).scalar()
-    removed_at = datetime.fromisoformat(removed["removed_at"])
     key = _enter_study(uow, removed) if there is None else int(there)
-    of_study = update(StudyRow).where(StudyRow.id == key)
+    removed_at = datetime.fromisoformat(removed["removed_at"])
     values = {"removed_at": removed_at, "removed_instances": removed["study"]["removed_instances"]}
-    uow.execute(of_study.values(values))
+    uow.execute(update(StudyRow).where(StudyRow.id == key).values(values))
     _enter_series(uow, key, removed["series"])
-    known = set(uow.execute(select(RevisionRow.number).where(RevisionRow.study == key)).scalars())
-    rows = [_with_times(each, ("created_at",)) | {"study": key} for each in removed["revisions"]]
-    fresh = [row for row in rows if row["number"] not in known]
-    if fresh:
-        uow.execute(insert(RevisionRow), fresh)
-    without_images = ~select(JobInstanceRow.job).where(JobInstanceRow.job == JobRow.id).exists()
-    uow.execute(update(JobRow).where(JobRow.study == key, without_images).values(inputs_removed=True))
-    of_the_study = select(JobRow.id).where(JobRow.study == key)
-    names = [uid for uid, _ in removed["results"]]
-    for start in range(0, len(names), _CHUNK):
-        gone = update(ResultRow).where(
-            ResultRow.job.in_(of_the_study), ResultRow.sop_instance_uid.in_(names[start : start + _CHUNK])
-        )
-        uow.execute(gone.values(removed_at=removed_at))
+    _enter_revisions(uow, key, removed["revisions"])
+    _mark_jobs(uow, key, [uid for uid, path in removed["results"] if not is_here(path)], removed_at)
 
 
 def removed_paths(removed: Mapping[str, Any]) -> list[str]:
@@ -258,6 +258,23 @@ def _enter_series(uow: UnitOfWork, study: int, series: Sequence[Mapping[str, Any
     if fresh:
         uow.execute(insert(SeriesRow), fresh)
     _note_series(uow, study, {each["series_instance_uid"]: each["current"] for each in series})
+
+
+def _enter_revisions(uow: UnitOfWork, study: int, revisions: Sequence[Mapping[str, Any]]) -> None:
+    known = {row.number for row in _revisions_of(uow, study)}
+    rows = [_with_times(each, ("created_at",)) | {"study": study} for each in revisions if each["number"] not in known]
+    if rows:
+        uow.execute(insert(RevisionRow), rows)
+
+
+def _mark_jobs(uow: UnitOfWork, study: int, results: Sequence[str], removed_at: datetime) -> None:
+    """Mark what is gone of jobs of a study: images that they read, and results, by their SOP Instance UIDs."""
+    without_images = ~select(JobInstanceRow.job).where(JobInstanceRow.job == JobRow.id).exists()
+    uow.execute(update(JobRow).where(JobRow.study == study, without_images).values(inputs_removed=True))
+    of_the_study = update(ResultRow).where(ResultRow.job.in_(select(JobRow.id).where(JobRow.study == study)))
+    for start in range(0, len(results), _CHUNK):
+        gone = of_the_study.where(ResultRow.sop_instance_uid.in_(results[start : start + _CHUNK]))
+        uow.execute(gone.values(removed_at=removed_at))
 
 
 def _plain(row: AnyRow, without: Collection[str]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from sqlalchemy import func, select, update
 from db import places, problems, records
 from db.engine import AnyRow, UnitOfWork
 from db.events import EventKind, NewEvent, record
-from db.outdated import outdated_results
+from db.outdated import outdated_results, unread_notes
 from db.tables import DeliveryRow, JobRow, NoticeRow, ResultRow, StudyRow, WithdrawnRow
 from db.withdrawn import REJECTION_POSITION
 from study.entities import ResultObject
@@ -45,6 +45,8 @@ class Failed:
         When a person let go of what failed before.
     outdated
         How many result objects peers have of images that were rejected since.
+    unread
+        How many Key Objects that may reject images of it could not be read.
     """
 
     jobs: Sequence[tuple[int, str]]
@@ -54,9 +56,12 @@ class Failed:
     reports: int
     discarded_at: datetime | None
     outdated: int = 0
+    unread: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.jobs or self.owed or self.asked or self.rejections or self.reports or self.outdated)
+        return bool(
+            self.jobs or self.owed or self.asked or self.rejections or self.reports or self.outdated or self.unread
+        )
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,7 @@ def failed(uow: UnitOfWork, study_instance_uid: str, destinations: Collection[st
         uow.execute(reports).scalar_one(),
         uow.execute(select(StudyRow.discarded_at).where(StudyRow.id == study.id)).scalar_one(),
         sum(each.objects for each in outdated_results(uow) if each.study_instance_uid == study_instance_uid),
+        sum(each.study_instance_uid == study_instance_uid for each in unread_notes(uow)),
     )
 
 

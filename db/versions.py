@@ -1,7 +1,7 @@
 """The versions of an image, what each of them shows, and which of them counts.
 
-Of two that show the same the first counts: an archive that sends a compressed form of what a modality sent corrects
-nothing. What a person said is wrong counts no more, whatever comes of it again.
+Of two that show the same the one that was analysed counts, else the first: an archive that sends a compressed form of
+what a modality sent corrects nothing. What a person said is wrong counts no more, whatever comes of it again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sqlalchemy import bindparam, select, update
 from db import places, records
 from db.engine import AnyRow, UnitOfWork
 from db.events import EventKind, NewEvent, record
-from db.tables import InstanceRow, StudyRow
+from db.tables import InstanceRow, JobInstanceRow, StudyRow
 from study.entities import StoredInstance
 
 _SAME: Final = ("header", "pixels")
@@ -43,6 +43,8 @@ class Version:
         The digests of its `header` and its decoded `pixels`, or `unread`: why they are not known. None: nobody looked.
     discounted
         Whether a person said that it is wrong.
+    is_read
+        Whether an analysis read it.
     """
 
     id: int
@@ -50,6 +52,7 @@ class Version:
     current: bool
     shown: Mapping[str, Any] | None = None
     discounted: bool = False
+    is_read: bool = False
 
     def shows(self, *what: str) -> tuple[str, ...] | None:
         """Return the digests of what it shows, of header or pixels or both; None where they are not known."""
@@ -82,7 +85,7 @@ def keep_shown(uow: UnitOfWork, shown: Mapping[int, Mapping[str, Any]]) -> None:
 
 
 def settle(uow: UnitOfWork, study_instance_uid: str) -> int:
-    """Let the first version count of each image whose newest one shows the same; return of how many.
+    """Let the version count that was analysed, else the first, of those that show the same; return of how many images.
 
     Raises
     ------
@@ -90,7 +93,7 @@ def settle(uow: UnitOfWork, study_instance_uid: str) -> int:
         If the index knows no such study.
     """
     study = places.study(uow, study_instance_uid, for_update=True)
-    pairs = [_first_of_the_same(versions) for versions in _several(uow, study.id).values()]
+    pairs = [_one_of_the_same(versions) for versions in _several(uow, study.id).values()]
     chosen = [pair for pair in pairs if pair is not None]
     _exchange(uow, study.id, chosen)
     if chosen:
@@ -148,20 +151,24 @@ def _standing(version: Version, counts: Version | None) -> Standing:
     return Standing.SAME if counts is not None and version.is_same_as(counts) else Standing.REPLACED
 
 
-def _first_of_the_same(versions: Sequence[Version]) -> tuple[Version, Version] | None:
-    """Return the version that counts and the first that shows the same; None where that one counts already."""
+def _one_of_the_same(versions: Sequence[Version]) -> tuple[Version, Version] | None:
+    """Return the version that counts, and the one that is to; None where that is so already."""
     counts = next((each for each in versions if each.current), None)
     if counts is None:
         return None
-    first = next((each for each in versions if not each.discounted and each.is_same_as(counts)), counts)
-    return None if first is counts else (counts, first)
+    same = [each for each in versions if each is counts or (not each.discounted and each.is_same_as(counts))]
+    best = next((each for each in same if each.is_read), same[0])
+    return None if best is counts else (counts, best)
 
 
 def _several(uow: UnitOfWork, study: int) -> dict[str, list[Version]]:
     replaced = select(InstanceRow.sop_instance_uid).where(InstanceRow.study == study, ~InstanceRow.current)
+    read = select(JobInstanceRow.job).where(JobInstanceRow.instance == InstanceRow.id).exists()
     query = (
         records.instances()
-        .add_columns(InstanceRow.id, InstanceRow.current, InstanceRow.shown, InstanceRow.discounted)
+        .add_columns(
+            InstanceRow.id, InstanceRow.current, InstanceRow.shown, InstanceRow.discounted, read.label("is_read")
+        )
         .where(InstanceRow.study == study, InstanceRow.sop_instance_uid.in_(replaced))
         .order_by(InstanceRow.received_at, InstanceRow.id)  # a rebuild enters them in another order
     )
@@ -172,7 +179,7 @@ def _several(uow: UnitOfWork, study: int) -> dict[str, list[Version]]:
 
 
 def _version(row: AnyRow) -> Version:
-    return Version(row.id, records.instance_of(row), row.current, row.shown, row.discounted)
+    return Version(row.id, records.instance_of(row), row.current, row.shown, row.discounted, bool(row.is_read))
 
 
 def _exchange(uow: UnitOfWork, study: int, pairs: Sequence[tuple[Version, Version]]) -> None:

@@ -16,6 +16,7 @@ from db.tables import DeliveryRow, EventRow, JobRow, NoticeRow, RevisionRow, Stu
 from study.errors import Reason
 from study.states import DeliveryState, Halted, JobState
 
+ENDLESS: Final = "Endless"
 INTERRUPTED: Final = "Interrupted"
 NO_SENDER: Final = "NoSender"
 NO_WRITER: Final = "NoWriter"
@@ -54,14 +55,21 @@ def _open(uow: UnitOfWork) -> Iterator[Problem]:
 
 
 def _stuck(uow: UnitOfWork) -> Iterator[Problem]:
+    now = uow.now()
+    gone, endless = JobRow.lease_until < now - _LEASE_GRACE, JobRow.started_at < now - _LONGEST_OPEN
     query = (
-        select(JobRow.id, JobRow.model_name, JobRow.lease_until, StudyRow.study_instance_uid)
+        select(JobRow.id, JobRow.model_name, JobRow.lease_until, JobRow.started_at, StudyRow.study_instance_uid)
         .join(StudyRow, StudyRow.id == JobRow.study)
-        .where(JobRow.state == JobState.RUNNING.value, JobRow.lease_until < uow.now() - _LEASE_GRACE)
+        .where(JobRow.state == JobState.RUNNING.value, or_(gone, endless))
     )
     for row in uow.execute(query):
-        reason = Reason("WorkerGone", f"{row.model_name}: its worker is gone, and no other takes the analysis up.")
-        yield Problem(Kind.STUCK, row.study_instance_uid, row.lease_until, reason, job=row.id)
+        if row.lease_until < now - _LEASE_GRACE:
+            since, code, words = row.lease_until, "WorkerGone", "its worker is gone, and no other takes the analysis up"
+        else:
+            since, code, words = row.started_at, ENDLESS, "it has been running for more than a day"
+        yield Problem(
+            Kind.STUCK, row.study_instance_uid, since, Reason(code, f"{row.model_name}: {words}."), job=row.id
+        )
 
 
 def _interrupted(uow: UnitOfWork) -> Iterator[Problem]:

@@ -30,6 +30,9 @@ OF_THE_DISK: Final = FULL | {
 }
 """What the system answers where it is not this very file that can not be used."""
 
+OF_ALL_FILES: Final = OF_THE_DISK - {errno.EIO}
+"""Of these, what no other file would be spared from; an I/O error may be of one file alone."""
+
 _PAUSE_SECONDS: Final = 0.05
 _SHORTEST_SECONDS: Final = 0.1
 _LONGEST_SECONDS: Final = 5.0  # short: whoever freed some space wants to see it go on
@@ -48,9 +51,9 @@ def disk_failure(error: BaseException, kinds: frozenset[int] = OF_THE_DISK) -> O
     return None
 
 
-def is_outage(error: BaseException) -> bool:
+def is_outage(error: BaseException, kinds: frozenset[int] = OF_THE_DISK) -> bool:
     """Tell whether an error is of the database or of the disk, and not of what was worked on."""
-    return isinstance(error, DatabaseUnavailable) or disk_failure(error) is not None
+    return isinstance(error, DatabaseUnavailable) or disk_failure(error, kinds) is not None
 
 
 def full(error: BaseException) -> DiskFull | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +14,7 @@ from db.filestore import FileStore
 from db.problem import Kind, Problem
 from db.problems import NOT_SENT
 from db.problems import problems as problems_of
-from db.waiting import INTERRUPTED, NO_SENDER
+from db.waiting import ENDLESS, INTERRUPTED, NO_SENDER
 from hilum import retaining
 from hilum.config import Settings
 from hilum.moments import local, moment
@@ -31,6 +32,7 @@ _REMEDIES: Final = {
     Kind.DELIVERY: "mend it at {peer}, then hilum retry {subject}; where nobody needs it: hilum discard",
     Kind.REJECTION: "have it removed at {peer}, then hilum discard {subject}",
     Kind.OUTDATED: "hilum withdraw {result} --reason TEXT; where they may stay: hilum discard {subject}",
+    Kind.UNREAD: "have the images rejected again at the archive; where none are meant: hilum discard {subject}",
     Kind.REPORT: "hilum retry {subject}; where nobody needs it: hilum discard",
     Kind.OPEN: "start hilum serve (an indexer); hilum show {subject} tells what is waited for",
     Kind.STUCK: "start hilum serve (a keeper); it takes the analysis up by itself",
@@ -41,6 +43,7 @@ _REMEDIES: Final = {
 }
 _BY_CODE: Final = {
     NOT_SENT: "give {peer} results in [[peers]] again and restart, or hilum discard {subject}",
+    ENDLESS: "see the keeper's log (outage.began): its results can perhaps not be written; a restart repeats it",
     INTERRUPTED: "mend what interrupts it (the disk, the machine); it is tried on by itself",
     NO_SENDER: "start hilum serve (a sender); its log says what keeps it",
 }
@@ -65,13 +68,16 @@ def _of_the_disk(settings: Settings, now: datetime) -> Iterator[Problem]:
     subject = str(settings.data_dir)
     try:
         free, received = store.free_bytes(), store.scan_inbox()
+        is_read_only = bool(os.statvfs(settings.data_dir).f_flag & os.ST_RDONLY)
         oldest = datetime.fromtimestamp(received[0].stat().st_mtime, UTC) if received else now
     except FileNotFoundError:  # moved just now; or there is none, and so nobody has ever received anything
         return
     except OSError as error:
         yield Problem(Kind.DISK, subject, now, Reason("DiskFailed", f"The disk can not be read: {error.strerror}."))
         return
-    if free < max(reserve, _LEAST_FREE_BYTES):
+    if is_read_only:
+        yield Problem(Kind.DISK, subject, now, Reason("DiskReadOnly", "The disk is mounted read-only."))
+    elif free < max(reserve, _LEAST_FREE_BYTES):
         words = f"{free // 1_000_000} MB are free, less than the reserve: senders are answered A700."
         yield Problem(
             Kind.DISK, subject, now, Reason("DiskFull", words, {"free_bytes": free, "reserve_bytes": reserve})

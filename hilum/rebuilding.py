@@ -16,6 +16,7 @@ from db.engine import Database, UnitOfWork
 from db.filestore import FileStore
 from db.index import add_instances, set_aside
 from db.rebuilding import Rebuilt, backdate, enter_work, known_paths, largest_job
+from db.retention import REMOVED, removed_paths, restore_removed
 from study.entities import ResultObject, StoredInstance
 from study.errors import ArchiveError, Reason, SchemaMismatch
 from study.states import Halted
@@ -71,19 +72,23 @@ def prepare(database: Database, store: FileStore, say: Say, is_stopped: Callable
     if not database.has_schema() and store.studies():
         begin(store)
     database.migrate()
-    marker = store.root / _MARKER
-    if marker.exists():
+    if is_begun(store):
         say(f"the database is made from the files of {len(store.studies())} studies; nothing is received meanwhile")
         for words in rebuild(database, store, say, is_stopped).words():
             say(words)
         if is_stopped():
             raise ArchiveError("Stopped before the database was made from the files; hilum serve goes on with that.")
-        marker.unlink()
+        (store.root / _MARKER).unlink()
 
 
 def begin(store: FileStore) -> None:
     """Have the database made from the files, now or whenever it is opened next."""
     write_once(store.root / _MARKER, b"The database is being made from the files.\n")
+
+
+def is_begun(store: FileStore) -> bool:
+    """Tell whether the database is being made from the files, and that is not finished."""
+    return (store.root / _MARKER).exists()
 
 
 def is_ready(database: Database, store: FileStore) -> bool:
@@ -148,12 +153,18 @@ def _rebuild_study(
     records = store.read_manifest(uid)
     instances = list(_read(database, store, uid, count, say))
     with database.writing() as uow:
-        if not instances and known_paths(uow, uid) is None:
+        removed = next((each for each in reversed(records) if each.get("record") == REMOVED), None)
+        if removed is not None:
+            restore_removed(uow, uid, removed, lambda path: (store.root / path).exists())
+        elif not instances and known_paths(uow, uid) is None:
             say(f"{uid} has no images here")
             count.bare += 1
             return
         add_instances(uow, instances)
-        done = enter_work(uow, uid, records, lambda result: _is_here(store, result), fresh)
+        gone = frozenset() if removed is None else frozenset(removed_paths(removed))
+        done = enter_work(uow, uid, records, lambda result: result.path in gone or _is_here(store, result), fresh)
+        if removed is not None:  # now that what it marks is there
+            restore_removed(uow, uid, removed, lambda path: (store.root / path).exists())
         backdate(uow, uid)
         uow.commit()
     _add_up(count, instances, done)

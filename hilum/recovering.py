@@ -50,6 +50,7 @@ def restore(
     from hilum.backups import made_at
     from hilum.backups import restore as restored
     from hilum.moments import local
+    from hilum.working.leading import alone
 
     settings = settings_of(config, assignments)
     database, store = Database.open(settings.database_url), FileStore(settings.data_dir)
@@ -57,7 +58,7 @@ def restore(
     say("the node that the backup is of must not run any more, anywhere: both would send what is owed")
     if not agrees("restore?", yes=yes):
         raise typer.Exit(1)
-    with store.lock():
+    with alone(settings, store, database):
         done, count = restored(database, store, folder, say)
     say(f"restored: {_copied(done)}")
     if count.studies:
@@ -74,11 +75,12 @@ def rebuild(
     """Make a database anew that is damaged or lost, from the files; hilum serve does so itself where there is none."""
     from db.engine import Database
     from db.filestore import FileStore
-    from hilum.rebuilding import begin, prepare
+    from hilum.rebuilding import begin, is_begun, prepare
+    from hilum.working.leading import alone
 
     settings = settings_of(config, assignments)
-    store = FileStore(settings.data_dir)
-    with store.lock():
+    database, store = Database.open(settings.database_url), FileStore(settings.data_dir)
+    with alone(settings, store, database):
         there = _database_files(settings)
         say(f"the database of {settings.data_dir} is made from the files of {len(store.studies())} studies")
         for path in there:
@@ -87,8 +89,7 @@ def rebuild(
             raise typer.Exit(1)
         for path in there:
             path.rename(_kept(path))
-        database = Database.open(settings.database_url)
-        if database.has_schema():
+        if database.has_schema() and not is_begun(store):
             raise ConfigError("database.url: the database there is not empty; make a new one, and name it here")
         begin(store)
         prepare(database, store, say, lambda: False)

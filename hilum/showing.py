@@ -22,6 +22,7 @@ Shown = dict[str, str]
 
 _LATE: Final = "DeadlineExceeded"
 _DIED: Final = "ProcessDied"
+_MOST_IN_VAIN: Final = 3  # processes in a row that tell nothing
 
 
 def shown_by(paths: Sequence[Path], seconds: float, memory_bytes: int) -> Iterator[Shown]:
@@ -35,18 +36,17 @@ def shown_by(paths: Sequence[Path], seconds: float, memory_bytes: int) -> Iterat
         That the process may hold [bytes].
     """
     deadline = time.monotonic() + seconds
-    left = list(paths)
+    left, in_vain = list(paths), 0
     while left:
         answers = _ask(left, deadline - time.monotonic(), memory_bytes)
         yield from answers
         left = left[len(answers) :]
-        if left:
-            late = time.monotonic() >= deadline
-            yield {"unread": _LATE if late else _DIED}
-            left = left[1:]
-        if time.monotonic() >= deadline:
-            yield from ({"unread": _LATE} for _ in left)
-            return
+        in_vain = 0 if answers else in_vain + 1
+        late = time.monotonic() >= deadline
+        # The file at which a process ended is unread; where processes end at once, or it is late, all that are left are
+        unread = len(left) if late or in_vain >= _MOST_IN_VAIN else min(1, len(left))
+        yield from ({"unread": _LATE if late else _DIED} for _ in range(unread))
+        left = left[unread:]
 
 
 def _ask(paths: Sequence[Path], seconds: float, memory_bytes: int) -> list[Shown]:

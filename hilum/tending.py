@@ -126,6 +126,8 @@ def _discarded(failed: Failed) -> Iterator[str]:
         yield f"  {peer}: {count} rejection(s) that it does not heed count as seen to: the results are removed there"
     if failed.outdated:
         yield f"  {failed.outdated} result object(s) of images that were rejected since; they stay where they are"
+    if failed.unread:
+        yield f"  {failed.unread} Key Object(s) that may reject images are not heeded"
     if failed.reports:
         yield f"  {failed.reports} refusal report(s) are not written"
     if failed.discarded_at:

@@ -26,15 +26,21 @@ from inference.decoders import decode_frame
 _PIXEL_GROUP: Final = 0x7FE0
 _LOSSY: Final = BaseTag(0x00282110)
 _NOT_LOSSY: Final = b"00"
-_PADDING: Final = BaseTag(0xFFFCFFFC)  # Data Set Trailing Padding (PS3.10 7.2)
+_NO_PART: Final = frozenset(
+    {
+        BaseTag(0x00082111),  # Derivation Description: some compressors tell of themselves there
+        BaseTag(0x00089215),  # Derivation Code Sequence
+        BaseTag(0xFFFCFFFC),  # Data Set Trailing Padding (PS3.10 7.2)
+    }
+)
 _BITS: Final = {1: "u1", 8: "u1", 16: "u2", 32: "u4", 64: "u8"}
 
 
 def shown_by(path: Path) -> tuple[str, str]:
     """Return the digests of the header and of the decoded pixels of a DICOM file, SHA-256, hexadecimal.
 
-    The file meta information, group lengths, padding, and a Lossy Image Compression of "00", which is what its absence
-    means, are no part of the header (PS3.3 C.7.6.1.1.5).
+    The file meta information, group lengths, padding, what is said of how the image was derived, and a Lossy Image
+    Compression of "00", which is what its absence means (PS3.3 C.7.6.1.1.5), are no part of the header.
 
     Raises
     ------
@@ -56,7 +62,7 @@ def shown_by(path: Path) -> tuple[str, str]:
 def _parts(dataset: Dataset) -> Iterator[bytes]:
     """Yield what the digest of a header is of: tag and value of each element, sequences taken apart."""
     for tag in sorted(dataset.keys()):
-        if tag.group == _PIXEL_GROUP or tag.element == 0 or tag == _PADDING:
+        if tag.group == _PIXEL_GROUP or tag.element == 0 or tag in _NO_PART:
             continue
         element = dataset.get_item(tag)
         if _is_sequence(element):

@@ -89,6 +89,12 @@ class ImageRejection:
     lifted_at: datetime | None = None
 
 
+def is_rejection(title: tuple[str, str]) -> bool:
+    """Tell whether a document title, by Code Value and Coding Scheme Designator, is that of a rejection."""
+    value, scheme = title
+    return scheme == "DCM" and value in set(RejectionTitle) - {RejectionTitle.UNREAD}
+
+
 def rejection_note(
     title: tuple[str, str], evidence: Iterable[tuple[str, str]], content: Iterable[str], study_instance_uid: str
 ) -> RejectionNote | None:
@@ -105,12 +111,11 @@ def rejection_note(
     study_instance_uid
         Of the Key Object itself.
     """
-    value, scheme = title
-    if scheme != "DCM" or value not in set(RejectionTitle) - {RejectionTitle.UNREAD}:
+    if not is_rejection(title):
         return None
     named = [pair for pair in evidence if all(is_storable_uid(uid) for uid in pair)]
     placed = {uid for _, uid in named}
     named += [(study_instance_uid, uid) for uid in content if is_storable_uid(uid) and uid not in placed]
     if not named:
         return RejectionNote(RejectionTitle.UNREAD, unread="It rejects, and names no object.")
-    return RejectionNote(RejectionTitle(value), tuple(dict.fromkeys(named)))
+    return RejectionNote(RejectionTitle(title[0]), tuple(dict.fromkeys(named)))

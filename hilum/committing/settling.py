@@ -13,7 +13,7 @@ from db.engine import Database
 from db.filestore import FileStore
 from hilum.backing_off import back_off
 from hilum.config import Settings
-from hilum.outages import is_outage, keep_at
+from hilum.outages import OF_ALL_FILES, is_outage, keep_at
 from hilum.processes import StopSignal
 from scp.spool import CommitmentSpool
 from study.commitment import tally
@@ -72,7 +72,7 @@ class Clerk:
         except ValueError:
             log.exception("commitment.damaged", file=self._spool.put_aside(path).name)
         except Exception as error:  # the loop's edge: what fails here stays in the spool, and is tried again
-            if is_outage(error):  # of all messages
+            if is_outage(error, OF_ALL_FILES):  # of all messages
                 raise
             log.exception("commitment.not_settled", file=path.name)
             return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from hilum.archives.senders import asked
 from hilum.clock import Clock
 from hilum.config import Settings
 from hilum.looking import Look, Turn, look_at, whose_turn
-from hilum.outages import is_outage, keep_at
+from hilum.outages import OF_ALL_FILES, is_outage, keep_at
 from hilum.planning import plan_study, read_cards
 from hilum.processes import Station, yield_to_reception
 from hilum.versions import Comparing, settle
@@ -92,11 +92,13 @@ class Indexer:
         self._bear_jump(self._clock.jumped())
         as_of = self._clock.now()
         received = self._store.scan_inbox()
-        for batch in _batches([path for path in received if not self._rests(path.name)], _BATCH):
+        left = {path for path in received if self._rests(path.name)}
+        for batch in _batches([path for path in received if path not in left], _BATCH):
             self._index(batch)
+        left |= {path for path in received if self._rests(path.name)}
         # While the node was down nobody could reach it: that was no silence of the sender's.
         listened = time.monotonic() - self._listens_since
-        quiet_as_of = self._indexed_until(received, as_of) if listened >= self._settings.study.quiet_seconds else None
+        quiet_as_of = self._indexed_until(left, as_of) if listened >= self._settings.study.quiet_seconds else None
         with self._database.reading() as uow:
             due = self._due(uow, quiet_as_of)
         for study_instance_uid in due:
@@ -105,7 +107,7 @@ class Indexer:
             try:
                 self._look(study_instance_uid, quiet_as_of)
             except Exception as error:  # the loop's edge: one study that can not be judged must not stop all others
-                if is_outage(error):
+                if is_outage(error, OF_ALL_FILES):
                     raise
                 log.exception("study.not_closed", study=study_instance_uid)
                 self._leave_alone(study_instance_uid)
@@ -122,13 +124,13 @@ class Indexer:
                 uow.commit()
             self._clamps = False
 
-    def _indexed_until(self, received: Sequence[Path], as_of: datetime) -> datetime:
-        """Return the time by which all that had come is in the index: what could not be read may be of any study.
+    def _indexed_until(self, left: Collection[Path], as_of: datetime) -> datetime:
+        """Return the time by which all that had come is in the index: what was left in the inbox may be of any study.
 
         One file that can never be read does not keep all studies open for ever.
         """
         now = time.monotonic()
-        self._unread = {path: self._unread.get(path, now) for path in received if self._rests(path.name)}
+        self._unread = {path: self._unread.get(path, now) for path in left}
         young = [path for path, since in self._unread.items() if now - since < _HOLDS_UP_SECONDS]
         return min([as_of, *(at for path in young if (at := _received_at(path)) is not None)])
 

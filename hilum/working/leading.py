@@ -105,6 +105,28 @@ def occupied(
 
 
 @contextmanager
+def alone(settings: Settings, store: FileStore, database: Database) -> Iterator[None]:
+    """Hold store and database while nothing else of the node runs, on this machine or another.
+
+    Raises
+    ------
+    StoreBusy
+        If anything of it runs.
+    DatabaseUnavailable
+        If the database does not answer.
+    """
+    with store.lock():
+        if settings.is_on_one_machine:
+            yield
+            return
+        database.now()
+        with Lead(database, settings.data_dir / "locks", _AT_WORK, settings.machine) as lead:
+            if not lead.wait(_PATIENCE_SECONDS):
+                raise StoreBusy("Another process works with this database; stop hilum serve on all machines.")
+            yield
+
+
+@contextmanager
 def sharing(settings: Settings, store: FileStore, database: Database) -> Iterator[None]:
     """Keep others from migrating a PostgreSQL database while this process works with it.
 

@@ -286,6 +286,19 @@ def test_the_oldest_go_until_both_limits_hold(database: Database) -> None:
     assert due(database, Limits(days=9, most_bytes=0)) == []
 
 
+def test_every_version_counts_and_none_twice(database: Database) -> None:
+    batches: Sequence[tuple[Sequence[StoredInstance], int]] = (
+        ([stored(1)], 1),
+        ([stored(1), stored(2)], 2),
+        ([stored(2, content="other", seconds=9), stored(2)], 3),  # both versions are kept
+        ([stored(2, seconds=20)], 3),  # known bytes that are current again
+    )
+    for images, versions in batches:
+        write(database, partial(add_instances, instances=images))
+        with database.reading() as uow:
+            assert dispensable.used_bytes(uow) == versions * 1000
+
+
 def test_a_part_that_comes_again_is_known_for_a_part_and_the_whole_is_not_analysed_twice(database: Database) -> None:
     slices = [stored(number) for number in (1, 2, 3)] + [stored(9, series=f"{SERIES}.2")]
     write(database, lambda uow: add_instances(uow, slices))
@@ -379,6 +392,9 @@ def test_a_database_that_is_lost_learns_of_it_from_the_manifest(database: Databa
     folder = tmp_path / "new"
     folder.mkdir()
     with migrated("sqlite", folder) as lost:
+        write(lost, lambda uow: retention.restore_removed(uow, STUDY, removed, lambda _path: True))
+        with lost.reading() as uow:
+            assert list_studies(uow) == []  # a record without its removal says nothing
         write(lost, lambda uow: retention.restore_removed(uow, STUDY, removed))
         found = record(lost)
         assert found.summary.removal == before.summary.removal

@@ -97,6 +97,15 @@ def test_results_that_the_peer_took_meanwhile_are_sent_once(here: Site) -> None:
     assert here.told("crashed") == []
 
 
+def test_who_only_looks_does_not_wait_for_a_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_BUSY_TIMEOUT_MS", 0)
+    with migrated("sqlite", tmp_path) as database, locked(database):
+        onlooker = Database.open(database.url)
+        onlooker.check_schema()
+        assert entries(onlooker) == 0
+        onlooker.close()
+
+
 def an_entry(uow: UnitOfWork) -> None:
     uow.execute(insert(SetAsideRow), [{"at": START, "path": "aside/1.dcm", "reason": {}}])
 

@@ -26,10 +26,12 @@ from db.tables import DeliveryRow, EventRow, JobRow, NoticeRow, StudyRow
 from db.withdrawals import KeyObject, Whereabouts, placed, take_back
 from hilum.cli import app
 from hilum.config import Settings, load
+from hilum.problems import find_problems
 from study.errors import ArchiveError, Reason
 from study.states import DeliveryState, JobState, StudyState
 from tests.support.databases import DIALECTS, STUDY, empty_url, planned, results, stored
 from tests.support.outbox import deliver, forms, lease, record
+from tests.support.small_disk import small_disk
 
 CONFIG = """
 [[peers]]
@@ -343,6 +345,9 @@ def test_jobs_that_nobody_takes_are_a_problem_after_an_hour(node: Node) -> None:
     assert node.problems() == []
     node.change(update(JobRow).values(lease_until=node.long_ago()))
     assert node.told() == [("stuck", STUDY, "WorkerGone")]
+    now = node.database.now()
+    node.change(update(JobRow).values(lease_until=now + timedelta(hours=1), started_at=now - timedelta(days=2)))
+    assert node.told() == [("stuck", STUDY, "Endless")]
 
 
 def test_reports_and_results_that_nobody_takes_are_problems_after_an_hour(node: Node) -> None:
@@ -404,6 +409,17 @@ def test_a_disk_with_less_than_its_reserve_is_a_problem(node: Node) -> None:
     assert (found["kind"], found["subject"]) == ("disk", str(node.settings.data_dir))
     assert "A700" in found["reason"]["words"]
     assert done.exit_code == 1
+
+
+def test_a_disk_that_is_mounted_read_only_is_a_problem(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        settings = Settings.model_validate({"node": {"data_dir": disk.folder, "disk_reserve_mb": 0}})
+        database = Database.open(f"sqlite:///{tmp_path / 'hilum.db'}")
+        database.migrate()
+        assert find_problems(settings, database) == []
+        disk.protect()
+        assert [each.reason.code for each in find_problems(settings, database)] == ["DiskReadOnly"]
+        database.close()
 
 
 def test_received_files_that_nobody_indexes_are_a_problem_after_ten_minutes(node: Node) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from pydicom.uid import UID
 
-from db import admissions, commitments, index, jobs, notices, outbox, pauses
+from db import admissions, commitments, index, jobs, notices, outbox, pauses, retention
 from db.copying import copy_to_file, fill_from_file
 from db.engine import Database
 from db.filestore import FileStore
@@ -407,6 +407,31 @@ def test_what_a_person_has_sent_again_is_owed_until_it_is_there_once_more(node: 
     node.end("delivered")
     node.rebuild()
     assert {each.state for each in node.record(study).deliveries} == {DeliveryState.DELIVERED}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_what_retention_removed_stays_known(node: Node) -> None:
+    whole, part = node.receive(1), node.receive(2)
+    for study in (whole, part):
+        node.close(study, planned(node.images(study)))
+        node.finish(study, "pacs")
+    node.end("delivered")
+    for study in (whole, part):
+        with node.database.writing() as uow:
+            removed = retention.removed_record(uow, study)
+            node.note(study, removed)
+            retention.remove(uow, study, removed)
+            uow.commit()
+        for path in retention.removed_paths(removed):
+            (node.store.root / path).unlink()
+    node.receive(2, images=1)
+    before = {study: node.record(study) for study in (whole, part)}
+    assert [each.summary.removal and each.summary.removal.missing for each in before.values()] == [3, 2]
+    node.rebuild()
+    for study in (whole, part):
+        assert facts(node.record(study)) == facts(before[study])
+    with node.database.reading() as uow:
+        assert index.studies_due(uow, 0, uow.now()) == [part]
 
 
 def test_a_result_whose_file_is_gone_is_made_again_and_a_damaged_image_is_kept_aside(node: Node) -> None:

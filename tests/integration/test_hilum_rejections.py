@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,15 +14,20 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from typer.testing import CliRunner
 
-from db import index
+from db import index, jobs
+from db.outbox import Outgoing
 from hilum.cli import app
+from hilum.config import load
 from hilum.problems import find_problems, remedy
 from hilum.requesting import analyse
 from study.entities import Event
 from study.rejections import RejectionTitle
 from study.states import DeliveryState, JobState, StudyState
-from tests.support.databases import DIALECTS
-from tests.support.indexing import Intake, indexing
+from tests.support.databases import DIALECTS, results
+from tests.support.indexing import CONFIG, Intake, indexing
+from tests.support.network import free_port
+from tests.support.peers import DCMTK_ENVIRONMENT, program
+from tests.support.reception import receiving
 from tests.support.series import axial_affine, ct_series
 
 STUDY = "2.25.8200"
@@ -278,3 +284,45 @@ def test_a_key_object_that_can_not_be_read_is_kept_and_told(quick: Intake) -> No
     assert len(told(quick, kind="rejection_unread")) == 1
     (rejection,) = quick.record(STUDY).rejections
     assert (rejection.title, rejection.sop_instance_uids) == (RejectionTitle.UNREAD, ())
+    (problem,) = find_problems(quick.settings, quick.database)
+    assert (problem.kind, problem.subject) == ("unread", STUDY)
+    config = str(quick.settings.data_dir.parent / "config.toml")
+    assert "1 Key Object(s)" in CliRunner().invoke(app, ["discard", STUDY, "--yes", "--config", config]).output
+    assert find_problems(quick.settings, quick.database) == []
+    shown = CliRunner().invoke(app, ["show", STUDY, "--config", config]).output
+    assert "it may reject images, and is not heeded" in shown
+
+
+def test_results_of_an_analysis_that_ran_meanwhile_are_owed_to_nobody(quick: Intake) -> None:
+    images = chest()
+    quick.take(images)
+    with quick.database.writing() as uow:
+        job = jobs.lease_job(uow, "keeper", 30)
+        assert job is not None
+        uow.commit()
+    quick.take([key_object(SAFETY, images[:2])])
+    made = results(STUDY)
+    with quick.database.writing() as uow:
+        jobs.finish_job(uow, job.id, job.attempt, made, [Outgoing("pacs", n, each) for n, each in enumerate(made)], {})
+        uow.commit()
+    assert {each.state for each in quick.record(STUDY).deliveries} == {DeliveryState.KEPT_ASIDE}
+    assert (quick.current(STUDY).id > job.id, quick.current(STUDY).state) == (True, JobState.QUEUED)
+
+
+def test_a_rejection_that_comes_over_the_network_is_heeded(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(CONFIG.replace("[node]", f"[node]\nport = {free_port()}").replace("seconds = 1", "seconds = 0.3"))
+    settings = load(config, environment={})
+    settings.data_dir.mkdir()
+    images = chest()
+    for number, each in enumerate([*images, key_object(QUALITY, images[:2])]):
+        each.save_as(tmp_path / f"{number:02}.dcm", enforce_file_format=True)
+    files = [str(path) for path in sorted(tmp_path.glob("*.dcm"))]
+    with receiving(settings, listens_for=60) as node:
+        send = [program("storescu", package="dcmtk"), "-aec", settings.node.ae_title]
+        subprocess.run([*send, "127.0.0.1", str(node.peer.port), *files], check=True, env=DCMTK_ENVIRONMENT, timeout=60)
+        node.wait_for(STUDY, "job_queued")
+        record = node.record(STUDY)
+        assert record is not None
+        assert [each.excluded for each in record.rejections] == [2]
+        assert node.events(STUDY, "job_queued")[-1].numbers["instances"] == SLICES - 2

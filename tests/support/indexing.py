@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from pydicom.dataset import Dataset
@@ -15,12 +17,13 @@ from db import jobs
 from db.engine import Database
 from db.filestore import FileStore
 from db.index import studies_due
+from db.ledger import job_record
 from db.outbox import Outgoing
 from db.queries import study_record
 from hilum.config import Settings, load
 from hilum.rebuilding import rebuild
 from hilum.roles.indexer import Indexer
-from study.entities import Job, StudyRecord
+from study.entities import Job, ResultObject, StudyRecord
 from tests.support.databases import empty_url, results
 from tests.support.outbox import deliver, lease
 
@@ -104,13 +107,20 @@ class Intake:
         with self.database.writing() as uow:
             job = jobs.lease_job(uow, "keeper", 30)
             assert job is not None
-            made = results(f"{study}.{job.id}")
+            made = [self._written(each) for each in results(f"{study}.{job.id}")]
             owed = [Outgoing("pacs", position, result) for position, result in enumerate(made)]
             jobs.finish_job(uow, job.id, job.attempt, made, owed, {})
+            self.store.append_manifest(study, job_record(uow, "results", job.id))
             uow.commit()
         for each in lease(self.database) if delivered else ():
             deliver(self.database, each)
         return job
+
+    def _written(self, result: ResultObject) -> ResultObject:
+        path = self.settings.data_dir / result.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(result.form.encode())
+        return replace(result, digest=hashlib.sha256(result.form.encode()).hexdigest())
 
 
 @contextmanager

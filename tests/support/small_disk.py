@@ -41,6 +41,10 @@ class SmallDisk:
         """Give the room back."""
         self._ballast.unlink(missing_ok=True)
 
+    def protect(self) -> None:
+        """Take no writes any more."""
+        subprocess.run(["mount", "-o", "remount,ro", str(self.root)], check=True)
+
     @contextmanager
     def full(self, leaving: int = 0) -> Iterator[None]:
         """Be full meanwhile."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import structlog
 
-from hilum.outages import FULL, Outage, at_work, disk_failure, full, is_outage, keep_at
+from hilum.outages import FULL, OF_ALL_FILES, Outage, at_work, disk_failure, full, is_outage, keep_at
 from hilum.processes import StopSignal
 from study.errors import DatabaseUnavailable, InferenceError, LeaseLost
 
@@ -51,6 +51,8 @@ def test_what_one_file_or_model_is_to_blame_for_is_no_outage() -> None:
     assert not is_outage(LeaseLost())
     assert full(InferenceError()) is None
     assert disk_failure(OSError(errno.EIO, "damaged"), FULL) is None
+    assert not is_outage(OSError(errno.EIO, "damaged"), OF_ALL_FILES)
+    assert is_outage(OSError(errno.EIO, "damaged"))
     hidden = OSError(errno.ENOSPC, "full")
     error = InferenceError()
     error.__context__, error.__suppress_context__ = hidden, True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from pydicom.uid import (
 
 from inference.showing import shown_by
 from tests.support.enhanced import enhanced_image
+from tests.support.peers import DCMTK_ENVIRONMENT, program
 from tests.support.series import axial_affine, ct_series
 
 
@@ -53,6 +55,14 @@ def show(dataset: Dataset, folder: Path, syntax: str = ExplicitVRLittleEndian) -
 )
 def test_every_lossless_encoding_shows_the_same(tmp_path: Path, syntax: str) -> None:
     assert show(image(), tmp_path, syntax) == show(image(), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["dcmcrle", "dcmcjpls", "dcmcjpeg"])
+def test_what_other_programs_compress_shows_the_same(tmp_path: Path, name: str) -> None:
+    plain = show(image(), tmp_path)
+    command = [program(name, package="dcmtk"), str(tmp_path / "image.dcm"), str(tmp_path / "compressed.dcm")]
+    subprocess.run(command, check=True, env=DCMTK_ENVIRONMENT, timeout=60)
+    assert shown_by(tmp_path / "compressed.dcm") == plain
 
 
 def test_signed_pixels_with_unused_bits_show_the_same(tmp_path: Path) -> None:
