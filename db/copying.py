@@ -72,7 +72,10 @@ def holds_studies(database: Database) -> bool:
 
 
 def renumber(uow: UnitOfWork) -> None:
-    """Let the numbers that new rows get follow those that are there; rows were entered with numbers of their own."""
+    """Let the numbers that new rows get follow those that are there; rows were entered with numbers of their own.
+
+    Let PostgreSQL know, too, how many there are: it does not ask by itself for a minute, and takes long ways meanwhile.
+    """
     if uow.dialect != "postgresql":
         return  # SQLite gives the largest plus one
     for table in Table.metadata.sorted_tables:
@@ -81,6 +84,7 @@ def renumber(uow: UnitOfWork) -> None:
             if largest is not None:
                 of_table = {"name": table.name, "largest": largest}
                 uow.execute(text("SELECT setval(pg_get_serial_sequence(:name, 'id'), :largest)"), of_table)
+    uow.execute(text("ANALYZE"))
 
 
 def _copy_file(source: Path, target: Path) -> None:

@@ -201,8 +201,9 @@ def _named(uow: UnitOfWork, images: Sequence[tuple[str, str]], title: RejectionT
     by_study: dict[str, set[str]] = defaultdict(set)
     for study_uid, uid in images:
         by_study[study_uid].add(uid)
-    for study_uid, uids in by_study.items():
-        key = uow.execute(select(StudyRow.id).where(StudyRow.study_instance_uid == study_uid)).scalar()
+    for study_uid, uids in sorted(by_study.items()):
+        its_key = select(StudyRow.id).where(StudyRow.study_instance_uid == study_uid)
+        key = uow.execute(its_key.with_for_update()).scalar()  # before its jobs, as everybody does who changes both
         if key is not None:
             here = frozenset(_here(uow, key, uids))
             newly = here - excluded(uow, study_uid).keys() if title.excludes else frozenset()

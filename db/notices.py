@@ -17,7 +17,7 @@ from db import outbox, records
 from db.engine import AnyQuery, AnyRow, UnitOfWork
 from db.events import EventKind, NewEvent, record
 from db.results import add_results, keys_of
-from db.tables import JobRow, NoticeRow
+from db.tables import JobRow, NoticeRow, ResultRow
 from study.entities import Job, ResultObject
 from study.errors import LeaseLost, MissingIdentity, Reason, TargetNotInFieldOfView
 from study.forms import Wish, owes_notice
@@ -120,6 +120,8 @@ def written(
     held, now = _held(uow, job_id, owner), uow.now()
     there = keys_of(uow, job_id)
     keys = there | add_results(uow, job_id, [each for each in results if each.sop_instance_uid not in there])
+    here = update(ResultRow).where(ResultRow.id.in_([keys[each.sop_instance_uid] for each in results]))
+    uow.execute(here.values(removed_at=None))  # written again, where retention had removed it
     outbox.add_deliveries(uow, held.study, job_id, deliveries, keys)
     outbox.owe_again(uow, job_id, [keys[each.sop_instance_uid] for each in results])
     uow.execute(delete(NoticeRow).where(NoticeRow.id == held.id))

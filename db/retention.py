@@ -12,17 +12,19 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import case, delete, insert, select, update
+from sqlalchemy import ColumnElement, case, delete, insert, select, update
 
 from db import places
 from db.dispensable import Ground, Limits, spared_by
 from db.engine import AnyRow, UnitOfWork
 from db.events import EventKind, NewEvent, record
 from db.tables import (
+    DeliveryRow,
     InstanceRow,
     JobInstanceRow,
     JobPriorRow,
     JobRow,
+    NoticeRow,
     PatientRow,
     ResultRow,
     RevisionRow,
@@ -30,6 +32,7 @@ from db.tables import (
     StudyRow,
     StudySenderRow,
 )
+from study.states import DeliveryState
 
 REMOVED: Final = "removed"
 """What the manifest's record of it is called."""
@@ -87,7 +90,7 @@ def removed_record(uow: UnitOfWork, study_instance_uid: str) -> dict[str, Any]:
         "revisions": [_plain(row, ("id", "study")) for row in _revisions_of(uow, key)],
         "instances": [[row.sop_instance_uid, row.digest, row.path] for row in instances],
         "jobs": _inputs_of_jobs(uow, key, instances),
-        "results": [[row.sop_instance_uid, row.path] for row in _kept_results(uow, key)],
+        "results": [[row.sop_instance_uid, row.path] for row in _kept_results(uow, key, ~_may_be_sent())],
     }
 
 
@@ -104,8 +107,9 @@ def remove(uow: UnitOfWork, study_instance_uid: str, removed: Mapping[str, Any])
     for start in range(0, len(instances), _CHUNK):
         _let_go(uow, instances[start : start + _CHUNK])
     _note_series(uow, study.id, {each["series_instance_uid"]: each["current"] for each in removed["series"]})
-    results = update(ResultRow).where(ResultRow.id.in_([row.id for row in _kept_results(uow, study.id)]))
-    uow.execute(results.values(removed_at=now))
+    going = [row.id for row in _kept_results(uow, study.id, ~_may_be_sent())]
+    uow.execute(update(ResultRow).where(ResultRow.id.in_(going)).values(removed_at=now))
+    uow.execute(delete(NoticeRow).where(NoticeRow.study == study.id))  # given up, and a person let go of it
     values = {"removed_at": now, "removed_instances": removed["study"]["removed_instances"]}
     values |= {"stored_bytes": 0, "files_left": True}
     uow.execute(update(StudyRow).where(StudyRow.id == study.id).values(values))
@@ -217,9 +221,15 @@ def _revisions_of(uow: UnitOfWork, study: int) -> Sequence[AnyRow]:
     return uow.execute(query.order_by(RevisionRow.number)).all()
 
 
-def _kept_results(uow: UnitOfWork, study: int) -> Sequence[AnyRow]:
+def _may_be_sent() -> ColumnElement[bool]:
+    """Tell whether a result is not with a peer that was to have it: hilum retry, or an older revision, may send it."""
+    states = (DeliveryState.KEPT_ASIDE.value, DeliveryState.WITHHELD.value)
+    return select(DeliveryRow.id).where(DeliveryRow.result == ResultRow.id, DeliveryRow.state.in_(states)).exists()
+
+
+def _kept_results(uow: UnitOfWork, study: int, *which: ColumnElement[bool]) -> Sequence[AnyRow]:
     query = select(ResultRow.id, ResultRow.sop_instance_uid, ResultRow.path).join(JobRow, JobRow.id == ResultRow.job)
-    kept = query.where(JobRow.study == study, ResultRow.removed_at.is_(None))
+    kept = query.where(JobRow.study == study, ResultRow.removed_at.is_(None), *which)
     return uow.execute(kept.order_by(ResultRow.id)).all()
 
 

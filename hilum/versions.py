@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -21,7 +22,7 @@ from db.index import StudySnapshot
 from db.pixels import StoredPixels, pixels_of
 from db.versions import Version
 from hilum.config import Settings
-from hilum.showing import shown_by
+from hilum.showing import Shown, shown_by
 from inference.machine import MEGABYTE, machine_bytes
 from study.entities import StoredInstance
 from study.errors import ArchiveError, Reason
@@ -137,13 +138,21 @@ def find_out(settings: Settings, database: Database, store: FileStore, study_ins
     if not unknown:
         return
     memory = settings.inference.memory_mb * MEGABYTE or machine_bytes() // _PART_OF_MACHINE
-    paths = [store.locate(each.instance) for each in unknown]
-    shown = list(shown_by(paths, settings.inference.deadline_seconds, memory))
+    here = {each.id: path for each in unknown if (path := _path(store, each)) is not None}
+    shown: dict[int, Shown] = {each.id: {"unread": "FileGone"} for each in unknown}
+    shown |= zip(here, shown_by(list(here.values()), settings.inference.deadline_seconds, memory), strict=True)
     with database.writing() as uow:
-        versions.keep_shown(uow, {each.id: what for each, what in zip(unknown, shown, strict=True)})
+        versions.keep_shown(uow, shown)
         uow.commit()
-    unread = Counter(what["unread"] for what in shown if "unread" in what)
+    unread = Counter(what["unread"] for what in shown.values() if "unread" in what)
     log.info("versions.compared", study=study_instance_uid, versions=len(shown), unread=dict(unread))
+
+
+def _path(store: FileStore, version: Version) -> Path | None:
+    try:
+        return store.locate(version.instance)
+    except ArchiveError:  # retention removed it
+        return None
 
 
 def settle(database: Database, study_instance_uid: str) -> None:

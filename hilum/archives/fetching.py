@@ -14,6 +14,7 @@ from enum import IntEnum
 
 import structlog
 
+from db.filestore import FileStore
 from hilum.config import Settings
 from hilum.entries import PeerSettings
 from hilum.network import peer_of, slot
@@ -30,6 +31,7 @@ log = structlog.get_logger()
 _LOOK_SECONDS = 0.2  # between looks at the stop signal; an order wakes the thread at once
 TIMEOUTS = Timeouts(connection=5.0, negotiation=15.0, answer=60.0)
 """Time limits of a retrieval [s]; an archive may have to fetch from a tape what it sends."""
+_LEAST_FREE_BYTES = 1_000_000
 MOST_ORDERS = 200
 """How many may wait; whoever finds the queue full comes back later."""
 
@@ -93,16 +95,23 @@ class Fetcher:
         return self._archive.retrieve != "none"
 
     def fetch(self, order: Order) -> bool:
-        """Queue an order; False where the series is being fetched already, too many wait, or nothing may be fetched."""
+        """Queue an order; False where it is not to be carried out now, which is no try.
+
+        The series is being fetched already, too many wait, nothing may be fetched, or the disk is at its reserve.
+        """
         series = (order.wanted.study_instance_uid, order.wanted.series_instance_uid)
         with self._lock:
             most = MOST_ORDERS * (2 if order.urgency is Urgency.LACKING else 1)  # priors leave room for what lacks
-            if not self.can_fetch or series in self._taken or len(self._taken) >= most:
+            if not self.can_fetch or series in self._taken or len(self._taken) >= most or not self._has_room():
                 return False
             self._taken.add(series)
             self._number += 1
             self._waiting.put(_Waiting(order.urgency, self._number, order))
         return True
+
+    def _has_room(self) -> bool:
+        reserve_bytes = self._settings.node.disk_reserve_mb * 1_000_000
+        return FileStore(self._settings.data_dir).free_bytes() >= max(reserve_bytes, _LEAST_FREE_BYTES)
 
     def is_fetching(self, study_instance_uid: str, series_instance_uid: str) -> bool:
         """Tell whether an order for the series waits or is being carried out."""

@@ -11,13 +11,13 @@ import pytest
 from hilum.phantom import write_phantom_study
 from scp.requesting import Peer
 from scp.sender import send_files
-from study.entities import StudyRecord
+from study.entities import Delivery, StudyRecord
 from tests.chaos.modality import digest_of
-from tests.support.network import free_port, wait_until
-from tests.support.node import MODALITY, Node
+from tests.support.network import wait_until
+from tests.support.node import MODALITY, Node, running, study_in
 from tests.support.orthanc import Orthanc, running_orthanc
 
-SLICES = 60
+SLICES = 24
 
 
 class Modality:
@@ -26,6 +26,7 @@ class Modality:
     def __init__(self, node: Node, images: list[Path]) -> None:
         self._node = node
         self._images = images
+        self.study = study_in(images[0].parent)
         self.acknowledged: list[Path] = []
 
     def send(self) -> bool:
@@ -42,23 +43,32 @@ def pacs(port: int) -> dict[str, object]:
     return {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": port, "results": ["seg", "sr"]}
 
 
-@pytest.fixture
-def images(tmp_path: Path) -> list[Path]:
-    return write_phantom_study(tmp_path / "phantom", datetime.now(UTC), SLICES)
+@pytest.fixture(scope="module")
+def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    with running_orthanc(tmp_path_factory.mktemp("archive") / "orthanc") as archive:
+        yield archive
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory, orthanc: Orthanc) -> Iterator[Node]:
+    """Return one node for all of these tests, each with a study of its own."""
+    folder = tmp_path_factory.mktemp("killed") / "node"
+    with running(Node(folder, [pacs(orthanc.dicom_port)], {"study.quiet_seconds": 2})) as node:
+        yield node
+
+
+@pytest.fixture(scope="module")
+def delivered(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Modality:
+    """Return the sender of a study whose results are in the archive: from here on the runner has its model loaded."""
+    modality = Modality(node, write_phantom_study(tmp_path_factory.mktemp("delivered"), datetime.now(UTC), SLICES))
+    assert modality.send()
+    node.wait_for_study(modality.study, "DELIVERED")
+    return modality
 
 
 @pytest.fixture
-def port() -> int:
-    return free_port()
-
-
-@pytest.fixture
-def node(tmp_path: Path, port: int) -> Iterator[Node]:
-    node = Node(tmp_path / "node", [pacs(port)], {"study.quiet_seconds": 3})
-    try:
-        yield node.start()
-    finally:
-        node.kill()
+def modality(node: Node, tmp_path: Path) -> Modality:
+    return Modality(node, write_phantom_study(tmp_path / "phantom", datetime.now(UTC), SLICES))
 
 
 def kept(node: Node) -> set[str]:
@@ -81,55 +91,65 @@ def demand_one_result_each(orthanc: Orthanc, record: StudyRecord) -> None:
         assert len(known) == 1
 
 
-def finish(node: Node, modality: Modality, tmp_path: Path, port: int) -> StudyRecord:
-    """Let the node recover, send the rest, and demand that all ends well."""
+def bring_into_the_model(node: Node, modality: Modality) -> None:
+    """Send the study, and return while it is analysed, by a runner that gets no further."""
+    wait_until(lambda: _has_role(node, "runner"), 30, "a runner")
+    node.process_of("runner").suspend()
+    assert modality.send()
+
+    def is_analysed() -> bool:
+        record = node.record_of(modality.study)
+        return record is not None and [job.state.value for job in record.jobs] == ["RUNNING"]
+
+    wait_until(is_analysed, 60, "its job under way")
+
+
+def finish(node: Node, modality: Modality, orthanc: Orthanc) -> StudyRecord:
+    """Let the node recover, and demand that all ends well."""
     node.start()
-    modality.send()
-    assert len(modality.acknowledged) == SLICES
-    with running_orthanc(tmp_path / "orthanc", dicom_port=port) as orthanc:
-        (record,) = node.wait_for_state("DELIVERED")
-        assert record.summary.instances == SLICES
-        demand_nothing_lost(node, modality)
-        demand_one_result_each(orthanc, record)
+    record = node.wait_for_study(modality.study, "DELIVERED")
+    assert record.summary.instances == len(modality.acknowledged) == SLICES
+    demand_nothing_lost(node, modality)
+    demand_one_result_each(orthanc, record)
     return record
 
 
-def test_killed_while_the_study_is_analysed(node: Node, images: list[Path], tmp_path: Path, port: int) -> None:
+@pytest.mark.usefixtures("delivered")
+def test_killed_while_the_study_is_analysed(node: Node, modality: Modality, orthanc: Orthanc) -> None:
     """All at once: the job goes back to the queue, and an interruption from outside never counts against it."""
-    modality = Modality(node, images)
-    modality.send()
-    wait_until(lambda: _state(node) in {"PROCESSING", "REPORTED"}, 60, "PROCESSING")
+    bring_into_the_model(node, modality)
     node.kill()
-    record = finish(node, modality, tmp_path, port)
-    assert all(job.crashes == 0 for job in record.jobs)
+    record = finish(node, modality, orthanc)
+    assert [job.crashes for job in record.jobs] == [0]
+    assert record.jobs[0].attempt > 1
 
 
-def test_stopped_while_the_study_is_analysed(node: Node, images: list[Path], tmp_path: Path, port: int) -> None:
+@pytest.mark.usefixtures("delivered")
+def test_stopped_while_the_study_is_analysed(node: Node, modality: Modality, orthanc: Orthanc) -> None:
     """SIGTERM: the node ends by itself, and the job goes back to the queue without counting against it."""
-    modality = Modality(node, images)
-    modality.send()
-    wait_until(lambda: _state(node) == "PROCESSING", 60, "PROCESSING")
+    bring_into_the_model(node, modality)
     assert node.stop() == 0
-    record = finish(node, modality, tmp_path, port)
+    record = finish(node, modality, orthanc)
     assert [(job.crashes, job.interruptions) for job in record.jobs] == [(0, 1)]
 
 
 def test_a_result_whose_acknowledgement_was_lost_is_there_once(
-    node: Node, images: list[Path], tmp_path: Path, port: int
+    node: Node, delivered: Modality, orthanc: Orthanc
 ) -> None:
     """The peer stored it, the node died before it could write that down: it sends the same bytes again."""
-    modality = Modality(node, images)
-    modality.send()
-    with running_orthanc(tmp_path / "orthanc", dicom_port=port) as orthanc:
-        (record,) = node.wait_for_state("DELIVERED")
-        node.kill()
-        forget_deliveries(node)
-        node.start()
-        wait_until(lambda: _state(node) == "DELIVERED", 60, "delivered again")
-        demand_one_result_each(orthanc, record)
+    node.kill()
+    forget_deliveries(node)
+    assert {each.state.value for each in deliveries(node, delivered)} == {"PENDING"}
+    node.start()
+
+    def sent_again() -> bool:
+        return {each.state.value for each in deliveries(node, delivered)} == {"DELIVERED"}
+
+    wait_until(sent_again, 60, "delivered again")
+    demand_one_result_each(orthanc, node.wait_for_study(delivered.study, "DELIVERED"))
 
 
-def test_every_role_that_is_killed_is_started_again(node: Node, images: list[Path], tmp_path: Path, port: int) -> None:
+def test_every_role_that_is_killed_is_started_again(node: Node, modality: Modality, orthanc: Orthanc) -> None:
     for role in ("receiver", "indexer", "keeper", "runner", "sender"):
         # The runner goes with its keeper: a new keeper's runner may still be on its way.
         wait_until(lambda role=role: _has_role(node, role), 30, f"a {role}")  # type: ignore[misc]  # its default
@@ -137,11 +157,14 @@ def test_every_role_that_is_killed_is_started_again(node: Node, images: list[Pat
         victim.kill()
         victim.wait(20)
         wait_until(lambda role=role: _has_role(node, role), 30, f"another {role}")  # type: ignore[misc]  # its default
-    modality = Modality(node, images)
     wait_until(modality.send, 30, "all is acknowledged")
-    with running_orthanc(tmp_path / "orthanc", dicom_port=port) as orthanc:
-        (record,) = node.wait_for_state("DELIVERED")
-        demand_one_result_each(orthanc, record)
+    demand_one_result_each(orthanc, node.wait_for_study(modality.study, "DELIVERED"))
+
+
+def deliveries(node: Node, modality: Modality) -> tuple[Delivery, ...]:
+    record = node.record_of(modality.study)
+    assert record is not None
+    return tuple(record.deliveries)
 
 
 def forget_deliveries(node: Node) -> None:
@@ -161,8 +184,3 @@ def _has_role(node: Node, role: str) -> bool:
     except AssertionError:
         return False
     return True
-
-
-def _state(node: Node) -> str:
-    records = node.records()
-    return records[0].summary.state.value if records else ""

@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,11 @@ from hilum.phantom import write_phantom_study
 from study.entities import StudyRecord
 from study.forms import SOP_CLASSES, Form
 from tests.support.network import accepts_connections, free_port, wait_until
-from tests.support.node import Node, running
+from tests.support.node import Node, running, study_in
 from tests.support.orthanc import Orthanc, running_orthanc
 from tests.support.peers import DCMTK_ENVIRONMENT, program
 
-SLICES = 40
+SLICES = 24
 EVERY_FORM = ["seg_labelmap", "rtstruct", "sr", "sr_segments", "sr_comprehensive", "sc", "pdf", "refusal"]
 
 
@@ -33,12 +34,6 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("phantom")
     write_phantom_study(folder, datetime.now(UTC), SLICES)
     return folder
-
-
-@pytest.fixture
-def orthanc(tmp_path: Path) -> Iterator[Orthanc]:
-    with running_orthanc(tmp_path / "orthanc") as archive:
-        yield archive
 
 
 def peer(name: str, port: int, results: Sequence[str], **rules: object) -> dict[str, Any]:
@@ -79,6 +74,35 @@ def two_faced_archive(port: int, refused: str) -> Iterator[list[str]]:
         server.shutdown()
 
 
+@dataclass(frozen=True)
+class Everybody:
+    """A node with archives that differ in what they take."""
+
+    node: Node
+    orthanc: Orthanc
+    old: Path
+    faces: list[str]
+    """The SOP Classes of what the two-faced archive stored."""
+
+
+@pytest.fixture(scope="module")
+def everybody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Everybody]:
+    folder, old_port, faces_port = tmp_path_factory.mktemp("everybody"), free_port(), free_port()
+    with (
+        running_orthanc(folder / "orthanc") as orthanc,
+        old_archive(folder / "old", old_port) as old,
+        two_faced_archive(faces_port, SOP_CLASSES[Form.SEG_LABELMAP]) as stored,
+    ):
+        peers: list[Mapping[str, Any]] = [
+            peer("pacs", orthanc.dicom_port, EVERY_FORM, transfer_syntaxes=["rle", "explicit"], sc_max_images=3),
+            peer("old", old_port, ["seg_labelmap", "sr_segments"], series_description_prefix="AI: "),
+            peer("faces", faces_port, ["seg_labelmap", "sr"]),
+            peer("other", free_port(), ["seg"], only_from=["pacs"]),
+        ]
+        with running(Node(folder / "node", peers)) as node:
+            yield Everybody(node, orthanc, old, stored)
+
+
 def deliveries(record: StudyRecord, name: str) -> list[tuple[str, str]]:
     return [(each.result.form, each.state.value) for each in record.deliveries if each.peer == name]
 
@@ -93,27 +117,13 @@ def in_archive(orthanc: Orthanc, study: str) -> list[str]:
     return found
 
 
-def test_one_result_goes_to_each_destination_in_the_forms_that_it_takes(
-    tmp_path: Path, phantom: Path, orthanc: Orthanc
-) -> None:
-    old_port, faces_port = free_port(), free_port()
-    peers: list[Mapping[str, Any]] = [
-        peer("pacs", orthanc.dicom_port, EVERY_FORM, transfer_syntaxes=["rle", "explicit"], sc_max_images=3),
-        peer("old", old_port, ["seg_labelmap", "sr_segments"], series_description_prefix="AI: "),
-        peer("faces", faces_port, ["seg_labelmap", "sr"]),
-        peer("other", free_port(), ["seg"], only_from=["pacs"]),
-    ]
-    refused = SOP_CLASSES[Form.SEG_LABELMAP]
-    with (
-        old_archive(tmp_path / "old", old_port) as folder,
-        two_faced_archive(faces_port, refused) as stored,
-        running(Node(tmp_path / "node", peers)) as node,
-    ):
-        node.send(phantom)
-        (record,) = node.wait_for_state("DELIVERED", "FAILED")
-        assert record.summary.state == "DELIVERED", record.summary.reason
-        shown = node.command("show", record.summary.study_instance_uid).stdout
-        doctor = node.command("doctor", check=False).stdout
+def test_one_result_goes_to_each_destination_in_the_forms_that_it_takes(everybody: Everybody, phantom: Path) -> None:
+    node, orthanc, stored = everybody.node, everybody.orthanc, everybody.faces
+    node.send(phantom)
+    record = node.wait_for_study(study_in(phantom), "DELIVERED", "FAILED")
+    assert record.summary.state == "DELIVERED", record.summary.reason
+    shown = node.command("show", record.summary.study_instance_uid).stdout
+    doctor = node.command("doctor", check=False).stdout
 
     # Orthanc takes all of them
     study = record.summary.study_instance_uid
@@ -124,7 +134,9 @@ def test_one_result_goes_to_each_destination_in_the_forms_that_it_takes(
     assert ("seg", "STANDBY") in deliveries(record, "pacs")
     # What refuses the SOP Class was asked before anything was encoded
     assert deliveries(record, "old") == [("seg", "DELIVERED"), ("sr_segments", "DELIVERED")]
-    seg, report = sorted((dcmread(path) for path in folder.iterdir() if is_dicom(path)), key=lambda d: d.Modality)
+    seg, report = sorted(
+        (dcmread(path) for path in everybody.old.iterdir() if is_dicom(path)), key=lambda d: d.Modality
+    )
     assert seg.SOPClassUID == SOP_CLASSES[Form.SEG]
     assert seg.SeriesDescription.startswith("AI: ")
     evidence = json.dumps(report.to_json_dict())
@@ -138,26 +150,21 @@ def test_one_result_goes_to_each_destination_in_the_forms_that_it_takes(
     assert deliveries(record, "other") == []
 
 
-def test_a_study_that_can_not_be_analysed_is_told_to_the_archive(
-    tmp_path: Path, phantom: Path, orthanc: Orthanc
-) -> None:
-    with running(Node(tmp_path / "node", [peer("pacs", orthanc.dicom_port, ["seg", "sr", "refusal"])])) as node:
-        broken = tmp_path / "broken"
-        broken.mkdir()
-        files = sorted(
-            (path for path in phantom.rglob("*") if path.is_file() and is_dicom(path)),
-            key=lambda path: float(dcmread(path, stop_before_pixels=True).ImagePositionPatient[2]),
-        )
-        for number, path in enumerate(files):
-            if number != SLICES // 2:
-                (broken / path.name).write_bytes(path.read_bytes())
-        node.send(broken)
-        (record,) = node.wait_for_state("REFUSED")
-        wait_until(
-            lambda: ("refusal", "DELIVERED") in deliveries(node.records()[0], "pacs"), 60, "the refusal is delivered"
-        )
-        (record,) = node.wait_for_state("REFUSED")
-    study = record.summary.study_instance_uid
+def test_a_study_that_can_not_be_analysed_is_told_to_the_archive(everybody: Everybody, tmp_path: Path) -> None:
+    node, orthanc = everybody.node, everybody.orthanc
+    broken = tmp_path / "broken"
+    paths = write_phantom_study(broken, datetime.now(UTC), SLICES)
+    paths[SLICES // 2].unlink()  # they are in the order of their positions
+    node.send(broken)
+    study = study_in(broken)
+
+    def told() -> bool:
+        record = node.record_of(study)
+        return record is not None and ("refusal", "DELIVERED") in deliveries(record, "pacs")
+
+    node.wait_for_study(study, "REFUSED")
+    wait_until(told, 60, "the refusal is delivered")
+    record = node.wait_for_study(study, "REFUSED")
     assert in_archive(orthanc, study) == [SOP_CLASSES[Form.REFUSAL]]
     (report,) = orthanc.download(tmp_path / "told", StudyInstanceUID=study, Modality="SR")
     dump = program("dsrdump", package="dcmtk")

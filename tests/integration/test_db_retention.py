@@ -184,15 +184,32 @@ def test_what_is_not_done_with_is_spared(database: Database) -> None:
         (None, [all_deliveries(of(21), state=kept_aside), all_jobs(of(21), current=False)]),
         (None, [all_deliveries(of(22), state="WITHHELD")]),
     ]
-    for number in range(len(cases)):
-        done(database, of(number))
-        write(database, whose(of(number), f"P{number}"))
-    for _, changes in cases:
-        for change in changes:
-            write(database, change)
-    assert {number: ground(database, of(number)) for number in range(len(cases))} == {
-        number: expected for number, (expected, _) in enumerate(cases)
-    }
+    with database.writing() as uow:
+        for number in range(len(cases)):
+            _done_at_once(uow, of(number))
+            whose(of(number), f"P{number}")(uow)
+        for _, changes in cases:
+            for change in changes:
+                change(uow)
+        uow.commit()
+    expected = {of(number): what for number, (what, _) in enumerate(cases)}
+    with database.writing() as uow:
+        listed = {each.study_instance_uid: each.ground for each in dispensable.kept_studies(uow, ALL)}
+        assert listed == expected
+        assert {study: retention.hold(uow, study, ALL) for study in expected} == expected
+    assert set(due(database)) == {study for study, what in expected.items() if what is None}
+
+
+def _done_at_once(uow: UnitOfWork, study: str) -> None:
+    """Bring a study to its end within one transaction."""
+    image, made = stored(1, study=study), results(study)
+    add_instances(uow, [image])
+    close_study(uow, study, [planned([image])], "", generation(uow, study))
+    job = jobs.lease_job(uow, "keeper", 30)
+    assert job is not None
+    assert job.study_instance_uid == study
+    jobs.finish_job(uow, job.id, job.attempt, made, [Outgoing("pacs", n, each) for n, each in enumerate(made)], {})
+    uow.execute(update(DeliveryRow).where(DeliveryRow.job == job.id).values(state=DeliveryState.DELIVERED.value))
 
 
 def test_what_another_node_counts_on_is_spared_for_as_long_as_the_site_says(database: Database) -> None:
@@ -286,6 +303,7 @@ def test_the_oldest_go_until_both_limits_hold(database: Database) -> None:
     assert due(database, Limits(days=9, most_bytes=0)) == []
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_every_version_counts_and_none_twice(database: Database) -> None:
     batches: Sequence[tuple[Sequence[StoredInstance], int]] = (
         ([stored(1)], 1),
@@ -350,6 +368,7 @@ def test_a_second_removal_forgets_nothing_of_the_first(database: Database) -> No
     assert record(database).summary.removal.instances == 3  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_a_job_whose_images_are_gone_is_not_tried_again_until_it_is_planned_anew(database: Database) -> None:
     write(database, lambda uow: add_instances(uow, [stored(1)]))
     close(database, [stored(1)])
@@ -371,6 +390,7 @@ def test_a_job_whose_images_are_gone_is_not_tried_again_until_it_is_planned_anew
         assert index.instances_of_job(uow, record(database).jobs[0].id) == [stored(1)]
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_results_of_a_study_that_was_removed_are_still_predecessors(database: Database) -> None:
     done(database)
     remove(database)
@@ -383,6 +403,7 @@ def test_results_of_a_study_that_was_removed_are_still_predecessors(database: Da
         assert (first.current, second.current) == (False, True)
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_a_database_that_is_lost_learns_of_it_from_the_manifest(database: Database, tmp_path: Path) -> None:
     done(database)
     removed = remove(database)
@@ -432,6 +453,7 @@ def _enter_jobs(uow: UnitOfWork, before: StudyRecord) -> None:
     uow.execute(insert(ResultRow), [asdict(result) | {"job": key} for _, result in before.results])
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_an_earlier_study_of_which_a_part_came_again_is_nothing_to_compare_with(database: Database) -> None:
     older = [stored(number, study=OLD, header={"study_date": "20240101"}) for number in (1, 2)]
     older.append(stored(5, study=OLD, series=f"{OLD}.5", header={"study_date": "20240101"}))  # of no interest
@@ -457,6 +479,7 @@ def _add_closed(images: Sequence[StoredInstance], uow: UnitOfWork) -> None:
     close_study(uow, OLD, [], "nobody wants it", generation(uow, OLD))
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_the_record_tells_what_each_job_read_and_where_it_lay(database: Database) -> None:
     done(database)
     removed = remove(database)

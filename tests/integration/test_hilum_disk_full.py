@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,14 @@ import pytest
 
 from db.durable import append_line, write_once
 from db.filestore import FileStore
+from hilum.archives.fetching import Fetcher, Order, Urgency
+from hilum.clock import Clock
 from hilum.roles import indexer as roles_indexer
 from hilum.roles.indexer import Indexer
 from hilum.working.wire import Answer
 from scp.inbox import Inbox
 from scp.object_file import describe, offers_for
+from scp.retrieving import Wanted
 from scp.sender import Sender
 from scp.spool import CommitmentSpool
 from sr_writer.files import keep
@@ -154,6 +159,24 @@ def test_the_index_waits_for_room_and_the_study_is_closed_once_and_whole(disk: S
         assert here.told("crashed") == []
 
 
+def test_a_study_that_could_not_be_closed_for_want_of_room_is_closed_as_soon_as_there_is_some(
+    disk: SmallDisk, tmp_path: Path
+) -> None:
+    ahead = timedelta()
+    clock = Clock(lambda: datetime.now(UTC) + ahead, lambda: time.monotonic() + ahead.total_seconds())
+    with site(tmp_path, disk.folder, quiet_seconds=3600) as here:
+        here.receive(*here.images(2))
+        indexer = here.indexer(clock)
+        indexer.turn()
+        with disk.full(), here.at_work(indexer.turn):
+            ahead = timedelta(hours=2)
+            wait_until(here.is_away, what="the outage")
+            assert here.state() is StudyState.RECEIVING
+            disk.free()
+            wait_until(lambda: here.state() is StudyState.NOT_SELECTED, what="the study's end")
+        assert here.told("study.not_closed") == []
+
+
 class DamagedDisk(FileStore):
     """A store on a disk that does not give one of its files."""
 
@@ -273,6 +296,17 @@ def test_what_the_peer_took_is_nobody_else_s_however_long_the_disk_is_full(disk:
             disk.free()
             wait_until(here.is_all_delivered, what="all results")
         assert len(pacs.arrivals) == 2
+
+
+def test_what_a_study_lacks_is_not_fetched_in_vain_while_there_is_no_room(disk: SmallDisk, tmp_path: Path) -> None:
+    """Three tries in vain refuse the series, and the disk is no fault of the archive's."""
+    with site(tmp_path, disk.folder) as here:
+        fetcher = Fetcher(here.settings.peers["pacs"], here.settings, here.stop)
+        order = Order(Wanted(STUDY, f"{STUDY}.1"), Urgency.LACKING, lambda _outcome: None)
+        with disk.full():
+            assert not fetcher.fetch(order)
+        assert not fetcher.is_fetching(STUDY, f"{STUDY}.1")
+        assert fetcher.fetch(order)
 
 
 def test_a_whole_node_goes_on_by_itself_when_its_disk_has_room_again(tmp_path: Path) -> None:

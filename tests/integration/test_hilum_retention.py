@@ -22,7 +22,7 @@ from pydicom.uid import UID
 from sqlalchemy import update
 from typer.testing import CliRunner, Result
 
-from db import dispensable, inquiries, jobs
+from db import dispensable, inquiries, jobs, outbox
 from db.engine import Database
 from db.filestore import FileStore
 from db.index import add_instances, current_instances, generation, instances_of_job
@@ -72,6 +72,7 @@ name = "lung_ct"
 bundle = "builtin:lung_ct"
 """
 STUDY = "2.25.8200"
+NEVER = Reason("StoreFailed", "The peer answered A900.")
 
 
 def configured(folder: Path, dialect: str = "sqlite") -> Settings:
@@ -115,8 +116,8 @@ class Node:
         self.store.move_in(arrived)
         return arrived
 
-    def finish(self) -> None:
-        """Have the study's job done, its results on disk and delivered, 40 days ago."""
+    def finish(self, *, takes_reports: bool = True) -> None:
+        """Have the study's job done, its results on disk and delivered, but for reports where not, 40 days ago."""
         made = []
         for each in results(STUDY):
             path = self.settings.data_dir / each.path
@@ -130,16 +131,21 @@ class Node:
             jobs.finish_job(uow, job.id, job.attempt, made, owed, {})
             uow.commit()
         for delivery in lease(self.database):
-            deliver(self.database, delivery)
+            if delivery.result.form == "seg" or takes_reports:
+                deliver(self.database, delivery)
+            else:
+                with self.database.writing() as uow:
+                    outbox.keep_aside(uow, delivery.id, "sender-1", NEVER)
+                    uow.commit()
         self.age(40)
 
-    def whole(self) -> list[StoredInstance]:
+    def whole(self, *, takes_reports: bool = True) -> list[StoredInstance]:
         """Have a whole study here that is done with."""
         held = self.index(images(4))
         with self.database.writing() as uow:
             close_study(uow, STUDY, [planned(held)], "", generation(uow, STUDY))
             uow.commit()
-        self.finish()
+        self.finish(takes_reports=takes_reports)
         return held
 
     def age(self, days: float) -> None:
@@ -284,6 +290,23 @@ def test_a_study_that_is_open_again_by_the_time_it_is_to_go_stays(node: Node) ->
     assert not node.retainer()._remove(due)
     assert record(node.database, STUDY).summary.instances == 5
     assert [each["record"] for each in node.store.read_manifest(STUDY) if each["record"] == "removed"] == []
+
+
+@pytest.mark.parametrize("node", ["sqlite"], indirect=True)
+def test_a_result_that_no_peer_has_stays_and_can_still_be_sent(node: Node) -> None:
+    node.whole(takes_reports=False)
+    assert not node.retainer().turn()  # a person must see to it first
+    assert "retention may remove the study then" in node.hilum("discard", STUDY, "--yes").stdout
+    assert node.retainer().turn()
+    seg, report = results(STUDY)
+    assert node.files() == [f"results/{STUDY}/{Path(report.path).name}", f"store/{STUDY}/manifest.jsonl"]
+    assert not node.retainer().turn()
+    node.hilum("retry", STUDY)
+    assert [delivery.result.path for delivery in lease(node.database)] == [report.path]
+    with node.database.reading() as uow:
+        (removed,) = [each for each in node.store.read_manifest(STUDY) if each["record"] == "removed"]
+        assert removed["results"] == [[seg.sop_instance_uid, seg.path]]
+        assert dispensable.used_bytes(uow) == report.size
 
 
 @pytest.mark.parametrize("node", ["sqlite"], indirect=True)

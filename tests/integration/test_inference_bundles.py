@@ -43,7 +43,7 @@ pytestmark = [
 ]
 
 CPU = torch.device("cpu")
-SLICES = slice(150, 170)
+SLICES = slice(150, 158)
 SCALE: dict[str, Any] = {
     "_target_": "ScaleIntensityRanged",
     "keys": "image",
@@ -100,7 +100,7 @@ def chest() -> SeriesVolume:
 def test_a_trained_bundle_gives_what_monai_gives(chest: SeriesVolume, tmp_path: Path) -> None:
     bundle = Path(shutil.copytree(shared("bundles", "lung_ct_unet"), tmp_path / "bundle"))
     ours = run(bundle, chest, segments=1)
-    assert ours.values.shape == (20, 512, 512)
+    assert ours.values.shape == (8, 512, 512)
     assert 0.1 < ours.values.mean() < 0.5
     np.testing.assert_array_equal(ours.values, run_by_monai(bundle, chest, tmp_path)[0])
     np.testing.assert_array_equal(ours.affine, chest.affine)

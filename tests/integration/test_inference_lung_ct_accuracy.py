@@ -33,6 +33,8 @@ pytestmark = [
 CARD = read_card("lung_ct", find_bundle("builtin:lung_ct"))
 LUNG = Segment(1, "Lung", ANATOMICAL_STRUCTURE, Code("39607008", "SCT", "Lung"))
 SMALLEST_SHARE = 0.05
+EVERY_FOURTH = slice(None, None, 4)
+"""The network sees each slice by itself, for a third of a second: a quarter of them, all over the chest, say the same."""
 
 # Placed by hand in the lumen, in LPS [mm].
 TRACHEA = (
@@ -86,13 +88,18 @@ def labels_of(analysis: Analysis) -> NDArray[np.uint8]:
 def reference(
     chest: tuple[Analysis, VolumeGeometry], volume: SeriesVolume
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return the right and the left lung by the trained network: its components over 5 % of the largest."""
+    """Return both lungs by the trained network, right one first, in `EVERY_FOURTH` slice.
+
+    A lung is a component over 5 % of the largest.
+    """
     bundle = load_bundle(shared("bundles", "lung_ct_unet"), torch.device("cpu"))
     transforms = list(bundle.postprocessing.transforms)
     bundle.postprocessing.transforms = tuple(
         step for step in transforms if type(step).__name__ != "KeepLargestConnectedComponentd"
     )
-    mask = run_bundle(bundle, volume, [LUNG]).values
+    affine = volume.affine @ np.diag([float(EVERY_FOURTH.step), 1.0, 1.0, 1.0])
+    part = SeriesVolume(volume.voxels[EVERY_FOURTH], affine, volume.sop_instance_uids[EVERY_FOURTH])
+    mask = run_bundle(bundle, part, [LUNG]).values
     components, count = cc3d.connected_components(mask, connectivity=26, return_N=True)
     sizes = np.bincount(components.ravel())[1:]
     kept = [label for label in range(1, count + 1) if sizes[label - 1] > SMALLEST_SHARE * sizes.max()]
@@ -104,11 +111,11 @@ def reference(
     return components == right, components == left
 
 
-@pytest.mark.timeout(1800)  # the network takes minutes on two busy cores
+@pytest.mark.timeout(1200)  # the network takes minutes on two busy cores
 def test_the_lungs_agree_with_a_trained_network(
     chest: tuple[Analysis, VolumeGeometry], reference: tuple[NDArray[np.bool_], NDArray[np.bool_]]
 ) -> None:
-    values = labels_of(chest[0])
+    values = labels_of(chest[0])[EVERY_FOURTH]
     right, left = reference
     assert dice(values > 0, right | left) >= 0.975
     assert dice(values == RIGHT, right) >= 0.96

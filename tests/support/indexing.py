@@ -70,12 +70,12 @@ class Intake:
 
     def settle(self) -> None:
         """Let the indexer work until no study awaits it."""
-        for _ in range(200):
+        for _ in range(1200):
             self.indexer.turn()
             with self.database.reading() as uow:
                 if not studies_due(uow, 0, uow.now()):
                     return
-            time.sleep(0.02)
+            time.sleep(0.05)
         raise AssertionError("a study still awaits the indexer")
 
     def rebuild(self) -> None:

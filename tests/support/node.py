@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from pydicom import dcmread
 from pydicom.misc import is_dicom
 
 from db.engine import Database
@@ -153,6 +154,32 @@ class Node:
             raise AssertionError(f"{error}; seen: {seen}; {log}") from None
         return records
 
+    def record_of(self, study_instance_uid: str) -> StudyRecord | None:
+        """Return what the node knows of a study; None where it knows none."""
+        database = Database.open(self.database_url)
+        try:
+            with database.reading() as uow:
+                return study_record(uow, study_instance_uid)
+        finally:
+            database.close()
+
+    def wait_for_study(self, study_instance_uid: str, *states: str, seconds: float = 90) -> StudyRecord:
+        """Wait until a study, of however many, is in one of the states."""
+        found: list[StudyRecord | None] = []
+
+        def there() -> bool:
+            found[:] = [self.record_of(study_instance_uid)]
+            return any(record is not None and record.summary.state.value in states for record in found)
+
+        try:
+            wait_until(there, seconds, f"{study_instance_uid} in {states}")
+        except AssertionError as error:
+            log = (self.folder / "serve.log").read_text()[-3000:]
+            raise AssertionError(f"{error}; seen: {found}; {log}") from None
+        (record,) = found
+        assert record is not None
+        return record
+
     def send(
         self,
         folder: Path,
@@ -188,6 +215,12 @@ def running(node: Node) -> Iterator[Node]:
         yield node.start()
     finally:
         node.kill()
+
+
+def study_in(folder: Path) -> str:
+    """Return the Study Instance UID of the first DICOM file of a folder."""
+    path = next(path for path in sorted(folder.rglob("*")) if path.is_file() and is_dicom(path))
+    return str(dcmread(path, specific_tags=["StudyInstanceUID"]).StudyInstanceUID)
 
 
 def results_of(record: StudyRecord) -> dict[str, list[str]]:

@@ -90,20 +90,39 @@ def test_one_that_is_cut_off_is_unread(tmp_path: Path) -> None:
     assert (found.title, found.unread) == (RejectionTitle.UNREAD, "It can not be read: EOFError.")
 
 
-def test_absurdly_many_references_and_deep_ones_are_refused_soon() -> None:
+def written(*content: Dataset) -> bytes:
+    """Return an explicit data set with the title of a rejection, and what its content refers to."""
+    made, title = Dataset(), Dataset()
+    title.CodeValue, title.CodingSchemeDesignator = "113001", "DCM"
+    made.ConceptNameCodeSequence = [title]
+    if content:
+        made.ContentSequence = list(content)
+    stream = DicomBytesIO()
+    stream.is_implicit_VR, stream.is_little_endian = False, True
+    write_dataset(stream, made)
+    return bytes(stream.getvalue())
+
+
+def empty_items(count: int) -> bytes:
+    """Return the content of a Key Object, of so many items that say nothing."""
     item = struct.pack("<HHL", 0xFFFE, 0xE000, 0)
-    content = struct.pack("<HH2sHL", 0x0040, 0xA730, b"SQ", 0, 200_000 * len(item)) + item * 200_000
+    return struct.pack("<HH2sHL", 0x0040, 0xA730, b"SQ", 0, count * len(item)) + item * count
+
+
+def test_absurdly_many_references_and_deep_ones_are_refused_soon() -> None:
     began = time.monotonic()
     with pytest.raises(TooMuch):
-        read_rejection(io.BytesIO(content), EXPLICIT, STUDY)
+        read_rejection(io.BytesIO(written() + empty_items(200_000)), EXPLICIT, STUDY)
     assert time.monotonic() - began < 10
     nested = Dataset()
     for _ in range(20):
         outer = Dataset()
         outer.ContentSequence = [nested]
         nested = outer
-    stream = DicomBytesIO()
-    stream.is_implicit_VR, stream.is_little_endian = False, True
-    write_dataset(stream, nested)
     with pytest.raises(TooMuch):
-        read_rejection(io.BytesIO(stream.getvalue()), EXPLICIT, STUDY)
+        read_rejection(io.BytesIO(written(nested)), EXPLICIT, STUDY)
+
+
+def test_what_is_no_rejection_may_refer_to_as_much_as_it_likes() -> None:
+    content = written().replace(b"113001", b"113000") + empty_items(200_000)
+    assert read_rejection(io.BytesIO(content), EXPLICIT, STUDY) is None
