@@ -20,14 +20,9 @@ from study.errors import DatabaseUnavailable, DiskFull
 log = structlog.get_logger()
 
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-OF_THE_DISK: Final = FULL | {
-    errno.EIO,
-    errno.EROFS,
-    errno.ESTALE,
-    errno.ENOMEM,
-    errno.EMFILE,
-    errno.ENFILE,
-}
+_OF_THE_MACHINE: Final = frozenset({errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN})
+"""No memory, no descriptors, no more processes."""
+OF_THE_DISK: Final = FULL | {errno.EIO, errno.EROFS, errno.ESTALE} | _OF_THE_MACHINE
 """What the system answers where it is not this very file that can not be used."""
 
 OF_ALL_FILES: Final = OF_THE_DISK - {errno.EIO}
@@ -136,7 +131,7 @@ class Outage:
         disk = disk_failure(error)
         if self._since is None:
             self._since = time.monotonic()
-            log.error("outage.began", of="database" if disk is None else "disk", words=_words(error, disk))
+            log.error("outage.began", of=_of(disk), words=_words(error, disk))
         self._stop.wait(self._pause)
         self._pause = min(self._pause * 2, self._longest_seconds)
 
@@ -190,6 +185,12 @@ def _or_stop(work: Callable[[], None], stop: StopSignal) -> None:
         log.exception("thread.failed")
         stop.wait(_LONGEST_SECONDS)
         stop.set()
+
+
+def _of(disk: OSError | None) -> str:
+    if disk is None:
+        return "database"
+    return "machine" if disk.errno in _OF_THE_MACHINE else "disk"
 
 
 def _words(error: DatabaseUnavailable | OSError, disk: OSError | None) -> str:

@@ -13,6 +13,10 @@ SKIPPING_IS_FORBIDDEN = os.environ.get("TESTS_MUST_NOT_SKIP", "") not in ("", "0
 SLOWEST_FIRST = ("chaos", "conformance", "e2e", "integration", "unit")
 """Folders in the order in which their modules are begun, so that workers end together on the small ones."""
 
+# As in a node's runners (hilum/processes.py): torch's threads that wait by spinning take the cores from the other
+# worker and from every node under test, and triple what the models' own tests cost. torch reads it as it is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # How long one example takes says nothing where several workers and real peers share the machine's cores.
 settings.register_profile("tests", deadline=None)
 settings.load_profile("tests")
