@@ -36,7 +36,7 @@ from benchmarks.report import (
 )
 from benchmarks.studies import Study, copy_as_new, generate_thorax, real_chest, study_in
 from db.engine import Database
-from db.queries import study_record
+from db.overview.queries import study_record
 from study.entities import StudyRecord
 from study.states import StudyState
 from tests.support.network import storescu

@@ -19,8 +19,8 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from db.durable import make_folders
 from db.engine import Database
+from db.files.durable import make_folders
 
 LOOK_SECONDS: Final = 1.0
 """How often a holder looks whether it still holds its lead, and who stands by whether it is free [s]."""

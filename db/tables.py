@@ -220,7 +220,7 @@ class InstanceRow(Table):
     received_at: Mapped[datetime]
     fetched: Mapped[bool] = mapped_column(server_default=false())
     vouched_at: Mapped[datetime | None]  # we committed ourselves to keep it: retention spares it
-    shown: Mapped[dict[str, Any] | None]  # what it shows (`db.versions.Shown`); None where nobody had to look
+    shown: Mapped[dict[str, Any] | None]  # what it shows (`db.images.versions.Shown`); None where nobody had to look
     discounted: Mapped[bool] = mapped_column(server_default=false())  # a person said that it is wrong
 
 

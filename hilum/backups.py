@@ -16,10 +16,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from db.copying import copy_to_file, fill_from_file, holds_studies
-from db.durable import draft_of, make_folders, publish, sync_folder, write_once
 from db.engine import Database
-from db.filestore import FileStore
+from db.files.durable import draft_of, make_folders, publish, sync_folder, write_once
+from db.files.filestore import FileStore
+from db.lasting.copying import copy_to_file, fill_from_file, holds_studies
 from db.schema import REVISION
 from hilum.rebuilding import RESTORING, Count, Say, rebuild
 from study.errors import ArchiveError

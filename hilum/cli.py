@@ -108,7 +108,7 @@ def studies(
     assignments: SetOption = None,
 ) -> None:
     """List the studies that the node holds, and what became of each; or, with --problems, what needs a person."""
-    from db.queries import list_studies
+    from db.overview.queries import list_studies
     from hilum.moments import local
     from hilum.pausing import paused_now
     from hilum.presenting import summary_json, summary_words
@@ -154,7 +154,7 @@ def show(
     assignments: SetOption = None,
 ) -> None:
     """Tell everything about one study: events, jobs, results and where they are."""
-    from db.queries import study_record
+    from db.overview.queries import study_record
     from hilum.presenting import record_json, show_record
 
     settings = settings_of(config, assignments)
@@ -196,10 +196,11 @@ def retry(
     assignments: SetOption = None,
 ) -> None:
     """Try again what failed: analyses, deliveries, and refusals that other settings may lift."""
-    from db import removals, withdrawals
-    from db.filestore import FileStore
-    from db.ledger import note_work
-    from db.queries import retry_study
+    from db.delivery import withdrawals
+    from db.files.filestore import FileStore
+    from db.lasting import removals
+    from db.lasting.ledger import note_work
+    from db.overview.queries import retry_study
     from hilum.accounts import account
     from hilum.pausing import paused_now
     from hilum.presenting import withdrawal_words
@@ -245,7 +246,7 @@ def check(
     from hilum.checking import run_check
 
     def store() -> Sources:
-        from db.filestore import FileStore
+        from db.files.filestore import FileStore
         from hilum.sources import StoreSources
 
         settings = settings_of(config, assignments)

@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.progress import Progress
 
 from db.engine import Database
-from db.queries import list_studies, study_record
+from db.overview.queries import list_studies, study_record
 from hilum.config import Settings
 from hilum.entries import ModelSettings, PeerSettings
 from hilum.network import dicom_files

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from db import acceptance
+from db.delivery import acceptance
+from db.delivery.outbox import Outgoing
 from db.engine import Database
-from db.outbox import Outgoing
 from hilum.config import Settings
 from hilum.planning import KEPT_HERE
 from study.entities import Job, ResultObject

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from db.dispensable import used_bytes
 from db.engine import Database
-from db.filestore import FileStore
-from db.index import list_set_aside
+from db.files.filestore import FileStore
+from db.images.index import list_set_aside
+from db.lasting.dispensable import used_bytes
 from hilum import retaining
 from hilum.archives.earlier import without_archive
 from hilum.config import Settings

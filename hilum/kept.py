@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from db import dispensable
-from db.dispensable import KeptStudy
 from db.engine import Database
+from db.lasting import dispensable
+from db.lasting.dispensable import KeptStudy
 from hilum.config import Settings
 from hilum.moments import local, moment
 from hilum.retaining import SPARED_WORDS, amount, limits_of, retention_words

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from db import index, inquiries, places, questions, removals
+from db.complete import inquiries, questions
 from db.engine import UnitOfWork
-from db.filestore import FileStore
-from db.index import StudySnapshot
+from db.files.filestore import FileStore
+from db.images import index, places
+from db.images.index import StudySnapshot
+from db.lasting import removals
 from hilum.archives.awaiting import awaits_priors
 from hilum.archives.earlier import earlier_here, why_unfound
 from hilum.config import Settings

@@ -12,14 +12,15 @@ from typing import Final
 
 import structlog
 
-from db import index, notices
-from db.durable import make_folders
+from db.delivery.outbox import Outgoing
 from db.engine import Database
-from db.filestore import FileStore
-from db.ledger import job_record
-from db.notices import Notice
-from db.outbox import Outgoing
-from db.results import predecessors_of
+from db.files.durable import make_folders
+from db.files.filestore import FileStore
+from db.images import index
+from db.lasting.ledger import job_record
+from db.work import notices
+from db.work.notices import Notice
+from db.work.results import predecessors_of
 from hilum.config import Settings
 from hilum.dispatching import notices_of
 from hilum.outages import OF_THE_DISK, Outage

@@ -43,7 +43,7 @@ def database_of(settings: Settings) -> Database:
 
 def study_uid(database: Database, text: str) -> str:
     """Return the Study Instance UID that `text` stands for; ArchiveError where it is none or several."""
-    from db.queries import find_studies
+    from db.overview.queries import find_studies
 
     with database.reading() as uow:
         found = find_studies(uow, text)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
-from db import admissions, pauses
-from db.admissions import Waiting
 from db.engine import Database
-from db.filestore import FileStore
-from db.ledger import note_words
-from db.pauses import Pause
+from db.files.filestore import FileStore
+from db.lasting.ledger import note_words
+from db.work import admissions, pauses
+from db.work.admissions import Waiting
+from db.work.pauses import Pause
 from hilum.moments import local
 from study.errors import ArchiveError
 from study.states import Halted

@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
-from db.removals import PART_OF_REMOVED, STUDY_REMOVED
+from db.lasting.removals import PART_OF_REMOVED, STUDY_REMOVED
 from hilum.archives.comparisons import comparison_json, comparison_words, search_json, search_words
 from hilum.archives.presenting import inquiry_json, inquiry_words
 from hilum.committing.presenting import commitment_json, commitment_words

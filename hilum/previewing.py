@@ -10,11 +10,11 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from db import removals
 from db.engine import Database
-from db.filestore import FileStore
-from db.index import instances_of_job
-from db.queries import study_record
+from db.files.filestore import FileStore
+from db.images.index import instances_of_job
+from db.lasting import removals
+from db.overview.queries import study_record
 from hilum.config import Settings
 from hilum.planning import ordered_slices
 from hilum.wording import reason_words

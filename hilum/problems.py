@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from db.engine import Database
-from db.filestore import FileStore
-from db.problem import Kind, Problem
-from db.problems import NOT_SENT
-from db.problems import problems as problems_of
-from db.waiting import ENDLESS, INTERRUPTED, NO_SENDER
+from db.files.filestore import FileStore
+from db.overview.problem import Kind, Problem
+from db.overview.problems import NOT_SENT
+from db.overview.problems import problems as problems_of
+from db.overview.waiting import ENDLESS, INTERRUPTED, NO_SENDER
 from hilum import retaining
 from hilum.config import Settings
 from hilum.moments import local, moment

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from db import pauses
-from db.copying import renumber
-from db.durable import write_once
 from db.engine import Database, UnitOfWork
-from db.filestore import FileStore
-from db.index import add_instances, set_aside
-from db.rebuilding import Rebuilt, backdate, enter_work, known_paths, largest_job
-from db.retention import REMOVED, removed_paths, restore_removed
+from db.files.durable import write_once
+from db.files.filestore import FileStore
+from db.images.index import add_instances, set_aside
+from db.lasting.copying import renumber
+from db.lasting.rebuilding import Rebuilt, backdate, enter_work, known_paths, largest_job
+from db.lasting.retention import REMOVED, removed_paths, restore_removed
+from db.work import pauses
 from study.entities import ResultObject, StoredInstance
 from study.errors import ArchiveError, Reason, SchemaMismatch
 from study.states import Halted

@@ -26,7 +26,7 @@ def backup(
     assignments: SetOption = None,
 ) -> None:
     """Bring a backup of the whole node up to date, while it runs; only what is new is copied."""
-    from db.filestore import FileStore
+    from db.files.filestore import FileStore
     from hilum.backups import back_up
 
     settings = settings_of(config, assignments)
@@ -46,7 +46,7 @@ def restore(
 ) -> None:
     """Make the node of a backup again, here or on another machine, where nothing is in its place."""
     from db.engine import Database
-    from db.filestore import FileStore
+    from db.files.filestore import FileStore
     from hilum.backups import made_at
     from hilum.backups import restore as restored
     from hilum.moments import local
@@ -74,7 +74,7 @@ def rebuild(
 ) -> None:
     """Make a database anew that is damaged or lost, from the files; hilum serve does so itself where there is none."""
     from db.engine import Database
-    from db.filestore import FileStore
+    from db.files.filestore import FileStore
     from hilum.rebuilding import begin, is_begun, prepare
     from hilum.working.leading import alone
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from db import admissions, image_rejections
 from db.engine import Database
-from db.filestore import FileStore
-from db.ledger import note_words
-from db.queries import study_record
+from db.files.filestore import FileStore
+from db.images import image_rejections
+from db.lasting.ledger import note_words
+from db.overview.queries import study_record
+from db.work import admissions
 from hilum.admitting import why_not_admitted
 from hilum.config import Settings
 from hilum.looking import look_at

@@ -9,12 +9,12 @@ from typing import Final
 
 import structlog
 
-from db import dispensable, retention
-from db.dispensable import Ground, KeptStudy, Limits
 from db.engine import Database, UnitOfWork
-from db.filestore import FileStore
-from db.problem import Kind, Problem
-from db.sweeping import sweep
+from db.files.filestore import FileStore
+from db.lasting import dispensable, retention
+from db.lasting.dispensable import Ground, KeptStudy, Limits
+from db.lasting.sweeping import sweep
+from db.overview.problem import Kind, Problem
 from hilum.config import Settings
 from hilum.outages import disk_failure
 from hilum.processes import StopSignal

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 from db.engine import Database
-from db.filestore import FileStore
+from db.files.filestore import FileStore
 from hilum.config import Settings
 from hilum.journal import open_journal
 from hilum.pausing import paused_now

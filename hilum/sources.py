@@ -12,10 +12,12 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-from db import index, priors, removals
+from db.complete import priors
 from db.engine import Database
-from db.filestore import FileStore
-from db.results import job_of_result, path_of_result
+from db.files.filestore import FileStore
+from db.images import index
+from db.lasting import removals
+from db.work.results import job_of_result, path_of_result
 from hilum.planning import ordered_slices, planned_slices
 from sr_writer.checking.rules import own_items
 from sr_writer.reading.content_tree import items_named

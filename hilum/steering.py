@@ -51,7 +51,7 @@ def pause(
     assignments: SetOption = None,
 ) -> None:
     """Let analyses and deliveries wait, across restarts, until hilum resume; images are received all the same."""
-    from db.filestore import FileStore
+    from db.files.filestore import FileStore
     from hilum.pausing import pause as paused
 
     settings = settings_of(config, assignments)
@@ -70,7 +70,7 @@ def resume(
     assignments: SetOption = None,
 ) -> None:
     """Let analyses and deliveries go on that were paused."""
-    from db.filestore import FileStore
+    from db.files.filestore import FileStore
     from hilum import pausing
 
     settings = settings_of(config, assignments)
@@ -110,7 +110,7 @@ def withdraw(
     assignments: SetOption = None,
 ) -> None:
     """Take a result back: what did not go out stays here, what a peer has is rejected there by a Key Object."""
-    from db.withdrawals import of_study
+    from db.delivery.withdrawals import of_study
     from hilum.pausing import paused_now
     from hilum.presenting import withdrawal_words
     from hilum.withdrawing import demand_words, find_job, look, preview, take_back

@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from db.engine import Database
-from db.filestore import FileStore
+from db.files.filestore import FileStore
 from hilum.config import Settings
 from hilum.processes import Child, StopSignal, spawn
 from hilum.working.capacity import with_devices

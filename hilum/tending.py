@@ -15,8 +15,8 @@ from hilum.terminal import agrees, complain, say
 from study.errors import ArchiveError
 
 if TYPE_CHECKING:
-    from db.filestore import FileStore
-    from db.tending import Failed, Sendable
+    from db.files.filestore import FileStore
+    from db.overview.tending import Failed, Sendable
     from hilum.config import Settings
 
 tending = typer.Typer()
@@ -34,9 +34,9 @@ def discard(
     assignments: SetOption = None,
 ) -> None:
     """Let go of what failed in a study, on record: it is no problem any more, and not tried. Nothing is deleted."""
-    from db import tending as tended
-    from db.filestore import FileStore
-    from db.ledger import note_work
+    from db.files.filestore import FileStore
+    from db.lasting.ledger import note_work
+    from db.overview import tending as tended
     from hilum.accounts import account
 
     settings = settings_of(config, assignments)
@@ -69,10 +69,10 @@ def resend(
     assignments: SetOption = None,
 ) -> None:
     """Send the results that peers took already once more, the same bytes: after a PACS lost them, or got a new disk."""
-    from db import removals
-    from db import tending as tended
-    from db.filestore import FileStore
-    from db.ledger import note_work
+    from db.files.filestore import FileStore
+    from db.lasting import removals
+    from db.lasting.ledger import note_work
+    from db.overview import tending as tended
     from hilum.accounts import account
     from hilum.pausing import paused_now
 

@@ -15,12 +15,12 @@ from typing import Final
 
 import structlog
 
-from db import versions
 from db.engine import Database, UnitOfWork
-from db.filestore import FileStore
-from db.index import StudySnapshot
-from db.pixels import StoredPixels, pixels_of
-from db.versions import Version
+from db.files.filestore import FileStore
+from db.images import versions
+from db.images.index import StudySnapshot
+from db.images.pixels import StoredPixels, pixels_of
+from db.images.versions import Version
 from hilum.config import Settings
 from hilum.showing import Shown, shown_by
 from inference.machine import MEGABYTE, machine_bytes

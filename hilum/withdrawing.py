@@ -16,12 +16,14 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-from db import acceptance, jobs, removals, withdrawals
+from db.delivery import acceptance, withdrawals
+from db.delivery.withdrawals import Changed, KeyObject, Placed, Whereabouts
 from db.engine import Database, UnitOfWork
-from db.filestore import FileStore
-from db.ledger import job_record
-from db.queries import find_studies
-from db.withdrawals import Changed, KeyObject, Placed, Whereabouts
+from db.files.filestore import FileStore
+from db.lasting import removals
+from db.lasting.ledger import job_record
+from db.overview.queries import find_studies
+from db.work import jobs
 from hilum.accounts import account
 from hilum.config import Settings
 from hilum.moments import zone_at

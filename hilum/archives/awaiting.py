@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime, timedelta
 
-from db import priors
+from db.complete import priors
 from db.engine import UnitOfWork
 from hilum.config import Settings
 from hilum.entries import PeerSettings

@@ -9,10 +9,10 @@ from typing import Final
 
 import structlog
 
-from db import questions
+from db.complete import questions
+from db.complete.questions import DueInquiry
 from db.engine import Database, UnitOfWork
-from db.filestore import FileStore
-from db.questions import DueInquiry
+from db.files.filestore import FileStore
 from hilum.admitting import why_not_admitted
 from hilum.archives.fetching import Fetcher
 from hilum.archives.lacking import order_for

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
-from db import priors
+from db.complete import priors
 from db.engine import UnitOfWork
-from db.index import StudySnapshot
+from db.images.index import StudySnapshot
 from hilum.archives.awaiting import archive_for_priors
 from hilum.comparing import rule_for_priors
 from hilum.config import Settings

@@ -14,7 +14,7 @@ from enum import IntEnum
 
 import structlog
 
-from db.filestore import FileStore
+from db.files.filestore import FileStore
 from hilum.config import Settings
 from hilum.entries import PeerSettings
 from hilum.network import peer_of, slot

@@ -7,10 +7,10 @@ from typing import Final
 
 import structlog
 
-from db import questions
+from db.complete import questions
+from db.complete.questions import DueInquiry
 from db.engine import Database
 from db.events import EventKind
-from db.questions import DueInquiry
 from hilum.archives.fetching import Order, Urgency
 from hilum.entries import PeerSettings
 from scp.retrieving import Retrieved, Wanted

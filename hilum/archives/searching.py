@@ -18,9 +18,10 @@ from typing import Final
 
 import structlog
 
-from db import places, priors, questions
+from db.complete import priors, questions
 from db.engine import Database, UnitOfWork
-from db.filestore import FileStore
+from db.files.filestore import FileStore
+from db.images import places
 from hilum.admitting import why_not_admitted
 from hilum.archives.awaiting import archive_for_priors
 from hilum.archives.candidates import candidates, next_ones, question_for, series_to_fetch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from db.inquiries import Asked
+from db.complete.inquiries import Asked
 from hilum.config import Settings
 from hilum.entries import PeerSettings
 from study.asking import Terms

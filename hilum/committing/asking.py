@@ -8,10 +8,10 @@ import uuid
 
 import structlog
 
-from db import commitments
-from db.commitments import Patience
+from db.delivery import commitments
+from db.delivery.commitments import Patience
 from db.engine import Database
-from db.filestore import FileStore
+from db.files.filestore import FileStore
 from hilum.backing_off import back_off
 from hilum.committing.logs import write_down
 from hilum.config import Settings

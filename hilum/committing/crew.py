@@ -7,9 +7,9 @@ from typing import Protocol
 
 import structlog
 
-from db import commitments, vouching
+from db.delivery import commitments, vouching
 from db.engine import Database
-from db.filestore import FileStore
+from db.files.filestore import FileStore
 from db.leading import Lead
 from hilum.committing.asking import Asker
 from hilum.committing.desk import spool_folder

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from db.filestore import FileStore
-from db.incoming import read_object
-from db.vouching import Held
+from db.delivery.vouching import Held
+from db.files.filestore import FileStore
+from db.files.incoming import read_object
 from study.commitment import FailureReason, Reference
 from study.entities import StoredInstance
 from study.errors import ArchiveError

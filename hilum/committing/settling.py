@@ -8,9 +8,9 @@ from pathlib import Path
 
 import structlog
 
-from db import settlements, vouching
+from db.delivery import settlements, vouching
 from db.engine import Database
-from db.filestore import FileStore
+from db.files.filestore import FileStore
 from hilum.backing_off import back_off
 from hilum.config import Settings
 from hilum.outages import OF_ALL_FILES, is_outage, keep_at

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import structlog
 
-from db import inquiries, vouching
+from db.complete import inquiries
+from db.delivery import vouching
+from db.delivery.vouching import Vouch
 from db.engine import Database
-from db.filestore import FileStore
-from db.vouching import Vouch
+from db.files.filestore import FileStore
 from hilum.backing_off import back_off
 from hilum.committing.judging import Judgement, is_on_disk, judge, listed, may_still_come
 from hilum.config import Settings

@@ -12,7 +12,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from db.durable import draft_of, publish
+from db.files.durable import draft_of, publish
 from hilum.config import DEFAULT_FILE, load
 from hilum.layers import file_text
 from hilum.models.entries import block, entries_of, with_entry, with_values

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from db.durable import make_folders, publish
+from db.files.durable import make_folders, publish
 from hilum.config import Settings
 from hilum.entries import ModelSettings
 from hilum.working.capacity import device_kind

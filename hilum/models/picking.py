@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from db.filestore import FileStore
+from db.files.filestore import FileStore
 from hilum.config import Settings
 from hilum.models.studies import read_folder, study_of_node
 from hilum.planning import Plan, ordered_slices, plan_study

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 
-from db.index import StudySnapshot, snapshot
+from db.images.index import StudySnapshot, snapshot
 from hilum.config import Settings
 from hilum.options import database_of, study_uid
 from study.errors import ArchiveError

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from db.statistics import count_of_older_revisions, jobs_of_model, names_of_models
+from db.work.statistics import count_of_older_revisions, jobs_of_model, names_of_models
 from hilum.config import Settings
 from hilum.models.spread import Spread, digits, middle, spread_json
 from hilum.models.weeks import OUTCOMES, WAITING, Named, Week, by_week, monday_of

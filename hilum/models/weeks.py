@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from db.statistics import JobFacts
+from db.work.statistics import JobFacts
 from study.states import JobState
 
 OUTCOMES: Final = {JobState.DONE: "done", JobState.REFUSED: "refused", JobState.FAILED: "failed"}

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import structlog
 
-from db import inquiries
+from db.complete import inquiries
 from db.engine import Database, UnitOfWork
-from db.filestore import FileStore
-from db.index import add_instances, clamp_times, set_aside, studies_due
-from db.ledger import closed_record
-from db.revisions import close_study
+from db.files.filestore import FileStore
+from db.images.index import add_instances, clamp_times, set_aside, studies_due
+from db.lasting.ledger import closed_record
+from db.work.revisions import close_study
 from hilum.archives.awaiting import awaits_priors
 from hilum.archives.senders import asked
 from hilum.clock import Clock

@@ -16,13 +16,15 @@ from typing import Any
 
 import structlog
 
-from db import index, jobs, priors
-from db.durable import make_folders
+from db.complete import priors
 from db.engine import Database, UnitOfWork
-from db.filestore import FileStore
-from db.jobs import RunningJob
-from db.ledger import job_record
-from db.results import predecessors_of
+from db.files.durable import make_folders
+from db.files.filestore import FileStore
+from db.images import index
+from db.lasting.ledger import job_record
+from db.work import jobs
+from db.work.jobs import RunningJob
+from db.work.results import predecessors_of
 from hilum.config import Settings
 from hilum.dispatching import deviations, outgoing, settled
 from hilum.notifying import Notifier, verified

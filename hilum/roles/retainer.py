@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from db.engine import Database
-from db.filestore import FileStore
+from db.files.filestore import FileStore
 from hilum.outages import keep_at
 from hilum.processes import Station, yield_to_reception
 from hilum.retaining import Retainer

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import structlog
 
-from db import acceptance, commitments, deliveries, outbox, withdrawn
+from db.delivery import acceptance, commitments, deliveries, outbox, withdrawn
 from db.engine import Database
-from db.filestore import FileStore
-from db.ledger import presence_record
+from db.files.filestore import FileStore
+from db.lasting.ledger import presence_record
 from hilum.backing_off import back_off
 from hilum.committing.crew import crew_of
 from hilum.config import Settings

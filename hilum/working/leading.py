@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from db.engine import Database
-from db.filestore import FileStore
+from db.files.filestore import FileStore
 from db.leading import LOOK_SECONDS, Lead, candidates
 from hilum.config import Settings
 from hilum.rebuilding import is_ready, prepare

@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from db import jobs, notices, outbox
+from db.delivery import outbox
 from db.engine import Database
-from db.filestore import FileStore
+from db.files.filestore import FileStore
+from db.work import jobs, notices
 
 
 @contextmanager

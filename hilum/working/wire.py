@@ -22,7 +22,7 @@ from study.headers import InstanceHeader
 from study.states import JobState
 
 if TYPE_CHECKING:
-    from db.filestore import NodeIdentity
+    from db.files.filestore import NodeIdentity
 
 Outcome = Literal["done", "refused", "failed"]
 Images = tuple[tuple[str, InstanceHeader], ...]

@@ -18,7 +18,7 @@ from tests.support.network import free_port, wait_until
 from tests.support.node import Node, running
 from tests.support.orthanc import Orthanc, running_orthanc
 
-SLICES = 40
+SLICES = 24
 
 
 def peer(name: str, ae_title: str, port: int, **more: object) -> dict[str, Any]:

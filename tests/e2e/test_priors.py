@@ -18,7 +18,7 @@ from tests.support.node import Node, results_of, running
 from tests.support.orthanc import running_orthanc
 from tests.support.validators import dciodvfy_errors
 
-SLICES = 60
+SLICES = 24
 NOW = datetime.now(UTC)
 BORN = "19500601"
 EARLIER = {"spring": (200, 0.97, BORN), "other": (300, 1.0, "19010101"), "winter": (400, 0.94, BORN)}

@@ -14,7 +14,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from db.filestore import FileStore
+from db.files.filestore import FileStore
 from hilum.phantom import write_phantom_study
 from scp.requesting import Peer
 from study.entities import Delivery, StudyRecord, StudySummary

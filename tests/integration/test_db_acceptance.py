@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from db import acceptance, jobs, outbox
+from db.delivery import acceptance, outbox
+from db.delivery.outbox import Outgoing
 from db.engine import Database
-from db.index import add_instances, generation
-from db.outbox import Outgoing
-from db.queries import study_record
-from db.revisions import close_study
+from db.images.index import add_instances, generation
+from db.overview.queries import study_record
+from db.work import jobs
+from db.work.revisions import close_study
 from study.entities import Delivery, StudyRecord
 from study.errors import LeaseLost, Reason
 from study.forms import Acceptance

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from db import commitments, settlements
-from db.commitments import Begun, Patience
+from db.delivery import commitments, settlements
+from db.delivery.commitments import Begun, Patience
+from db.delivery.settlements import Settled
 from db.engine import Database
-from db.queries import retry_study
-from db.settlements import Settled
+from db.overview.queries import retry_study
 from db.tables import CommitmentRow, DeliveryRow, JobRow
 from study.commitment import CommitmentReport, CommitmentState, Reference
 from study.entities import Delivery

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert, select, text
 
-from db.arrivals import Arrival
 from db.engine import Database
-from db.index import (
+from db.images.arrivals import Arrival
+from db.images.index import (
     add_instances,
     current_instances,
     generation,
@@ -20,9 +20,9 @@ from db.index import (
     snapshot,
     studies_due,
 )
-from db.queries import retry_study, study_record
-from db.revisions import close_study
+from db.overview.queries import retry_study, study_record
 from db.tables import PatientRow, StudyRow
+from db.work.revisions import close_study
 from study.entities import StoredInstance
 from study.errors import ArchiveError, Reason
 from tests.support.databases import DIALECTS, SERIES, START, STUDY, migrated, query_plans, stored

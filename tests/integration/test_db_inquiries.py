@@ -9,14 +9,14 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import insert, text, update
 
-from db import inquiries, questions
+from db.complete import inquiries, questions
+from db.complete.inquiries import OVERDUE_SECONDS, Asked
 from db.engine import Database
 from db.events import EventKind
-from db.index import add_instances, generation, studies_due
-from db.inquiries import OVERDUE_SECONDS, Asked
-from db.queries import list_studies, retry_study, study_record
-from db.revisions import close_study
+from db.images.index import add_instances, generation, studies_due
+from db.overview.queries import list_studies, retry_study, study_record
 from db.tables import InquiryRow, StudyRow, Table
+from db.work.revisions import close_study
 from study.asking import SLOW_SECONDS
 from study.completion import Completeness
 from study.entities import PlannedJob, StoredInstance, StudyRecord, Verdict

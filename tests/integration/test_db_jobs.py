@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, select, text, update
 
-from db import jobs
+from db.delivery.outbox import Outgoing
 from db.engine import Database, UnitOfWork
-from db.index import add_instances, generation
-from db.outbox import Outgoing
-from db.queries import retry_study, study_record
-from db.revisions import close_study
+from db.images.index import add_instances, generation
+from db.overview.queries import retry_study, study_record
 from db.tables import JobRow, RevisionRow, StudyRow
+from db.work import jobs
+from db.work.revisions import close_study
 from study.entities import Job, StudyRecord
 from study.errors import ArchiveError, DatabaseUnavailable, LeaseLost, Reason
 from study.states import JobState, StudyState

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from sqlalchemy import text
 
-from db.arrivals import Arrival
 from db.engine import Database
-from db.filestore import FileStore
-from db.index import add_instances, current_instances
-from db.queries import list_studies
+from db.files.filestore import FileStore
+from db.images.arrivals import Arrival
+from db.images.index import add_instances, current_instances
+from db.overview.queries import list_studies
 from tests.support.databases import STUDY, migrated, stored
 from tests.support.peers import REPOSITORY
 from tests.support.series import ct_series, save_series
@@ -23,7 +23,7 @@ from tests.support.series import ct_series, save_series
 _HALF_WAY = """
 import sys, signal
 from db.engine import Database
-from db.index import add_instances
+from db.images.index import add_instances
 from tests.support.databases import stored
 with Database.open(sys.argv[1]).writing() as uow:
     add_instances(uow, [stored(number) for number in range(100, 400)])
@@ -35,8 +35,8 @@ _COMMITTED = """
 import sys, signal
 from pathlib import Path
 from db.engine import Database
-from db.filestore import FileStore
-from db.index import add_instances
+from db.files.filestore import FileStore
+from db.images.index import add_instances
 store = FileStore(Path(sys.argv[2]))
 instances = [store.read_incoming(path) for path in store.scan_inbox()]
 with Database.open(sys.argv[1]).writing() as uow:

@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from db import jobs, notices, outbox
+from db.delivery import outbox
+from db.delivery.outbox import Outgoing
 from db.engine import Database
-from db.index import add_instances, generation
-from db.notices import Notice
-from db.outbox import Outgoing
-from db.queries import retry_study, study_record
-from db.revisions import close_study
+from db.images.index import add_instances, generation
+from db.overview.queries import retry_study, study_record
 from db.tables import NoticeRow
+from db.work import jobs, notices
+from db.work.notices import Notice
+from db.work.revisions import close_study
 from study.entities import Job, PlannedJob, ResultObject, StudyRecord
 from study.errors import LeaseLost, Reason
 from study.forms import Form, Wish

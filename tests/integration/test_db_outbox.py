@@ -10,15 +10,16 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert, select, text, update
 
-from db import deliveries, jobs, outbox, withdrawals
+from db.delivery import deliveries, outbox, withdrawals
+from db.delivery.outbox import Outgoing
+from db.delivery.withdrawals import KeyObject
 from db.engine import Database
-from db.index import add_instances, generation
-from db.outbox import Outgoing
-from db.queries import list_studies, retry_study
-from db.results import predecessors_of
-from db.revisions import close_study
+from db.images.index import add_instances, generation
+from db.overview.queries import list_studies, retry_study
 from db.tables import DeliveryRow, ResultRow
-from db.withdrawals import KeyObject
+from db.work import jobs
+from db.work.results import predecessors_of
+from db.work.revisions import close_study
 from study.entities import Delivery, Predecessor
 from study.errors import LeaseLost, Reason
 from study.states import DeliveryState, JobState, StudyState

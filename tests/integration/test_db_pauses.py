@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from db import admissions, jobs, notices, outbox, pauses
-from db.admissions import Waiting
+from db.delivery import outbox
+from db.delivery.outbox import Outgoing
 from db.engine import Database
-from db.index import add_instances, generation, snapshot, studies_due
-from db.outbox import Outgoing
-from db.queries import list_studies, retry_study, study_record
-from db.revisions import close_study
+from db.images.index import add_instances, generation, snapshot, studies_due
+from db.overview.queries import list_studies, retry_study, study_record
+from db.work import admissions, jobs, notices, pauses
+from db.work.admissions import Waiting
+from db.work.revisions import close_study
 from study.admission import PASSED_OVER, why_let_go
 from study.entities import Job, PlannedJob, StoredInstance
 from study.errors import ArchiveError, Reason

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from db import jobs, outbox
+from db.delivery import outbox
+from db.delivery.outbox import Outgoing
 from db.engine import Database
-from db.index import add_instances, generation
-from db.outbox import Outgoing
-from db.results import predecessors_of
-from db.revisions import close_study
+from db.images.index import add_instances, generation
 from db.tables import JobRow
+from db.work import jobs
+from db.work.results import predecessors_of
+from db.work.revisions import close_study
 from study.entities import Delivery, Predecessor, ResultObject
 from tests.support.databases import DIALECTS, STUDY, migrated, planned, results, stored
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from db import priors
+from db.complete import priors
 from db.engine import Database
-from db.index import add_instances, generation
-from db.queries import retry_study, study_record
-from db.revisions import close_study
+from db.images.index import add_instances, generation
+from db.overview.queries import retry_study, study_record
 from db.tables import PriorSearchRow
+from db.work.revisions import close_study
 from study.entities import PlannedPrior, StoredInstance
 from study.errors import ArchiveError, Reason
 from study.priors import INCOMPLETE

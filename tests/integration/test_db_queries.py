@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from db import jobs
 from db.engine import Database
-from db.index import add_instances, generation, studies_due
-from db.queries import find_studies, list_studies, retry_study, study_record
-from db.revisions import close_study
+from db.images.index import add_instances, generation, studies_due
+from db.overview.queries import find_studies, list_studies, retry_study, study_record
+from db.work import jobs
+from db.work.revisions import close_study
 from study.errors import ArchiveError, Reason
 from study.states import JobState, StudyState
 from tests.support.databases import DIALECTS, START, STUDY, migrated, planned, stored

@@ -15,14 +15,15 @@ from typing import Any
 import pytest
 from sqlalchemy import func, insert, select, text, update
 
-from db import dispensable, index, jobs, priors, removals, retention, vouching
-from db.dispensable import Ground, Limits
+from db.complete import priors
+from db.delivery import vouching
+from db.delivery.outbox import Outgoing
 from db.engine import Database, UnitOfWork
-from db.index import add_instances, generation
-from db.outbox import Outgoing
-from db.queries import list_studies, retry_study
-from db.results import predecessors_of
-from db.revisions import close_study
+from db.images import index
+from db.images.index import add_instances, generation
+from db.lasting import dispensable, removals, retention
+from db.lasting.dispensable import Ground, Limits
+from db.overview.queries import list_studies, retry_study
 from db.tables import (
     DeliveryRow,
     InstanceRow,
@@ -33,6 +34,9 @@ from db.tables import (
     RevisionRow,
     StudyRow,
 )
+from db.work import jobs
+from db.work.results import predecessors_of
+from db.work.revisions import close_study
 from study.commitment import CommitmentRequest, Reference
 from study.entities import StoredInstance, StudyRecord
 from study.errors import Reason

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from db import jobs
 from db.engine import Database
-from db.index import add_instances, generation, instances_of_job, studies_due
-from db.queries import retry_study, study_record
-from db.revisions import ClosedRevision, close_study
+from db.images.index import add_instances, generation, instances_of_job, studies_due
+from db.overview.queries import retry_study, study_record
 from db.tables import JobRow
+from db.work import jobs
+from db.work.revisions import ClosedRevision, close_study
 from study.entities import Job, PlannedJob, StoredInstance, StudyRecord, Verdict
 from study.errors import ArchiveError, Reason
 from study.states import JobState, StudyState, VerdictOutcome

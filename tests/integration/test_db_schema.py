@@ -15,12 +15,13 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, insert, text
 
-from db import jobs, schema
+from db import schema
 from db.engine import Database
-from db.index import generation
-from db.queries import list_studies, study_record
-from db.revisions import close_study
+from db.images.index import generation
+from db.overview.queries import list_studies, study_record
 from db.tables import JobRow, PatientRow, RevisionRow, StudyRow, Table
+from db.work import jobs
+from db.work.revisions import close_study
 from study.entities import Verdict
 from study.errors import SchemaMismatch
 from study.states import JobState, StudyState, VerdictOutcome

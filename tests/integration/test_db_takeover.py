@@ -15,11 +15,12 @@ from multiprocessing.connection import Connection
 import pytest
 from sqlalchemy import select, text
 
-from db import engine, jobs
+from db import engine
 from db.engine import Database
-from db.index import add_instances, generation
-from db.revisions import close_study
+from db.images.index import add_instances, generation
 from db.tables import JobRow, ResultRow
+from db.work import jobs
+from db.work.revisions import close_study
 from study.entities import Job
 from study.errors import DatabaseUnavailable, LeaseLost
 from study.states import JobState

@@ -11,11 +11,14 @@ import pytest
 from alembic import command
 from sqlalchemy import Connection, MetaData, Table, create_engine
 
-from db import index, jobs, notices, outbox, schema
-from db.dispensable import Ground, Limits, kept_studies, used_bytes
+from db import schema
+from db.delivery import outbox
 from db.engine import Database
-from db.queries import study_record
-from db.tending import resend, sendable
+from db.images import index
+from db.lasting.dispensable import Ground, Limits, kept_studies, used_bytes
+from db.overview.queries import study_record
+from db.overview.tending import resend, sendable
+from db.work import jobs, notices
 from study.entities import StudyRecord
 from study.forms import Form
 from study.states import DeliveryState, JobState

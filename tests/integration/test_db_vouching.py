@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from db import vouching
+from db.delivery import vouching
+from db.delivery.vouching import Vouch
 from db.engine import Database
-from db.index import add_instances
+from db.images.index import add_instances
 from db.tables import InstanceRow
-from db.vouching import Vouch
 from study.commitment import CommitmentReport, CommitmentRequest, Reference
 from tests.support.databases import DIALECTS, migrated, stored
 

@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from db import commitments, deliveries, jobs, notices, outbox, withdrawals, withdrawn
+from db.delivery import commitments, deliveries, outbox, withdrawals, withdrawn
+from db.delivery.outbox import Outgoing
+from db.delivery.withdrawals import Changed, KeyObject, Placed, Whereabouts
 from db.engine import Database, UnitOfWork
-from db.index import add_instances, generation
-from db.outbox import Outgoing
-from db.queries import list_studies, retry_study, study_record
-from db.revisions import close_study
+from db.images.index import add_instances, generation
+from db.overview.queries import list_studies, retry_study, study_record
 from db.tables import DeliveryRow
-from db.withdrawals import Changed, KeyObject, Placed, Whereabouts
+from db.work import jobs, notices
+from db.work.revisions import close_study
 from study.entities import Delivery, ResultObject, StudyRecord
 from study.errors import ArchiveError, Reason
 from study.forms import Form

@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from pynetdicom import evt
 
-from db import inquiries
+from db.complete import inquiries
 from hilum.config import Settings
 from scp.query import STUDY_ROOT_FIND
 from scp.requesting import Peer, Timeouts

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from db import index, priors
+from db.complete import priors
 from db.engine import Database
+from db.images import index
 from db.tables import PriorSearchRow
 from hilum.archives.awaiting import archive_for_priors, awaits_priors
 from hilum.archives.earlier import why_unfound, without_archive

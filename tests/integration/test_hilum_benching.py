@@ -15,7 +15,7 @@ from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian
 from typer.testing import CliRunner
 
-from db.index import add_instances
+from db.images.index import add_instances
 from hilum.cli import app
 from hilum.config import Settings
 from hilum.entries import ModelSettings

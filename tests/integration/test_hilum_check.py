@@ -192,7 +192,7 @@ type = ["44029006", "SCT", "Left lung"]
 
 def test_what_fails_the_check_is_kept_aside_and_never_sent(tmp_path: Path) -> None:
     program("storescu", package="dcmtk")
-    write_phantom_study(tmp_path / "phantom", datetime.now(UTC), 60)
+    write_phantom_study(tmp_path / "phantom", datetime.now(UTC), 24)
     archive = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 9, "results": ["seg", "sr"]}
     node = Node(tmp_path / "node", [archive])
     node.config.write_text(node.config.read_text() + BROKEN)

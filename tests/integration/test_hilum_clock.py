@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from db.engine import Database
-from db.filestore import FileStore
-from db.index import add_instances
-from db.queries import study_record
+from db.files.filestore import FileStore
+from db.images.index import add_instances
+from db.overview.queries import study_record
 from hilum.clock import Clock
 from hilum.config import Settings, load
 from hilum.roles.indexer import Indexer

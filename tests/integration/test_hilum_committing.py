@@ -18,14 +18,15 @@ from pydicom.uid import CTImageStorage
 from pynetdicom import evt
 from sqlalchemy import select, update
 
-from db import jobs, vouching
+from db.delivery import vouching
+from db.delivery.outbox import Outgoing
 from db.engine import Database
-from db.filestore import FileStore
-from db.index import add_instances, generation
-from db.outbox import Outgoing
-from db.queries import retry_study, study_record
-from db.revisions import close_study
+from db.files.filestore import FileStore
+from db.images.index import add_instances, generation
+from db.overview.queries import retry_study, study_record
 from db.tables import DeliveryRow, InquiryRow, InstanceRow, VouchRow
+from db.work import jobs
+from db.work.revisions import close_study
 from hilum.committing.asking import Asker
 from hilum.committing.crew import crew_of
 from hilum.committing.desk import desk_of, spool_folder

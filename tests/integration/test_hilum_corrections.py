@@ -10,8 +10,8 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from db.index import instances_of_job
-from db.results import predecessors_of
+from db.images.index import instances_of_job
+from db.work.results import predecessors_of
 from hilum.problems import find_problems
 from study.headers import InstanceHeader
 from study.states import JobState, StudyState

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from db.durable import append_line, write_once
-from db.filestore import FileStore
+from db.files.durable import append_line, write_once
+from db.files.filestore import FileStore
 from hilum.archives.fetching import Fetcher, Order, Urgency
 from hilum.clock import Clock
 from hilum.roles import indexer as roles_indexer

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from db import acceptance, jobs, outbox
+from db.delivery import acceptance, outbox
 from db.engine import Database
-from db.index import add_instances, generation
-from db.queries import retry_study, study_record
-from db.revisions import close_study
+from db.images.index import add_instances, generation
+from db.overview.queries import retry_study, study_record
+from db.work import jobs
+from db.work.revisions import close_study
 from hilum.config import Settings
 from hilum.dispatching import deviations, notices_of, outgoing, settled, wishes_of
 from hilum.entries import ModelSettings, PeerSettings

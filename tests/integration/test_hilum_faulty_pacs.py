@@ -13,14 +13,15 @@ import numpy as np
 from pydicom.uid import UID
 from sqlalchemy import select, update
 
-from db import acceptance, jobs
+from db.delivery import acceptance
+from db.delivery.outbox import Outgoing
 from db.engine import Database
-from db.filestore import FileStore
-from db.index import add_instances, generation
-from db.outbox import Outgoing
-from db.queries import study_record
-from db.revisions import close_study
+from db.files.filestore import FileStore
+from db.images.index import add_instances, generation
+from db.overview.queries import study_record
 from db.tables import DeliveryRow
+from db.work import jobs
+from db.work.revisions import close_study
 from hilum.config import Settings
 from hilum.processes import StopSignal
 from hilum.roles.sender import Courier

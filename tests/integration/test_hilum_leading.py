@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from db import jobs
 from db.engine import Database
-from db.filestore import FileStore
-from db.index import add_instances, generation
+from db.files.filestore import FileStore
+from db.images.index import add_instances, generation
 from db.leading import Lead
-from db.revisions import close_study
+from db.work import jobs
+from db.work.revisions import close_study
 from hilum.config import Settings
 from hilum.sections import DatabaseSettings, NodeSettings
 from hilum.working import leading

@@ -20,8 +20,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from db.engine import Database
-from db.index import add_instances, snapshot
-from db.revisions import close_study
+from db.images.index import add_instances, snapshot
+from db.work.revisions import close_study
 from hilum.config import Settings, load
 from hilum.doctor import _models
 from hilum.models.measured import Measured, keep, unmeasured

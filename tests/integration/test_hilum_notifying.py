@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from db.engine import Database
-from db.filestore import FileStore
-from db.index import add_instances, generation
-from db.notices import is_notice_waiting
-from db.queries import retry_study, study_record
-from db.revisions import close_study
+from db.files.filestore import FileStore
+from db.images.index import add_instances, generation
+from db.overview.queries import retry_study, study_record
+from db.work.notices import is_notice_waiting
+from db.work.revisions import close_study
 from hilum.config import Settings
 from hilum.entries import ModelSettings, PeerSettings
 from hilum.notifying import Notifier

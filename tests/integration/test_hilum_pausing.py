@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from db import jobs
 from db.engine import Database
-from db.filestore import FileStore
-from db.index import add_instances
+from db.files.filestore import FileStore
+from db.images.index import add_instances
+from db.work import jobs
 from hilum.cli import app
 from hilum.config import Settings, load
 from hilum.doctor import examine

@@ -13,11 +13,12 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from sqlalchemy import update
 
-from db import index, priors
-from db.filestore import FileStore
-from db.jobs import fail_attempt, finish_job, interrupt_job, lease_job
-from db.queries import retry_study
+from db.complete import priors
+from db.files.filestore import FileStore
+from db.images import index
+from db.overview.queries import retry_study
 from db.tables import JobRow
+from db.work.jobs import fail_attempt, finish_job, interrupt_job, lease_job
 from hilum.archives.comparisons import search_words
 from hilum.checking import examine
 from hilum.config import Settings

@@ -15,15 +15,17 @@ import pytest
 from sqlalchemy import insert, select, update
 from typer.testing import CliRunner, Result
 
-from db import commitments, index, jobs, notices, outbox
+from db.delivery import commitments, outbox
+from db.delivery.outbox import Outgoing
+from db.delivery.withdrawals import KeyObject, Whereabouts, placed, take_back
 from db.engine import Database
-from db.filestore import FileStore
-from db.index import add_instances, generation
-from db.outbox import Outgoing
-from db.queries import retry_study
-from db.revisions import close_study
+from db.files.filestore import FileStore
+from db.images import index
+from db.images.index import add_instances, generation
+from db.overview.queries import retry_study
 from db.tables import DeliveryRow, EventRow, JobRow, NoticeRow, StudyRow
-from db.withdrawals import KeyObject, Whereabouts, placed, take_back
+from db.work import jobs, notices
+from db.work.revisions import close_study
 from hilum.cli import app
 from hilum.config import Settings, load
 from hilum.problems import find_problems

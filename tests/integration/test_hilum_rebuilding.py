@@ -12,18 +12,21 @@ import numpy as np
 import pytest
 from pydicom.uid import UID
 
-from db import admissions, commitments, index, jobs, notices, outbox, pauses, retention
-from db.copying import copy_to_file, fill_from_file
+from db.delivery import commitments, outbox
+from db.delivery.outbox import Outgoing
+from db.delivery.withdrawals import KeyObject, take_back
 from db.engine import Database
-from db.filestore import FileStore
-from db.index import add_instances, generation
-from db.ledger import closed_record, job_record, note_words, note_work, presence_record
-from db.outbox import Outgoing
-from db.queries import retry_study, study_record
-from db.rebuilding import known_paths
-from db.revisions import close_study
-from db.tending import discard, resend, sendable
-from db.withdrawals import KeyObject, take_back
+from db.files.filestore import FileStore
+from db.images import index
+from db.images.index import add_instances, generation
+from db.lasting import retention
+from db.lasting.copying import copy_to_file, fill_from_file
+from db.lasting.ledger import closed_record, job_record, note_words, note_work, presence_record
+from db.lasting.rebuilding import known_paths
+from db.overview.queries import retry_study, study_record
+from db.overview.tending import discard, resend, sendable
+from db.work import admissions, jobs, notices, pauses
+from db.work.revisions import close_study
 from hilum.entries import PeerSettings
 from hilum.pausing import pause
 from hilum.rebuilding import Count, prepare, rebuild

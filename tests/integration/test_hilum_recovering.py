@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from db import copying
-from db.copying import holds_studies
 from db.engine import Database
-from db.filestore import FileStore
+from db.files.filestore import FileStore
+from db.lasting import copying
+from db.lasting.copying import holds_studies
 from hilum.rebuilding import RESTORING, prepare
 from study.errors import ArchiveError
 from study.states import DeliveryState

@@ -14,8 +14,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from typer.testing import CliRunner
 
-from db import index, jobs
-from db.outbox import Outgoing
+from db.delivery.outbox import Outgoing
+from db.images import index
+from db.work import jobs
 from hilum.cli import app
 from hilum.config import load
 from hilum.problems import find_problems, remedy

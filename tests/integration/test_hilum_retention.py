@@ -22,13 +22,16 @@ from pydicom.uid import UID
 from sqlalchemy import update
 from typer.testing import CliRunner, Result
 
-from db import dispensable, inquiries, jobs, outbox
+from db.complete import inquiries
+from db.delivery import outbox
+from db.delivery.outbox import Outgoing
 from db.engine import Database
-from db.filestore import FileStore
-from db.index import add_instances, current_instances, generation, instances_of_job
-from db.outbox import Outgoing
-from db.revisions import close_study
+from db.files.filestore import FileStore
+from db.images.index import add_instances, current_instances, generation, instances_of_job
+from db.lasting import dispensable
 from db.tables import InquiryRow, InstanceRow, StudyRow
+from db.work import jobs
+from db.work.revisions import close_study
 from hilum import doctor, looking
 from hilum.cli import app
 from hilum.config import Settings, load
@@ -208,9 +211,9 @@ def make_old(path: Path) -> None:
 _KILLED = """
 import signal, sys
 from pathlib import Path
-from db import retention, sweeping
+from db.lasting import retention, sweeping
 from db.engine import Database
-from db.filestore import FileStore
+from db.files.filestore import FileStore
 from hilum import retaining
 from hilum.config import load
 from hilum.processes import StopSignal

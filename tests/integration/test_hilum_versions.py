@@ -22,7 +22,7 @@ from pydicom.uid import (
 )
 from typer.testing import CliRunner
 
-from db.versions import Standing
+from db.images.versions import Standing
 from hilum import showing
 from hilum.cli import app
 from hilum.problems import find_problems, remedy

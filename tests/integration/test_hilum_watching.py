@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from db import jobs
+from db.delivery.outbox import Outgoing
 from db.engine import Database
-from db.index import add_instances, generation
-from db.outbox import Outgoing
-from db.queries import study_record
-from db.revisions import close_study
+from db.images.index import add_instances, generation
+from db.overview.queries import study_record
 from db.tables import JobRow
+from db.work import jobs
+from db.work.revisions import close_study
 from hilum.config import Settings
 from hilum.entries import ModelSettings
 from hilum.models.watching import read_report, run_report

@@ -17,13 +17,14 @@ from pynetdicom.ae import ApplicationEntity
 from pynetdicom.dimse_primitives import C_STORE
 from typer.testing import CliRunner, Result
 
-from db import jobs, withdrawals
+from db.delivery import withdrawals
+from db.delivery.outbox import Outgoing
 from db.engine import Database
-from db.filestore import FileStore
-from db.index import add_instances, generation
-from db.outbox import Outgoing
-from db.queries import study_record
-from db.revisions import close_study
+from db.files.filestore import FileStore
+from db.images.index import add_instances, generation
+from db.overview.queries import study_record
+from db.work import jobs
+from db.work.revisions import close_study
 from hilum.cli import app
 from hilum.config import Settings, load
 from hilum.processes import StopSignal

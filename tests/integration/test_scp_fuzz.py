@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 
-from db.filestore import FileStore
+from db.files.filestore import FileStore
 from scp.listening import open_listening_socket
 from study.errors import ArchiveError
 from tests.support.conversation import (

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from db import jobs
+from db.delivery.outbox import Outgoing
 from db.engine import Database
-from db.filestore import FileStore
-from db.index import studies_due
-from db.ledger import job_record
-from db.outbox import Outgoing
-from db.queries import study_record
+from db.files.filestore import FileStore
+from db.images.index import studies_due
+from db.lasting.ledger import job_record
+from db.overview.queries import study_record
+from db.work import jobs
 from hilum.config import Settings, load
 from hilum.rebuilding import rebuild
 from hilum.roles.indexer import Indexer

@@ -18,7 +18,7 @@ from pydicom import dcmread
 from pydicom.misc import is_dicom
 
 from db.engine import Database
-from db.queries import list_studies, study_record
+from db.overview.queries import list_studies, study_record
 from study.entities import StudyRecord
 from tests.support.network import free_port, wait_until
 from tests.support.peers import DCMTK_ENVIRONMENT, program

@@ -19,14 +19,14 @@ from pydicom.uid import UID
 from pynetdicom import evt
 from sqlalchemy import func, select
 
-from db import jobs
+from db.delivery.outbox import Outgoing
 from db.engine import Database
-from db.filestore import FileStore
-from db.index import add_instances, generation
-from db.outbox import Outgoing
-from db.queries import study_record
-from db.revisions import close_study
+from db.files.filestore import FileStore
+from db.images.index import add_instances, generation
+from db.overview.queries import study_record
 from db.tables import DeliveryRow
+from db.work import jobs
+from db.work.revisions import close_study
 from hilum.clock import Clock
 from hilum.config import Settings
 from hilum.outages import keep_at

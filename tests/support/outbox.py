@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 from sqlalchemy import update
 
-from db import jobs, outbox
+from db.delivery import outbox
+from db.delivery.outbox import Outgoing
 from db.engine import Database
-from db.index import add_instances, generation
-from db.outbox import Outgoing
-from db.queries import study_record
-from db.revisions import close_study
+from db.images.index import add_instances, generation
+from db.overview.queries import study_record
 from db.tables import DeliveryRow
+from db.work import jobs
+from db.work.revisions import close_study
 from study.entities import Delivery, StudyRecord
 from tests.support.databases import STUDY, planned, results, stored
 

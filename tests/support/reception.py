@@ -10,11 +10,11 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from db import inquiries
+from db.complete import inquiries
 from db.engine import Database
-from db.filestore import FileStore
-from db.index import snapshot
-from db.queries import study_record
+from db.files.filestore import FileStore
+from db.images.index import snapshot
+from db.overview.queries import study_record
 from hilum.archives import completing
 from hilum.config import Settings
 from hilum.planning import read_cards

@@ -106,7 +106,7 @@ def test_text_is_made_storable_and_ordinary_text_left_alone() -> None:
 
 def test_reading_studies_loads_neither_alembic_nor_torch_nor_pynetdicom() -> None:
     program = (
-        "import sys, db.queries, db.engine, db.filestore;"
+        "import sys, db.overview.queries, db.engine, db.files.filestore;"
         "print(sorted({'alembic', 'torch', 'pynetdicom', 'highdicom', 'mako'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -31,9 +31,9 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from db import incoming
-from db.filestore import FileStore
-from db.frugal import Budget
+from db.files import incoming
+from db.files.filestore import FileStore
+from db.files.frugal import Budget
 from study.errors import ArchiveError, StoreBusy
 from study.headers import InstanceHeader
 from tests.support.enhanced import enhanced_image
@@ -480,7 +480,7 @@ def test_the_nodes_identity_lasts(store: FileStore) -> None:
 
 def test_one_process_at_a_time_holds_the_store(store: FileStore) -> None:
     program = (
-        "import sys; from pathlib import Path; from db.filestore import FileStore\n"
+        "import sys; from pathlib import Path; from db.files.filestore import FileStore\n"
         "with FileStore(Path(sys.argv[1])).lock():\n    print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

@@ -16,9 +16,9 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from db.frugal import Encoding, TooMuch
-from db.incoming import read_object
-from db.key_objects import read_rejection
+from db.files.frugal import Encoding, TooMuch
+from db.files.incoming import read_object
+from db.images.key_objects import read_rejection
 from study.rejections import RejectionNote, RejectionTitle, rejection_note
 from tests.support.series import ct_series
 

@@ -9,7 +9,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
-from db.pixels import pixels_of
+from db.images.pixels import pixels_of
 from study.errors import ArchiveError
 from tests.support.enhanced import enhanced_image
 from tests.support.series import axial_affine, ct_series, save_series

@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 
 from db.events import EventKind
-from db.problem import Kind
+from db.overview.problem import Kind
 from hilum.config import Settings, load
 from hilum.entries import ModelSettings
 from inference.catalog import find_bundle, read_card

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from pydicom.uid import CTImageStorage
 
-from db.filestore import FileStore
-from db.vouching import Held
+from db.delivery.vouching import Held
+from db.files.filestore import FileStore
 from hilum.committing.judging import Judgement, is_on_disk, judge, listed, may_still_come
 from study.commitment import FailureReason, Reference
 from study.entities import StoredInstance

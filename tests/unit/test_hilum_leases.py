@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from db.filestore import FileStore
+from db.files.filestore import FileStore
 from hilum.working.leases import index_of_worker, owner, worker_of
 
 

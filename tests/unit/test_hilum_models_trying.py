@@ -11,7 +11,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from db.incoming import read_object
+from db.files.incoming import read_object
 from hilum.config import Settings
 from hilum.entries import ModelSettings
 from hilum.models.studies import read_folder

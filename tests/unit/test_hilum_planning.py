@@ -11,7 +11,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from db.notices import is_owed
+from db.work.notices import is_owed
 from hilum.config import Settings
 from hilum.entries import ModelSettings, PeerSettings, UrgentSettings
 from hilum.planning import KEPT_HERE, Plan, json_digest, plan_study, read_cards

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from db.statistics import JobFacts
+from db.work.statistics import JobFacts
 from hilum.models.spread import Spread, digits, middle
 from hilum.models.weeks import by_week, monday_of
 from study.states import JobState

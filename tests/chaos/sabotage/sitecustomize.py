@@ -54,7 +54,7 @@ class Step:
 
 
 _COMMIT = "db.engine:UnitOfWork.commit"
-_MANIFEST = "db.filestore:FileStore.append_manifest"
+_MANIFEST = "db.files.filestore:FileStore.append_manifest"
 _INDEXER, _KEEPER, _SENDER = (f"hilum/roles/{role}.py" for role in ("indexer", "keeper", "sender"))
 
 STEPS = (
@@ -64,8 +64,8 @@ STEPS = (
     Step("durable, not answered", "receiver", "scp.inbox:Inbox.sync", most=10),
     Step("before the index commit", "indexer", _COMMIT, f"{_INDEXER}:_index", after=False, most=2),
     Step("indexed, files not moved", "indexer", _COMMIT, f"{_INDEXER}:_index", most=2),
-    Step("some files moved", "indexer", "db.filestore:_move", most=4),
-    Step("all files moved", "indexer", "db.filestore:FileStore.move_in", most=2),
+    Step("some files moved", "indexer", "db.files.filestore:_move", most=4),
+    Step("all files moved", "indexer", "db.files.filestore:FileStore.move_in", most=2),
     Step("before the study is closed", "indexer", _COMMIT, f"{_INDEXER}:_close", after=False),
     Step("study closed", "indexer", _COMMIT, f"{_INDEXER}:_close"),
     Step("job leased", "keeper", _COMMIT, f"{_KEEPER}:turn"),
