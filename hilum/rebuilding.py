@@ -7,14 +7,14 @@ import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from db.engine import Database, UnitOfWork
 from db.files.durable import write_once
 from db.files.filestore import FileStore
 from db.images.index import add_instances, set_aside
 from db.lasting.copying import renumber
-from db.lasting.rebuilding import Rebuilt, backdate, enter_work, known_paths, largest_job
+from db.lasting.rebuilding import Rebuilt, backdate, enter_work, known_paths, largest_job, leave_alone
 from db.lasting.retention import REMOVED, removed_paths, restore_removed
 from db.work import pauses
 from study.entities import ResultObject, StoredInstance
@@ -27,6 +27,7 @@ RESTORING: Final = "restoring"
 """A file of this name in the data directory says that a backup is being restored into it."""
 
 _MARKER: Final = "rebuilding"
+_OF_STRANGE_RECORDS: Final = (LookupError, TypeError, ValueError, AttributeError)
 _EVERY: Final = 100  # studies between two lines of progress
 
 
@@ -42,6 +43,7 @@ class Count:
     due: int = 0
     aside: int = 0
     bare: int = 0
+    strange: int = 0
 
     def words(self) -> Iterator[str]:
         """Give it in words."""
@@ -51,6 +53,8 @@ class Count:
         )
         if self.aside:
             yield f"{self.aside} damaged files are kept aside; hilum doctor names them"
+        if self.strange:
+            yield f"{self.strange} manifests are not understood; hilum analyse STUDY has such a study analysed anew"
         if self.bare:
             yield f"{self.bare} studies have no images left here, and are not in it; their manifests are kept"
 
@@ -152,22 +156,60 @@ def _rebuild_study(
 ) -> None:
     records = store.read_manifest(uid)
     instances = list(_read(database, store, uid, count, say))
+    try:
+        done = _enter(database, store, uid, records, instances, fresh)
+    except (ArchiveError, *_OF_STRANGE_RECORDS) as error:
+        if isinstance(error, ArchiveError) and error.transient:
+            raise
+        # One manifest that somebody spoilt must not keep the node from its other studies
+        say(f"{uid}: its manifest is not understood ({type(error).__name__}); nothing is done with its images")
+        count.strange += 1
+        done = _enter_images_alone(database, uid, instances)
+    if done is None:
+        say(f"{uid} has no images here")
+        count.bare += 1
+        return
+    _add_up(count, instances, done)
+
+
+def _enter(
+    database: Database,
+    store: FileStore,
+    uid: str,
+    records: Sequence[dict[str, Any]],
+    instances: Sequence[StoredInstance],
+    fresh: Iterator[int],
+) -> Rebuilt | None:
+    """Enter a study; None, and nothing is entered, where nothing of it is here and nobody removed it."""
+    removed = next((each for each in reversed(records) if each.get("record") == REMOVED), None)
+    gone = frozenset[str]() if removed is None else frozenset(removed_paths(removed))
+
+    def exists(path: str) -> bool:
+        return (store.root / path).exists()
+
     with database.writing() as uow:
-        removed = next((each for each in reversed(records) if each.get("record") == REMOVED), None)
         if removed is not None:
-            restore_removed(uow, uid, removed, lambda path: (store.root / path).exists())
+            restore_removed(uow, uid, removed, exists)
         elif not instances and known_paths(uow, uid) is None:
-            say(f"{uid} has no images here")
-            count.bare += 1
-            return
+            return None
         add_instances(uow, instances)
-        gone = frozenset() if removed is None else frozenset(removed_paths(removed))
         done = enter_work(uow, uid, records, lambda result: result.path in gone or _is_here(store, result), fresh)
         if removed is not None:  # now that what it marks is there
-            restore_removed(uow, uid, removed, lambda path: (store.root / path).exists())
+            restore_removed(uow, uid, removed, exists)
         backdate(uow, uid)
         uow.commit()
-    _add_up(count, instances, done)
+    return done
+
+
+def _enter_images_alone(database: Database, uid: str, instances: Sequence[StoredInstance]) -> Rebuilt | None:
+    if not instances:
+        return None
+    with database.writing() as uow:
+        add_instances(uow, instances)
+        done = leave_alone(uow, uid)
+        backdate(uow, uid)
+        uow.commit()
+    return done
 
 
 def _add_up(count: Count, instances: Collection[StoredInstance], done: Rebuilt) -> None:

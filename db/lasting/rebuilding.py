@@ -8,9 +8,10 @@ to do the study is looked at again.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import PurePosixPath
 from typing import Any
 
 from sqlalchemy import Insert, and_, delete, func, insert, select, tuple_, update
@@ -39,7 +40,8 @@ from db.tables import (
     WithdrawnRow,
 )
 from study.entities import ResultObject
-from study.states import DeliveryState
+from study.errors import ArchiveError
+from study.states import DeliveryState, JobState
 
 IsHere = Callable[[ResultObject], bool]
 """Tells whether the file of a result is there, with the bytes that are on record."""
@@ -83,7 +85,7 @@ class Rebuilt:
     Parameters
     ----------
     lost
-        Results whose files are gone; their jobs run again.
+        Results that count and whose files are gone; their jobs run again.
     due
         Whether models are matched anew, since something is left to do.
     """
@@ -127,7 +129,7 @@ def enter_work(
     records
         Of the manifest, in order.
     is_here
-        A job with a result that is not here is left out: it runs again.
+        A job that counts and has a result that is not here runs again, as it was: it makes the same.
     fresh
         Gives numbers that no job has, in whatever manifest.
 
@@ -140,10 +142,13 @@ def enter_work(
     image_choices.repeat(uow, study_instance_uid, found.said.get("images", {}))
     place = places.study(uow, study_instance_uid, for_update=True)  # versions that were exchanged changed it
     numbers = _forget(uow, place.id)
-    here = {key: each for key, each in found.jobs.items() if _is_whole(each, is_here)}
-    lost = sum(len(each["objects"]) for key, each in found.jobs.items() if key not in here)
+    jobs = _last_of_each(found.jobs)
+    _demand_own_files(jobs.values())
     last = found.closings[-1] if found.closings else None
-    current = _current(here, last)
+    current = _current(jobs, last)
+    gone = {key for key, each in jobs.items() if _must_run_again(each, current, is_here)}
+    here = {key: _queued(each) if key in gone else each for key, each in jobs.items()}
+    lost = sum(len(jobs[key]["objects"]) for key in gone)
     revisions = _revisions(uow, place.id, found)
     known = {tuple(key_of(each["job"])) for each in here.values()}
     unseen = [each for each in (last or {}).get("refused", ()) if tuple(key_of(each["job"])) not in known]
@@ -163,6 +168,24 @@ def enter_work(
     event = NewEvent(place.id, EventKind.REBUILT, words, {"jobs": done.jobs, "results": results, "lost": lost})
     record(uow, uow.now(), [event])
     return done
+
+
+def leave_alone(uow: UnitOfWork, study_instance_uid: str) -> Rebuilt:
+    """Let nothing be done with a study until a person wants it analysed: what was done before is not known.
+
+    To analyse it once more by itself might send other results under the UIDs of those that peers have.
+
+    Raises
+    ------
+    ArchiveError
+        If the index knows no such study.
+    """
+    place = places.study(uow, study_instance_uid, for_update=True)
+    left = {"receiving": False, "evaluation_due": False, "passed_over": True, "on_request": False}
+    uow.execute(update(StudyRow).where(StudyRow.id == place.id).values(left))
+    words = "Rebuilt from the images alone: what its manifest tells is not understood. hilum analyse has it analysed."
+    record(uow, uow.now(), [NewEvent(place.id, EventKind.REBUILT, words)])
+    return Rebuilt(0, 0, 0, 0, due=False)
 
 
 def known_paths(uow: UnitOfWork, study_instance_uid: str) -> frozenset[str] | None:
@@ -185,7 +208,8 @@ def backdate(uow: UnitOfWork, study_instance_uid: str) -> None:
 
 def largest_job(records: Sequence[Record]) -> int:
     """Return the largest number of a job that a manifest names; 0 where it names none."""
-    return max((each["job"]["id"] for each in records if isinstance(each.get("job"), dict)), default=0)
+    jobs = [each["job"].get("id") for each in records if isinstance(each.get("job"), dict)]
+    return max((number for number in jobs if isinstance(number, int)), default=0)
 
 
 def _mark(job: Record, told_of: Record) -> None:
@@ -211,9 +235,24 @@ def _replace(job: Record, peer: str) -> None:
             each.update({"state": DeliveryState.REPLACED.value, "problem": False})
 
 
-def _is_whole(job: Record, is_here: IsHere) -> bool:
+def _last_of_each(jobs: dict[int, Record]) -> dict[int, Record]:
+    """Return one job of those that are the same work: the one that was entered last."""
+    last = {tuple(key_of(jobs[key]["job"])): key for key in sorted(jobs)}
+    return {key: jobs[key] for key in sorted(last.values())}
+
+
+def _must_run_again(job: Record, current: set[tuple[str, ...]], is_here: IsHere) -> bool:
+    """Tell whether the job has to make its results once more: they count, nobody took them back, and are not here."""
+    if tuple(key_of(job["job"])) not in current or job["withdrawals"]:
+        return False
     names = ResultObject.__dataclass_fields__
-    return all(is_here(ResultObject(**{name: each[name] for name in names})) for each in job["objects"])
+    return not all(is_here(ResultObject(**{name: each[name] for name in names})) for each in job["objects"])
+
+
+def _queued(job: Record) -> Record:
+    """Return the job as it was before it made anything; its times, which its results carry, stay."""
+    waiting = {"state": JobState.QUEUED.value, "reason": None, "ended_at": None, "crashes": 0}
+    return job | {"job": job["job"] | waiting, "objects": [], "deliveries": [], "notice": None}
 
 
 def _current(jobs: dict[int, Record], last: Record | None) -> set[tuple[str, ...]]:
@@ -253,6 +292,13 @@ def _enter_job(
         uow.execute(insert(WithdrawnRow), rows)
     if told_of.get("notice") is not None:
         _insert(uow, NoticeRow, told_of["notice"] | {"study": study, "job": key, "not_before": uow.now()})
+
+
+def _demand_own_files(jobs: Iterable[Record]) -> None:
+    """Make sure that records name no files but results of the node: senders send what they name."""
+    paths = [PurePosixPath(each["path"]) for job in jobs for each in job["objects"]]
+    if any(path.parts[:1] != ("results",) or ".." in path.parts for path in paths):
+        raise ArchiveError("A manifest names a file that is no result of this node.")
 
 
 def _enter_instances(uow: UnitOfWork, job: int, told_of: Record) -> None:

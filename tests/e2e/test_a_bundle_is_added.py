@@ -10,6 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from pydicom.uid import generate_uid
 
 from inference.bundle import load_bundle
 from inference.catalog import digest_of, read_card
@@ -20,8 +21,9 @@ from study.geometry import FrameOfReferencePolicy, assess
 from study.headers import InstanceHeader
 from study.imaging import LabelMap
 from study.states import VerdictOutcome
-from tests.support.node import Node, running
+from tests.support.node import Node, running, study_in
 from tests.support.peers import shared
+from tests.support.series import save_series
 from tests.support.validators import dcmqi_label_map
 
 pytestmark = [
@@ -55,10 +57,10 @@ def own_mask(bundle: Path, images: Path) -> LabelMap:
     return run_bundle(load_bundle(bundle, torch.device("cpu")), volume, card.segments)
 
 
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """Return a node whose configuration the bundle was added to by the command, and that runs."""
-    made = Node(tmp_path / "node")
+    made = Node(tmp_path_factory.mktemp("added") / "node")
     made.config.write_text("# the site's own words stay\n" + made.config.read_text())
     before = made.config.read_text()
     shutil.copytree(shared("bundles", "lung_ct_unet"), made.folder / "models" / "lung_ct_unet")
@@ -78,7 +80,7 @@ def test_an_added_bundle_runs_beside_the_shipped_model(node: Node, images: Path,
     tried = node.command("models", "test", str(images)).stdout
     assert "lung_ct_unet" in tried
     node.send(images)
-    (record,) = node.wait_for_state("DELIVERED", seconds=180)
+    record = node.wait_for_study(study_in(images), "DELIVERED", seconds=180)
     assert verdicts(record) == {"lung_ct": VerdictOutcome.CHOSEN, "lung_ct_unet": VerdictOutcome.CHOSEN}
     assert sorted(job.model_name for job in record.jobs) == ["lung_ct", "lung_ct_unet"]
     (job,) = [job for job in record.jobs if job.model_name == "lung_ct_unet"]
@@ -95,7 +97,17 @@ def test_an_added_bundle_runs_beside_the_shipped_model(node: Node, images: Path,
     assert "chosen" in shown
 
 
-def test_a_bundle_that_changed_is_refused_and_the_others_go_on(node: Node, images: Path) -> None:
+def as_another_study(images: Path, folder: Path) -> Path:
+    """Save the images under other UIDs, and return their folder."""
+    study, series = generate_uid(), generate_uid()
+    found = [pydicom.dcmread(path) for path in sorted(images.glob("*.dcm"))]
+    for image in found:
+        image.StudyInstanceUID, image.SeriesInstanceUID = study, series
+        image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    return save_series(found, folder)[0].parent
+
+
+def test_a_bundle_that_changed_is_refused_and_the_others_go_on(node: Node, images: Path, tmp_path: Path) -> None:
     node.stop()
     bundle = node.folder / "models" / "lung_ct_unet"
     approved = digest_of(bundle)
@@ -105,8 +117,9 @@ def test_a_bundle_that_changed_is_refused_and_the_others_go_on(node: Node, image
     assert doctor.returncode == 1
     assert approved in doctor.stdout
     node.start()
-    node.send(images)
-    (record,) = node.wait_for_state("DELIVERED", "REFUSED", seconds=180)
+    other = as_another_study(images, tmp_path / "other")
+    node.send(other)
+    record = node.wait_for_study(study_in(other), "DELIVERED", "REFUSED", seconds=180)
     jobs = {job.model_name: job for job in record.jobs}
     assert jobs["lung_ct"].state.value == "DONE"
     reason = jobs["lung_ct_unet"].reason

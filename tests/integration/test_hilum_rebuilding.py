@@ -437,21 +437,82 @@ def test_what_retention_removed_stays_known(node: Node) -> None:
         assert index.studies_due(uow, 0, uow.now()) == [part]
 
 
-def test_a_result_whose_file_is_gone_is_made_again_and_a_damaged_image_is_kept_aside(node: Node) -> None:
-    whole, spoilt = node.receive(1), node.receive(2)
-    node.close(whole, planned(node.images(whole)))
-    node.finish(whole, "pacs")
+def test_a_result_whose_file_is_gone_is_made_again_as_it_was(node: Node) -> None:
+    made, withdrawn = node.receive(1), node.receive(2)
+    for study in (made, withdrawn):
+        node.close(study, planned(node.images(study)))
+        node.finish(study, "pacs")
     node.end("delivered")
-    (node.store.root / node.record(whole).results[0][1].path).unlink()
-    image = node.store.stored_files(spoilt)[0]
+    (job,) = node.record(withdrawn).jobs
+    with node.database.writing() as uow:
+        (ko,) = results(withdrawn, ("rejection",))
+        uids = frozenset(result.sop_instance_uid for _, result in node.record(withdrawn).results)
+        take_back(uow, job.id, "withdraw", "bob", "wrong side", True, [KeyObject("pacs", uids, ko, "it takes none")])
+        node.note(withdrawn, job_record(uow, "withdrawn", job.id))
+        uow.commit()
+    for study in (made, withdrawn):
+        (node.store.root / node.record(study).results[0][1].path).unlink()
+    before = {study: node.record(study) for study in (made, withdrawn)}
+    said = node.rebuild()
+    assert "0 studies are looked at again" in said[-1]
+    assert facts(node.record(withdrawn)) == facts(before[withdrawn])
+    again = node.lease()
+    (job,) = before[made].jobs
+    # Times in results are the job's: under the same UIDs the same bytes
+    assert (again.id, again.created_at, again.attempt) == (job.id, job.created_at, job.attempt + 1)
+    assert node.record(made).deliveries == ()
+
+
+def test_a_damaged_image_is_kept_aside(node: Node) -> None:
+    study = node.receive(1)
+    node.close(study, planned(node.images(study)))
+    image = node.store.stored_files(study)[0]
     image.write_bytes(image.read_bytes()[:-1] + b"\x7f")
     said = node.rebuild()
     with node.database.reading() as uow:
-        assert sorted(index.studies_due(uow, 0, uow.now())) == sorted([whole, spoilt])
+        assert index.studies_due(uow, 0, uow.now()) == [study]
         (aside,) = index.list_set_aside(uow)
     assert "its bytes have changed" in aside.reason.words
     assert said[-1] == "1 damaged files are kept aside; hilum doctor names them"
-    assert node.record(spoilt).summary.instances == 2
+    assert node.record(study).summary.instances == 2
+
+
+def spoil(node: Node, study: str, how: str) -> None:
+    """Add a record to a study's manifest that no node writes."""
+    told = next(each for each in node.store.read_manifest(study) if each["record"] == "results")
+    strange: dict[str, Any] = {
+        "without a number": {"job": {"state": "DONE"}},
+        "with a file of somebody else": {"objects": [told["objects"][0] | {"path": "../../etc/passwd"}]},
+        "of a study that is not text": {"deliveries": [{"peer": 5}]},
+    }[how]
+    node.note(study, told | strange)
+
+
+@pytest.mark.parametrize("how", ["without a number", "with a file of somebody else", "of a study that is not text"])
+def test_a_spoilt_manifest_holds_up_no_other_study_and_its_own_waits_for_a_person(node: Node, how: str) -> None:
+    spoilt, sound = node.receive(1), node.receive(2)
+    for study in (spoilt, sound):
+        node.close(study, planned(node.images(study)))
+        node.finish(study, "pacs")
+    spoil(node, spoilt, how)
+    said = node.rebuild()
+    assert any(line.startswith(f"{spoilt}: its manifest is not understood (") for line in said)
+    assert said[-1].startswith("1 manifests are not understood; hilum analyse STUDY")
+    with node.database.reading() as uow:
+        assert not index.studies_due(uow, 0, uow.now())
+        assert index.snapshot(uow, spoilt).passed_over
+    assert (node.record(spoilt).summary.instances, node.record(spoilt).jobs) == (3, ())
+    assert len(node.record(sound).jobs) == 1
+
+
+def test_of_the_same_work_the_last_counts(node: Node) -> None:
+    study = node.receive(1)
+    node.close(study, planned(node.images(study)))
+    node.finish(study, "pacs")
+    told = next(each for each in node.store.read_manifest(study) if each["record"] == "results")
+    node.note(study, told | {"job": told["job"] | {"id": 99}})
+    node.rebuild()
+    assert [job.id for job in node.record(study).jobs] == [99]
 
 
 def test_a_rebuild_that_was_broken_off_is_finished(node: Node) -> None:
