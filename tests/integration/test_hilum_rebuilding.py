@@ -480,12 +480,12 @@ def test_a_damaged_image_is_kept_aside(node: Node) -> None:
 def spoil(node: Node, study: str, how: str) -> None:
     """Add a record to a study's manifest that no node writes."""
     told = next(each for each in node.store.read_manifest(study) if each["record"] == "results")
-    strange: dict[str, Any] = {
+    strange: dict[str, dict[str, Any]] = {
         "without a number": {"job": {"state": "DONE"}},
         "with a file of somebody else": {"objects": [told["objects"][0] | {"path": "../../etc/passwd"}]},
         "of a study that is not text": {"deliveries": [{"peer": 5}]},
-    }[how]
-    node.note(study, told | strange)
+    }
+    node.note(study, told | strange[how])
 
 
 @pytest.mark.parametrize("how", ["without a number", "with a file of somebody else", "of a study that is not text"])
