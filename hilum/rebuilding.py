@@ -6,7 +6,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from db.engine import Database, UnitOfWork
@@ -28,6 +28,7 @@ RESTORING: Final = "restoring"
 
 _MARKER: Final = "rebuilding"
 _OF_STRANGE_RECORDS: Final = (LookupError, TypeError, ValueError, AttributeError)
+_CLOCKS_DIFFER: Final = timedelta(minutes=1)  # between this machine, by whose time records are, and a database server
 _EVERY: Final = 100  # studies between two lines of progress
 
 
@@ -148,7 +149,7 @@ def _is_behind(database: Database, store: FileStore, uid: str, since: datetime |
     if any(store.relative(path) not in known for path in store.stored_files(uid)):
         return True
     records = store.read_manifest(uid)
-    return bool(records) and datetime.fromisoformat(records[-1]["at"]) >= since
+    return bool(records) and datetime.fromisoformat(records[-1]["at"]) >= since - _CLOCKS_DIFFER
 
 
 def _rebuild_study(
