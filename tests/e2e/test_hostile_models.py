@@ -79,11 +79,11 @@ def ended(node: Node, studies: int) -> list[StudyRecord]:
             len(found) == studies and settled and all(job.ended_at and job.state is not JobState.QUEUED for job in jobs)
         )
 
-    wait_until(all_ended, 240, f"the jobs of {studies} studies")
+    wait_until(all_ended, 400, f"the jobs of {studies} studies")
     return found
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_each_hostile_model_costs_its_own_job_and_says_why(node: Node, tmp_path: Path) -> None:
     send(node, tmp_path / "first", "hostile chest", 1)
     (record,) = ended(node, 1)

@@ -34,7 +34,7 @@ CARD = read_card("lung_ct", find_bundle("builtin:lung_ct"))
 LUNG = Segment(1, "Lung", ANATOMICAL_STRUCTURE, Code("39607008", "SCT", "Lung"))
 SMALLEST_SHARE = 0.05
 EVERY_FOURTH = slice(None, None, 4)
-"""The network sees each slice by itself, for a third of a second: a quarter of them, all over the chest, say the same."""
+"""The network sees each slice by itself: a quarter of them, from top to bottom, say the same."""
 
 # Placed by hand in the lumen, in LPS [mm].
 TRACHEA = (

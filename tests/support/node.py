@@ -24,6 +24,8 @@ from tests.support.network import free_port, wait_until
 from tests.support.peers import DCMTK_ENVIRONMENT, program
 
 HILUM = str(Path(sys.executable).parent / "hilum")
+AS_INSTALLED = str(Path(__file__).parent / "as_installed")
+"""Before what is installed for the tests alone."""
 MODALITY = "MODALITY"
 
 
@@ -69,6 +71,8 @@ class Node:
     def start(self) -> Node:
         """Start the node and wait until every role is at work."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("HILUM_")}
+        before = [environment["PYTHONPATH"]] if environment.get("PYTHONPATH") else []
+        environment["PYTHONPATH"] = os.pathsep.join([*before, AS_INSTALLED])
         with (self.folder / "serve.log").open("ab") as errors:
             self.process = subprocess.Popen(
                 [HILUM, "serve", "--config", str(self.config)],
