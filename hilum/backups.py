@@ -94,6 +94,7 @@ def restore(database: Database, store: FileStore, source: Path, say: Say) -> tup
     os.sync()
     if not holds_studies(database):
         _fill(database, store, source)
+    database.migrate()  # where an earlier restore was broken off in between
     count = rebuild(database, store, say, since=datetime.fromisoformat(about["at"]))
     marker.unlink()
     sync_folder(store.root)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -14,7 +14,16 @@ from db.files.durable import write_once
 from db.files.filestore import FileStore
 from db.images.index import add_instances, set_aside
 from db.lasting.copying import renumber
-from db.lasting.rebuilding import Rebuilt, backdate, enter_work, known_paths, largest_job, leave_alone
+from db.lasting.rebuilding import (
+    Rebuilt,
+    backdate,
+    enter_work,
+    is_entered,
+    known_paths,
+    largest_job,
+    largest_job_here,
+    leave_alone,
+)
 from db.lasting.retention import REMOVED, removed_paths, restore_removed
 from db.work import pauses
 from study.entities import ResultObject, StoredInstance
@@ -27,7 +36,7 @@ RESTORING: Final = "restoring"
 """A file of this name in the data directory says that a backup is being restored into it."""
 
 _MARKER: Final = "rebuilding"
-_OF_STRANGE_RECORDS: Final = (LookupError, TypeError, ValueError, AttributeError)
+_OF_STRANGE_RECORDS: Final = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 _CLOCKS_DIFFER: Final = timedelta(minutes=1)  # between this machine, by whose time records are, and a database server
 _EVERY: Final = 100  # studies between two lines of progress
 
@@ -116,7 +125,8 @@ def rebuild(
 ) -> Count:
     """Enter what the store has and the database does not; return how much that was.
 
-    Studies that are in the database already are left alone.
+    Studies that are in the database already are left alone. The images of all come first: a job of one study may read
+    those of another.
 
     Parameters
     ----------
@@ -127,95 +137,110 @@ def rebuild(
     largest = max((largest_job(store.read_manifest(uid)) for uid in studies), default=0)
     with database.writing() as uow:
         renumber(uow)
+        largest = max(largest, largest_job_here(uow))
         uow.commit()
     fresh = itertools.count(largest + 1)
-    for done, uid in enumerate(studies):
-        if is_stopped():
-            return count
-        if _is_behind(database, store, uid, since):
-            _rebuild_study(database, store, uid, fresh, count, say)
-        if done % _EVERY == _EVERY - 1:
-            say(f"{done + 1} of {len(studies)} studies")
-    _settle_node(database, store)
+    behind = [uid for uid in studies if _is_behind(database, store, uid, since)]
+    entered = list(_until_stopped(behind, lambda uid: _enter_images(database, store, uid, count, say), say, is_stopped))
+    list(_until_stopped(entered, lambda uid: _enter_work(database, store, uid, fresh, count, say), say, is_stopped))
+    if not is_stopped():
+        _settle_node(database, store)
     return count
+
+
+def _until_stopped(
+    studies: Sequence[str], act: Callable[[str], bool], say: Say, is_stopped: Callable[[], bool]
+) -> Iterator[str]:
+    """Act upon one study after the other, and yield those for which that came to something."""
+    for done, uid in enumerate(studies, start=1):
+        if is_stopped():
+            return
+        if act(uid):
+            yield uid
+        if done % _EVERY == 0:
+            say(f"{done} of {len(studies)} studies")
 
 
 def _is_behind(database: Database, store: FileStore, uid: str, since: datetime | None) -> bool:
     """Tell whether the files of a study tell more than the database."""
     with database.reading() as uow:
-        known = known_paths(uow, uid)
+        known, entered = known_paths(uow, uid), is_entered(uow, uid)
     if known is None or since is None:
-        return known is None
+        return known is None or not entered
     if any(store.relative(path) not in known for path in store.stored_files(uid)):
         return True
     records = store.read_manifest(uid)
-    return bool(records) and datetime.fromisoformat(records[-1]["at"]) >= since - _CLOCKS_DIFFER
+    return bool(records) and _is_since(records[-1], since)
 
 
-def _rebuild_study(
-    database: Database, store: FileStore, uid: str, fresh: Iterator[int], count: Count, say: Say
-) -> None:
-    records = store.read_manifest(uid)
-    instances = list(_read(database, store, uid, count, say))
+def _is_since(record: Mapping[str, Any], since: datetime) -> bool:
     try:
-        done = _enter(database, store, uid, records, instances, fresh)
+        return datetime.fromisoformat(record["at"]) >= since - _CLOCKS_DIFFER
+    except _OF_STRANGE_RECORDS:  # what it tells is found out when it is entered
+        return True
+
+
+def _enter_images(database: Database, store: FileStore, uid: str, count: Count, say: Say) -> bool:
+    """Enter a study with its images; False, and nothing is entered, where none is here and nobody removed it."""
+    removed = _removal(store.read_manifest(uid))
+    instances = list(_read(database, store, uid, count, say))
+    with database.writing() as uow:
+        if removed is not None:
+            restore_removed(uow, uid, removed, lambda path: (store.root / path).exists())
+        elif not instances and known_paths(uow, uid) is None:
+            say(f"{uid} has no images here")
+            count.bare += 1
+            return False
+        add_instances(uow, instances)
+        uow.commit()
+    count.images += len(instances)
+    return True
+
+
+def _enter_work(database: Database, store: FileStore, uid: str, fresh: Iterator[int], count: Count, say: Say) -> bool:
+    try:
+        done = _enter_records(database, store, uid, fresh)
     except (ArchiveError, *_OF_STRANGE_RECORDS) as error:
         if isinstance(error, ArchiveError) and error.transient:
             raise
         # One manifest that somebody spoilt must not keep the node from its other studies
         say(f"{uid}: its manifest is not understood ({type(error).__name__}); nothing is done with its images")
         count.strange += 1
-        done = _enter_images_alone(database, uid, instances)
-    if done is None:
-        say(f"{uid} has no images here")
-        count.bare += 1
-        return
-    _add_up(count, instances, done)
+        with database.writing() as uow:
+            done = leave_alone(uow, uid)
+            backdate(uow, uid)
+            uow.commit()
+    _add_up(count, done)
+    return True
 
 
-def _enter(
-    database: Database,
-    store: FileStore,
-    uid: str,
-    records: Sequence[dict[str, Any]],
-    instances: Sequence[StoredInstance],
-    fresh: Iterator[int],
-) -> Rebuilt | None:
-    """Enter a study; None, and nothing is entered, where nothing of it is here and nobody removed it."""
-    removed = next((each for each in reversed(records) if each.get("record") == REMOVED), None)
+def _enter_records(database: Database, store: FileStore, uid: str, fresh: Iterator[int]) -> Rebuilt:
+    records = store.read_manifest(uid)
+    removed = _removal(records)
     gone = frozenset[str]() if removed is None else frozenset(removed_paths(removed))
-
-    def exists(path: str) -> bool:
-        return (store.root / path).exists()
-
     with database.writing() as uow:
-        if removed is not None:
-            restore_removed(uow, uid, removed, exists)
-        elif not instances and known_paths(uow, uid) is None:
-            return None
-        add_instances(uow, instances)
         done = enter_work(uow, uid, records, lambda result: result.path in gone or _is_here(store, result), fresh)
-        if removed is not None:  # now that what it marks is there
-            restore_removed(uow, uid, removed, exists)
+        if removed is not None:  # once more, now that what it marks is there
+            restore_removed(uow, uid, removed, lambda path: (store.root / path).exists())
         backdate(uow, uid)
         uow.commit()
     return done
 
 
-def _enter_images_alone(database: Database, uid: str, instances: Sequence[StoredInstance]) -> Rebuilt | None:
-    if not instances:
+def _removal(records: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the last record of a removal; None where there is none, or it can not be read."""
+    last = next((each for each in reversed(records) if each.get("record") == REMOVED), None)
+    try:
+        if last is not None:
+            removed_paths(last)
+            datetime.fromisoformat(last["removed_at"])
+    except _OF_STRANGE_RECORDS:
         return None
-    with database.writing() as uow:
-        add_instances(uow, instances)
-        done = leave_alone(uow, uid)
-        backdate(uow, uid)
-        uow.commit()
-    return done
+    return last
 
 
-def _add_up(count: Count, instances: Collection[StoredInstance], done: Rebuilt) -> None:
+def _add_up(count: Count, done: Rebuilt) -> None:
     count.studies += 1
-    count.images += len(instances)
     count.jobs += done.jobs
     count.results += done.results
     count.owed += done.owed

@@ -6,7 +6,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from sqlalchemy import func, insert, select, text
+from sqlalchemy import delete, func, insert, select, text
 from sqlalchemy.engine import make_url
 
 from db.engine import Database, UnitOfWork
@@ -101,6 +101,8 @@ def _file_of(database: Database) -> Path:
 
 def _copy_rows(source: Database, target: Database) -> None:
     with source.reading() as reading, target.writing() as writing:
+        for table in reversed(Table.metadata.sorted_tables):
+            writing.execute(delete(table))  # what a copy that was broken off left, which holds no study
         for table in Table.metadata.sorted_tables:
             rows = reading.execute(select(*table.c))
             while batch := rows.fetchmany(_ROWS):

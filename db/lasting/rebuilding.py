@@ -47,6 +47,7 @@ IsHere = Callable[[ResultObject], bool]
 """Tells whether the file of a result is there, with the bytes that are on record."""
 
 _OF_ARRIVALS = (EventKind.FIRST_INSTANCE, EventKind.LATE_INSTANCES, EventKind.OTHER_VERSION, EventKind.UID_ELSEWHERE)
+_LARGEST_NUMBER = 2**62  # of a job: far beyond any, and within every database's numbers
 _CHUNK = 400  # pairs in one query
 _WAITING = (DeliveryState.PENDING.value, DeliveryState.STORED.value)
 _SOURCES = {
@@ -143,11 +144,13 @@ def enter_work(
     place = places.study(uow, study_instance_uid, for_update=True)  # versions that were exchanged changed it
     numbers = _forget(uow, place.id)
     jobs = _last_of_each(found.jobs)
-    _demand_own_files(jobs.values())
     last = found.closings[-1] if found.closings else None
+    _demand_own_files(study_instance_uid, (*jobs.values(), *(last or {}).get("refused", ())))
     current = _current(jobs, last)
     gone = {key for key, each in jobs.items() if _must_run_again(each, current, is_here)}
-    here = {key: _queued(each) if key in gone else each for key, each in jobs.items()}
+    # One that lacks an image now is another: it is planned anew
+    left_out = {key for key in gone if not _has_all_images(uow, jobs[key])}
+    here = {key: _queued(each) if key in gone else each for key, each in jobs.items() if key not in left_out}
     lost = sum(len(jobs[key]["objects"]) for key in gone)
     revisions = _revisions(uow, place.id, found)
     known = {tuple(key_of(each["job"])) for each in here.values()}
@@ -209,7 +212,19 @@ def backdate(uow: UnitOfWork, study_instance_uid: str) -> None:
 def largest_job(records: Sequence[Record]) -> int:
     """Return the largest number of a job that a manifest names; 0 where it names none."""
     jobs = [each["job"].get("id") for each in records if isinstance(each.get("job"), dict)]
-    return max((number for number in jobs if isinstance(number, int)), default=0)
+    return max((number for number in jobs if isinstance(number, int) and number <= _LARGEST_NUMBER), default=0)
+
+
+def largest_job_here(uow: UnitOfWork) -> int:
+    """Return the largest number of a job in the database; 0 where there is none."""
+    return uow.execute(select(func.max(JobRow.id))).scalar_one() or 0
+
+
+def is_entered(uow: UnitOfWork, study_instance_uid: str) -> bool:
+    """Tell whether the work of a study was entered by a rebuild."""
+    query = select(EventRow.id).join(StudyRow, StudyRow.id == EventRow.study)
+    told = query.where(StudyRow.study_instance_uid == study_instance_uid, EventRow.kind == EventKind.REBUILT.value)
+    return uow.execute(told.limit(1)).first() is not None
 
 
 def _mark(job: Record, told_of: Record) -> None:
@@ -294,11 +309,18 @@ def _enter_job(
         _insert(uow, NoticeRow, told_of["notice"] | {"study": study, "job": key, "not_before": uow.now()})
 
 
-def _demand_own_files(jobs: Iterable[Record]) -> None:
-    """Make sure that records name no files but results of the node: senders send what they name."""
+def _demand_own_files(study_instance_uid: str, jobs: Iterable[Record]) -> None:
+    """Make sure that records name no files but results of the study: senders send what they name."""
+    own = ("results", study_instance_uid)
     paths = [PurePosixPath(each["path"]) for job in jobs for each in job["objects"]]
-    if any(path.parts[:1] != ("results",) or ".." in path.parts for path in paths):
-        raise ArchiveError("A manifest names a file that is no result of this node.")
+    if any(path.parts[:2] != own or ".." in path.parts for path in paths):
+        raise ArchiveError("A manifest names a file that is no result of its study.")
+
+
+def _has_all_images(uow: UnitOfWork, told_of: Record) -> bool:
+    """Tell whether all that a job read is here, of earlier studies too."""
+    read = [(uid, digest) for series in (told_of["instances"], *told_of["priors"]) for uid, digest in series]
+    return set(read) <= _instance_keys(uow, read).keys()
 
 
 def _enter_instances(uow: UnitOfWork, job: int, told_of: Record) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from pydicom.uid import UID
 
+from db.complete import priors
 from db.delivery import commitments, outbox
 from db.delivery.outbox import Outgoing
 from db.delivery.withdrawals import KeyObject, take_back
@@ -22,7 +25,7 @@ from db.images.index import add_instances, generation
 from db.lasting import retention
 from db.lasting.copying import copy_to_file, fill_from_file
 from db.lasting.ledger import closed_record, job_record, note_words, note_work, presence_record
-from db.lasting.rebuilding import known_paths
+from db.lasting.rebuilding import is_entered, known_paths
 from db.overview.queries import retry_study, study_record
 from db.overview.tending import discard, resend, sendable
 from db.work import admissions, jobs, notices, pauses
@@ -30,7 +33,7 @@ from db.work.revisions import close_study
 from hilum.entries import PeerSettings
 from hilum.pausing import pause
 from hilum.rebuilding import Count, prepare, rebuild
-from study.entities import Job, PlannedJob, ResultObject, StoredInstance, StudyRecord
+from study.entities import Job, PlannedJob, PlannedPrior, ResultObject, StoredInstance, StudyRecord
 from study.errors import ArchiveError, Reason
 from study.forms import Form
 from study.states import DeliveryState, Halted, JobState, StudyState
@@ -483,12 +486,21 @@ def spoil(node: Node, study: str, how: str) -> None:
     strange: dict[str, dict[str, Any]] = {
         "without a number": {"job": {"state": "DONE"}},
         "with a file of somebody else": {"objects": [told["objects"][0] | {"path": "../../etc/passwd"}]},
-        "of a study that is not text": {"deliveries": [{"peer": 5}]},
+        "with a delivery of nothing": {"deliveries": [{"peer": 5}]},
+        "with a number beyond all": {"job": told["job"] | {"id": 10**30}},
     }
     node.note(study, told | strange[how])
 
 
-@pytest.mark.parametrize("how", ["without a number", "with a file of somebody else", "of a study that is not text"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "without a number",
+        "with a file of somebody else",
+        "with a delivery of nothing",
+        "with a number beyond all",
+    ],
+)
 def test_a_spoilt_manifest_holds_up_no_other_study_and_its_own_waits_for_a_person(node: Node, how: str) -> None:
     spoilt, sound = node.receive(1), node.receive(2)
     for study in (spoilt, sound):
@@ -505,6 +517,51 @@ def test_a_spoilt_manifest_holds_up_no_other_study_and_its_own_waits_for_a_perso
     assert len(node.record(sound).jobs) == 1
 
 
+def test_a_refusal_that_names_somebody_else_s_file_is_not_entered(node: Node) -> None:
+    study = node.receive(1)
+    node.close(study, planned(node.images(study), refusal=TOO_FEW))
+    told = next(each for each in node.store.read_manifest(study) if each["record"] == "closed")
+    (refused,) = told["refused"]
+    node.note(study, told | {"refused": [refused | {"objects": [{"path": "results/1.2.3/seg.dcm"}]}]})
+    assert any("its manifest is not understood (ArchiveError)" in line for line in node.rebuild())
+
+
+def test_a_job_that_lost_a_result_and_an_image_is_planned_anew(node: Node) -> None:
+    study = node.receive(1)
+    node.close(study, planned(node.images(study)))
+    node.finish(study, "pacs")
+    (node.store.root / node.record(study).results[0][1].path).unlink()
+    image = node.store.stored_files(study)[0]
+    image.write_bytes(image.read_bytes()[:-1] + b"\x7f")
+    node.rebuild()
+    with node.database.writing() as uow:
+        assert jobs.lease_job(uow, "keeper", 30) is None
+        assert index.studies_due(uow, 0, uow.now()) == [study]
+
+
+def test_a_job_is_compared_with_what_comes_later_in_the_store(node: Node) -> None:
+    study, prior = node.receive(1), node.receive(2)
+    earlier = tuple((each.header.sop_instance_uid, each.digest) for each in node.images(prior))
+    node.close(
+        study, replace(planned(node.images(study)), priors=(PlannedPrior(prior, "20260101", f"{prior}.1", earlier),))
+    )
+    node.finish(study, "pacs")
+    job = node.record(study).jobs[0].id
+    node.rebuild()
+    with node.database.reading() as uow:
+        (series,) = priors.priors_of_job(uow, job)
+    assert [each.header.sop_instance_uid for each in series] == [uid for uid, _ in earlier]
+
+
+@pytest.mark.parametrize("last", [{"record": "x"}, {"record": "x", "at": "2026-01-01T00:00:00"}, {"at": 5}])
+def test_a_last_line_that_tells_no_time_holds_nothing_up(node: Node, last: dict[str, Any]) -> None:
+    study = node.receive(1)
+    node.close(study, planned(node.images(study)))
+    with (node.store.study_folder(study) / "manifest.jsonl").open("a") as file:
+        file.write(json.dumps(last) + "\n")
+    assert rebuild(node.database, node.store, lambda _: None, since=node.database.now()).studies == 1
+
+
 def test_of_the_same_work_the_last_counts(node: Node) -> None:
     study = node.receive(1)
     node.close(study, planned(node.images(study)))
@@ -515,19 +572,25 @@ def test_of_the_same_work_the_last_counts(node: Node) -> None:
     assert [job.id for job in node.record(study).jobs] == [99]
 
 
-def test_a_rebuild_that_was_broken_off_is_finished(node: Node) -> None:
-    studies = {node.receive(number) for number in (1, 2, 3)}
+@pytest.mark.parametrize("looks", [0, 2, 4])
+def test_a_rebuild_that_was_broken_off_is_finished(node: Node, looks: int) -> None:
+    studies = [node.receive(number) for number in (1, 2, 3)]
+    for study in studies:
+        node.close(study, planned(node.images(study)))
+        node.finish(study, "pacs")
+    before = [facts(node.record(study)) for study in studies]
     node.lose()
-    looks = iter((False, False, True, True))
+    look = itertools.count()
     with pytest.raises(ArchiveError, match="hilum serve goes on with that"):
-        prepare(node.database, node.store, lambda _: None, lambda: next(looks))
+        prepare(node.database, node.store, lambda _: None, lambda: next(look) >= looks)
     with node.database.reading() as uow:
-        there = {uid for uid in studies if known_paths(uow, uid) is not None}
-    assert len(there) == 2
+        there = [study for study in studies if known_paths(uow, study) is not None]
+        whole = [study for study in studies if is_entered(uow, study)]
+    assert (len(there), len(whole)) == {0: (0, 0), 2: (2, 0), 4: (3, 1)}[looks]
     said: list[str] = []
     prepare(node.database, node.store, said.append, lambda: False)
-    assert said[-1].startswith("1 studies with 3 images")
-    assert {node.record(uid).summary.instances for uid in studies} == {3}
+    assert said[-1].startswith(f"{3 - len(whole)} studies with ")
+    assert [facts(node.record(study)) for study in studies] == before
     said.clear()
     prepare(node.database, node.store, said.append, lambda: False)
     assert said == []
