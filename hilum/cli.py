@@ -72,6 +72,17 @@ def demo(
 
 
 @app.command()
+def phantom(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Made where it is missing.")]) -> None:
+    """Write a chest CT of nobody, which the shipped model measures: a first study to be sent."""
+    from datetime import UTC, datetime
+
+    from hilum.phantom import write_phantom_study
+
+    files = write_phantom_study(folder, datetime.now(UTC))
+    say(f"{len(files)} images in {folder}")
+
+
+@app.command()
 def send(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files, or folders of them.", exists=True)],
     to: Annotated[str, typer.Option("--to", metavar="PEER", help="The name of a peer in the configuration.")],

@@ -12,7 +12,7 @@ from db.lasting import dispensable
 from db.lasting.dispensable import KeptStudy
 from hilum.config import Settings
 from hilum.moments import local, moment
-from hilum.retaining import SPARED_WORDS, amount, limits_of, retention_words
+from hilum.retaining import SPARED_WORDS, amount, counted, limits_of, retention_words
 from hilum.terminal import say, show_table
 
 _MOST: Final = 1_000_000  # studies that would go
@@ -34,9 +34,9 @@ def show_retention(settings: Settings, database: Database, *, as_json: bool) -> 
         say(words)
     if not settings.retention.is_on:
         say("retention is off: nothing is removed; try limits by --set retention.days=N or --set retention.max_gb=N")
-    say(f"here: {amount(used)} of images and results, {len(kept)} studies")
+    say(f"here: {amount(used)} of images and results, {counted(len(kept))}")
     going = [each for each in kept if each.study_instance_uid in due]
-    say(f"would go now: {amount(sum(each.size for each in going))}, {len(going)} studies")
+    say(f"would go now: {amount(sum(each.size for each in going))}, {counted(len(going))}")
     _show(going, spared=False)
     _show(list(_held(kept, due, settings, now, used)), spared=True)
 

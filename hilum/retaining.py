@@ -46,6 +46,11 @@ def amount(size: int) -> str:
     return f"{size / _GIGABYTE:.2f} GB" if size >= _GIGABYTE else f"{size / _MEGABYTE:.1f} MB"
 
 
+def counted(studies: int) -> str:
+    """Return how many studies, for a person."""
+    return f"{studies} {'study' if studies == 1 else 'studies'}"
+
+
 def limits_of(settings: Settings) -> Limits:
     """Return what may be kept, by the configuration."""
     said = settings.retention
@@ -59,7 +64,7 @@ def limits_of(settings: Settings) -> Limits:
 def retention_words(settings: Settings) -> Iterator[str]:
     """Give what is removed by itself, in words; nothing where everything is kept."""
     said = settings.retention
-    limits = [f"older than {said.days:g} days"] if said.days else []
+    limits = [f"older than {said.days:g} day{'' if said.days == 1 else 's'}"] if said.days else []
     limits += [f"whatever is above {said.max_gb:g} GB"] if said.max_gb else []
     if limits:
         yield f"retention removes studies that are done with, the oldest first: {', and '.join(limits)}"
@@ -87,7 +92,7 @@ def spared_words(studies: Iterable[KeptStudy]) -> str:
             counts[each.ground] += 1
             sizes[each.ground] += each.size
     return "; ".join(
-        f"{counts[ground]} studies ({amount(size)}) are spared, since {SPARED_WORDS[ground]}"
+        f"{counted(counts[ground])} ({amount(size)}) spared, since {SPARED_WORDS[ground]}"
         for ground, size in sizes.most_common()
     )
 

@@ -107,7 +107,7 @@ def retention(
     config: ConfigOption = None,
     assignments: SetOption = None,
 ) -> None:
-    """Tell what [retention] would remove now, and what it spares and why. Nothing is removed by this command."""
+    """Tell what retention would remove now, and what it spares and why. Nothing is removed by this command."""
     from hilum.kept import show_retention
 
     settings = settings_of(config, assignments)

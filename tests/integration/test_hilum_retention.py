@@ -416,7 +416,7 @@ def test_the_command_tells_what_would_go_and_what_is_spared(node: Node) -> None:
     node.whole()
     lines = node.hilum("retention").stdout.splitlines()
     assert lines[0] == "retention removes studies that are done with, the oldest first: older than 30 days"
-    assert lines[2] == "would go now: 0.0 MB, 1 studies"
+    assert lines[2] == "would go now: 0.0 MB, 1 study"
     assert any(line.startswith(STUDY) for line in lines)
     with node.database.writing() as uow:
         uow.execute(update(InstanceRow).values(vouched_at=uow.now()))
