@@ -434,7 +434,7 @@ def test_the_command_tells_what_would_go_and_what_is_spared(node: Node) -> None:
     )
     (problem,) = [each for each in find_problems(too_small, node.database) if each.kind == "store"]
     assert problem.reason.code == "AboveMaxGb"
-    assert "1 studies" in problem.reason.words
+    assert "1 study" in problem.reason.words
     assert "hilum retention" in remedy(problem)
     with pytest.raises(doctor._Unwell, match="nothing may be removed"):
         doctor._retention(too_small)
