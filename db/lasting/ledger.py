@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import aliased
 
+from db.columns import UTCDateTime
 from db.engine import AnyRow, UnitOfWork
 from db.files.filestore import FileStore
 from db.images import image_choices
@@ -59,13 +60,13 @@ def job_record(uow: UnitOfWork, kind: str, job_id: int) -> Record:
     notice = uow.execute(_every(NoticeRow).where(NoticeRow.job == job_id)).first()
     return {
         "record": kind,
-        "job": {"id": job.id, "revision": number} | _values(job),
+        "job": {"id": job.id, "revision": number} | values_of(job),
         "instances": _instances(uow, job_id),
         "priors": _priors(uow, job_id),
-        "objects": [_values(row) for row in results],
+        "objects": [values_of(row) for row in results],
         "deliveries": _deliveries(uow, job_id, uids),
         "withdrawals": _withdrawals(uow, job_id, uids),
-        "notice": None if notice is None else _values(notice),
+        "notice": None if notice is None else values_of(notice),
     }
 
 
@@ -85,9 +86,9 @@ def closed_record(uow: UnitOfWork, study_instance_uid: str, *, whole: bool) -> R
     return {
         "record": "closed",
         "whole": whole,
-        "revision": None if newest is None else _values(newest),
+        "revision": None if newest is None else values_of(newest),
         "instances_digest": instances_digest(uow, study.id),
-        "jobs": [key_of(_values(row)) for row in jobs],
+        "jobs": [key_of(values_of(row)) for row in jobs],
         "refused": [job_record(uow, "refused", key) for key in unseen],
         "verdicts": study.verdicts,
         **_said(uow, study),
@@ -187,7 +188,7 @@ def _deliveries(uow: UnitOfWork, job_id: int, uids: Mapping[int, str]) -> list[R
     rows = uow.execute(_every(DeliveryRow).where(DeliveryRow.job == job_id).order_by(DeliveryRow.id))
     return [
         {"sop_instance_uid": uids[row.result]}
-        | _values(row)
+        | values_of(row)
         | ({"rejects": rejects[row.id]} if row.id in rejects else {})
         for row in rows
     ]
@@ -198,15 +199,28 @@ def _withdrawals(uow: UnitOfWork, job_id: int, uids: Mapping[int, str]) -> list[
     named: dict[int, list[str]] = defaultdict(list)
     for row in uow.execute(_every(WithdrawnRow).where(WithdrawnRow.withdrawal.in_([each.id for each in rows]))):
         named[row.withdrawal].append(uids[row.result])
-    return [_values(row) | {"objects": named[row.id]} for row in rows]
+    return [values_of(row) | {"objects": named[row.id]} for row in rows]
 
 
 def _every(table: type[Table]) -> Any:  # noqa: ANN401 - a query of all columns, whatever they are
     return select(*table.__table__.c)
 
 
-def _values(row: AnyRow) -> Record:
-    return {name: _json(value) for name, value in row._mapping.items() if name not in _OF_A_ROW}
+def values_of(row: AnyRow, without: Collection[str] = _OF_A_ROW) -> Record:
+    """Return a row's columns as JSON holds them, but for some."""
+    return {name: _json(value) for name, value in row._mapping.items() if name not in without}
+
+
+def typed(table: type[Table], values: Mapping[str, Any]) -> Record:
+    """Return those of the values that a table has columns for, times as such: what `values_of` gave, for a new row."""
+    columns = table.__table__.c
+    return {
+        name: datetime.fromisoformat(value)
+        if isinstance(value, str) and isinstance(columns[name].type, UTCDateTime)
+        else value
+        for name, value in values.items()
+        if name in columns
+    }
 
 
 def _json(value: Any) -> Any:  # noqa: ANN401 - a column's value

@@ -16,12 +16,11 @@ from typing import Any
 
 from sqlalchemy import Insert, and_, delete, func, insert, select, tuple_, update
 
-from db.columns import UTCDateTime
 from db.delivery import outbox, withdrawn
 from db.engine import UnitOfWork
 from db.events import EventKind, NewEvent, record
 from db.images import image_choices, places
-from db.lasting.ledger import Record, ended_jobs, instances_digest, key_of
+from db.lasting.ledger import Record, ended_jobs, instances_digest, key_of, typed
 from db.tables import (
     CommitmentItemRow,
     DeliveryRow,
@@ -393,7 +392,7 @@ def _say(uow: UnitOfWork, place: places.StudyPlace, said: Record, last: Record |
     values: dict[str, Any] = {"evaluation_due": due, "receiving": due}
     if said:
         accepted = said["accepted"] is not None and said["accepted"] == instances_digest(uow, place.id)
-        values |= _typed(
+        values |= typed(
             StudyRow, {name: said[name] for name in ("first_received_at", "on_request", "passed_over", "discarded_at")}
         )
         values |= {"accepted_generation": place.generation if accepted else None}
@@ -455,18 +454,6 @@ def _count_owed(uow: UnitOfWork, study: int) -> int:
 
 def _insert(uow: UnitOfWork, table: type[Table], values: Record) -> int:
     """Insert a row; return its key."""
-    statement: Insert = insert(table).values(_typed(table, values))
+    statement: Insert = insert(table).values(typed(table, values))
     key: int = uow.execute(statement.returning(table.__table__.c.id)).scalar_one()
     return key
-
-
-def _typed(table: type[Table], values: Record) -> Record:
-    """Return those values that the table has columns for, times as such."""
-    columns = table.__table__.c
-    return {
-        name: datetime.fromisoformat(value)
-        if isinstance(value, str) and isinstance(columns[name].type, UTCDateTime)
-        else value
-        for name, value in values.items()
-        if name in columns
-    }

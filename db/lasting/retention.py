@@ -18,6 +18,7 @@ from db.engine import AnyRow, UnitOfWork
 from db.events import EventKind, NewEvent, record
 from db.images import places
 from db.lasting.dispensable import Ground, Limits, spared_by
+from db.lasting.ledger import typed, values_of
 from db.tables import (
     DeliveryRow,
     InstanceRow,
@@ -40,7 +41,6 @@ REMOVED: Final = "removed"
 _CHUNK: Final = 500
 _WRITING: Final = frozenset({Ground.OPEN, Ground.AT_WORK, Ground.OWED, Ground.REPORT})
 """While these hold, a worker may write a result of the study."""
-_TIMES: Final = ("first_received_at", "last_received_at", "discarded_at", "removed_at")
 _KEY_OF_JOB: Final = (JobRow.model_name, JobRow.model_digest, JobRow.parameters_digest, JobRow.instances_digest)
 _OF_THE_DATABASE: Final = ("id", "patient", "receiving", "evaluation_due", "stored_bytes", "files_left")
 
@@ -83,11 +83,11 @@ def removed_record(uow: UnitOfWork, study_instance_uid: str) -> dict[str, Any]:
     return {
         "record": REMOVED,
         "removed_at": now.isoformat(),
-        "study": _plain(study, _OF_THE_DATABASE) | gone,
-        "patient": _plain(patient, ("id",)),
+        "study": values_of(study, _OF_THE_DATABASE) | gone,
+        "patient": values_of(patient, ("id",)),
         "senders": sorted(places.senders(uow, key)),
         "series": series,
-        "revisions": [_plain(row, ("id", "study")) for row in _revisions_of(uow, key)],
+        "revisions": [values_of(row, ("id", "study")) for row in _revisions_of(uow, key)],
         "instances": [[row.sop_instance_uid, row.digest, row.path] for row in instances],
         "jobs": _inputs_of_jobs(uow, key, instances),
         "results": [[row.sop_instance_uid, row.path] for row in _kept_results(uow, key, ~_may_be_sent())],
@@ -213,7 +213,7 @@ def _series_of(uow: UnitOfWork, study: int) -> Sequence[AnyRow]:
 
 def _series_record(series: AnyRow, instances: Sequence[AnyRow]) -> dict[str, Any]:
     current = sum(row.current for row in instances if row.series == series.id)
-    return _plain(series, ("id", "study")) | {"current": current}
+    return values_of(series, ("id", "study")) | {"current": current}
 
 
 def _revisions_of(uow: UnitOfWork, study: int) -> Sequence[AnyRow]:
@@ -246,13 +246,12 @@ def _inputs_of_jobs(uow: UnitOfWork, study: int, instances: Sequence[AnyRow]) ->
     for row in uow.execute(read):
         reads[row.job].append(place[row.instance])
     jobs = uow.execute(select(JobRow.id, *_KEY_OF_JOB).where(JobRow.study == study).order_by(JobRow.id))
-    return [_plain(row, ("id",)) | {"job": row.id, "reads": reads[row.id]} for row in jobs]
+    return [values_of(row, ("id",)) | {"job": row.id, "reads": reads[row.id]} for row in jobs]
 
 
 def _enter_study(uow: UnitOfWork, removed: Mapping[str, Any]) -> int:
-    values = {name: value for name, value in removed["study"].items() if name in StudyRow.__table__.c}
     known = {"receiving": False, "evaluation_due": False, "patient": places.ensure_patient(uow, removed["patient"])}
-    row = _with_times(values, _TIMES) | known
+    row = typed(StudyRow, removed["study"]) | known
     key: int = uow.execute(insert(StudyRow).values(row).returning(StudyRow.id)).scalar_one()
     senders = [{"study": key, "calling_ae_title": title} for title in removed["senders"]]
     if senders:
@@ -272,7 +271,7 @@ def _enter_series(uow: UnitOfWork, study: int, series: Sequence[Mapping[str, Any
 
 def _enter_revisions(uow: UnitOfWork, study: int, revisions: Sequence[Mapping[str, Any]]) -> None:
     known = {row.number for row in _revisions_of(uow, study)}
-    rows = [_with_times(each, ("created_at",)) | {"study": study} for each in revisions if each["number"] not in known]
+    rows = [typed(RevisionRow, each) | {"study": study} for each in revisions if each["number"] not in known]
     if rows:
         uow.execute(insert(RevisionRow), rows)
 
@@ -285,19 +284,3 @@ def _mark_jobs(uow: UnitOfWork, study: int, results: Sequence[str], removed_at: 
     for start in range(0, len(results), _CHUNK):
         gone = of_the_study.where(ResultRow.sop_instance_uid.in_(results[start : start + _CHUNK]))
         uow.execute(gone.values(removed_at=removed_at))
-
-
-def _plain(row: AnyRow, without: Collection[str]) -> dict[str, Any]:
-    """Return a row as JSON holds it."""
-    return {
-        name: value.isoformat() if isinstance(value, datetime) else value
-        for name, value in row._mapping.items()
-        if name not in without
-    }
-
-
-def _with_times(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    return {
-        name: datetime.fromisoformat(value) if name in names and value is not None else value
-        for name, value in values.items()
-    }
