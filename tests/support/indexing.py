@@ -107,7 +107,7 @@ class Intake:
         with self.database.writing() as uow:
             job = jobs.lease_job(uow, "keeper", 30)
             assert job is not None
-            made = [self._written(each) for each in results(f"{study}.{job.id}")]
+            made = [self._written(study, job.id, each) for each in results(f"{study}.{job.id}")]
             owed = [Outgoing("pacs", position, result) for position, result in enumerate(made)]
             jobs.finish_job(uow, job.id, job.attempt, made, owed, {})
             self.store.append_manifest(study, job_record(uow, "results", job.id))
@@ -116,11 +116,12 @@ class Intake:
             deliver(self.database, each)
         return job
 
-    def _written(self, result: ResultObject) -> ResultObject:
-        path = self.settings.data_dir / result.path
+    def _written(self, study: str, job: int, result: ResultObject) -> ResultObject:
+        relative = f"results/{study}/{job}-{result.form}.dcm"
+        path = self.settings.data_dir / relative
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(result.form.encode())
-        return replace(result, digest=hashlib.sha256(result.form.encode()).hexdigest())
+        return replace(result, path=relative, digest=hashlib.sha256(result.form.encode()).hexdigest())
 
 
 @contextmanager
