@@ -31,7 +31,7 @@ from hilum.sections import (
     StudySettings,
     TLSSettings,
 )
-from scp.tls import Identity
+from scp.association.tls import Identity
 from study.errors import ConfigError
 from study.forms import Wish
 from study.urgency import UrgencyRule

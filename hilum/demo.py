@@ -29,8 +29,8 @@ from hilum.sections import NodeSettings, ResultSettings, StudySettings
 from hilum.terminal import complain, console, is_terminal, say, show_table
 from hilum.wording import reason_words
 from scp.archive import Archive
-from scp.requesting import Peer
-from scp.sender import send_files
+from scp.association.requesting import Peer
+from scp.sending.sender import send_files
 from sr_writer.reading.report import Report, read_report
 from sr_writer.sr.rounding import unit_words
 from study.entities import Job, ResultObject, StudyRecord

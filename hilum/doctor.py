@@ -24,9 +24,9 @@ from hilum.ownership import complaint
 from hilum.pausing import paused_now
 from hilum.planning import read_cards
 from hilum.working.leading import NODE, standing
-from scp.requesting import accepted_classes, echo
-from scp.services import Service, services_of
-from scp.tls import days_left
+from scp.association.requesting import accepted_classes, echo
+from scp.association.tls import days_left
+from scp.sending.services import Service, services_of
 from study.errors import HilumError, StoreBusy
 from study.forms import INSTEAD, SOP_CLASSES
 from study.words import uid_name

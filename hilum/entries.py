@@ -12,7 +12,7 @@ from hilum.sections import AETitleText, Name, Port, Section
 from inference.catalog import is_builtin
 from inference.description import ModelDescription, texts
 from inference.options import Precision
-from scp.tls import Identity
+from scp.association.tls import Identity
 from study.forms import SEGMENTATIONS, Form, Wish
 from study.patterns import patterns
 from study.urgency import UrgencyRule

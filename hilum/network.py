@@ -17,8 +17,8 @@ from hilum.config import Settings
 from hilum.entries import PeerSettings
 from hilum.processes import StopSignal
 from hilum.terminal import complain, console, is_terminal, say
-from scp.requesting import Peer, echo
-from scp.sender import send_files
+from scp.association.requesting import Peer, echo
+from scp.sending.sender import send_files
 from study.errors import ConfigError
 
 _SLOT_SECONDS = 0.05  # between looks for a free slot

@@ -21,8 +21,8 @@ from hilum.processes import Child, StopSignal, spawn
 from hilum.working.capacity import with_devices
 from hilum.working.family import adopt_orphans, end_processes, family, orphans
 from hilum.working.leading import occupied
-from scp.listening import open_listening_socket
-from scp.tls import listening_context
+from scp.association.tls import listening_context
+from scp.receiving.listening import open_listening_socket
 from study.errors import ConfigError
 
 log = structlog.get_logger()

@@ -8,9 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from scp.inbox import STORED_SUFFIX, Inbox
-from scp.listening import open_listening_socket
-from scp.receiver import Receiver
+from scp.receiving.inbox import STORED_SUFFIX, Inbox
+from scp.receiving.listening import open_listening_socket
+from scp.receiving.receiver import Receiver
 
 
 class Archive:

@@ -23,8 +23,8 @@ from hilum.network import peer_of, slot
 from hilum.planning import Circumstances
 from hilum.processes import StopSignal
 from inference.catalog import ModelCard
-from scp.query import Questioner
-from scp.requesting import Timeouts
+from scp.association.requesting import Timeouts
+from scp.retrieving.query import Questioner
 from study.asking import Answer, Terms, back_off, concerns, is_fetch_due, is_news, next_ask, weigh, without_counts
 from study.errors import DeliveryError, QueryFailed
 from study.holdings import ArchivedInstance, ArchivedSeries

@@ -20,10 +20,10 @@ from hilum.entries import PeerSettings
 from hilum.network import peer_of, slot
 from hilum.outages import Outage
 from hilum.processes import StopSignal
-from scp.inbox import Inbox
-from scp.moves import Moves
-from scp.requesting import Timeouts
-from scp.retrieving import Method, Retrieved, Wanted, retrieve
+from scp.association.requesting import Timeouts
+from scp.receiving.inbox import Inbox
+from scp.receiving.moves import Moves
+from scp.retrieving.fetching import Method, Retrieved, Wanted, retrieve
 from study.errors import DeliveryError, HilumError, ReceiveError
 
 log = structlog.get_logger()

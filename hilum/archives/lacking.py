@@ -13,7 +13,7 @@ from db.engine import Database
 from db.events import EventKind
 from hilum.archives.fetching import Order, Urgency
 from hilum.entries import PeerSettings
-from scp.retrieving import Retrieved, Wanted
+from scp.retrieving.fetching import Retrieved, Wanted
 from study.errors import HilumError
 from study.holdings import ArchivedInstance
 from study.inquiry import HeldSeries

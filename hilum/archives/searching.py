@@ -33,9 +33,9 @@ from hilum.network import peer_of, slot
 from hilum.planning import Circumstances
 from hilum.processes import StopSignal
 from inference.catalog import ModelCard
-from scp.query import Questioner
-from scp.requesting import Timeouts
-from scp.retrieving import Retrieved, Wanted
+from scp.association.requesting import Timeouts
+from scp.retrieving.fetching import Retrieved, Wanted
+from scp.retrieving.query import Questioner
 from study.completion import may_want
 from study.errors import ArchiveError, DeliveryError, HilumError, PeerUnreachable, Reason, RetrieveFailed
 from study.headers import InstanceHeader

@@ -19,9 +19,9 @@ from hilum.entries import PeerSettings
 from hilum.network import peer_of, slot
 from hilum.outages import keep_at
 from hilum.processes import StopSignal
-from scp.commitment import CommitmentLine, commitment_line
-from scp.commitment_desk import CommitmentDesk
-from scp.spool import CommitmentSpool
+from scp.commitments.commitment import CommitmentLine, commitment_line
+from scp.commitments.commitment_desk import CommitmentDesk
+from scp.commitments.spool import CommitmentSpool
 from study.errors import CommitmentRefused, DeliveryError, PeerUnreachable
 
 log = structlog.get_logger()

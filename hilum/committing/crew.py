@@ -20,7 +20,7 @@ from hilum.entries import PeerSettings
 from hilum.outages import at_work, keep_at
 from hilum.processes import StopSignal
 from hilum.working.leading import lead_of
-from scp.spool import CommitmentSpool
+from scp.commitments.spool import CommitmentSpool
 
 log = structlog.get_logger()
 

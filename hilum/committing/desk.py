@@ -6,8 +6,8 @@ from pathlib import Path
 
 from hilum.committing.logs import write_down
 from hilum.config import Settings
-from scp.commitment_desk import CommitmentDesk
-from scp.spool import CommitmentSpool
+from scp.commitments.commitment_desk import CommitmentDesk
+from scp.commitments.spool import CommitmentSpool
 
 
 def spool_folder(data_dir: Path) -> Path:

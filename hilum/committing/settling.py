@@ -15,7 +15,7 @@ from hilum.backing_off import back_off
 from hilum.config import Settings
 from hilum.outages import OF_ALL_FILES, is_outage, keep_at
 from hilum.processes import StopSignal
-from scp.spool import CommitmentSpool
+from scp.commitments.spool import CommitmentSpool
 from study.commitment import tally
 
 log = structlog.get_logger()

@@ -16,7 +16,7 @@ from hilum.entries import PeerSettings
 from hilum.network import peer_of, slot
 from hilum.outages import keep_at
 from hilum.processes import StopSignal
-from scp.commitment import report_commitment
+from scp.commitments.commitment import report_commitment
 from study.commitment import CommitmentReport, FailureReason, Reference, tally
 from study.entities import StoredInstance
 from study.errors import CommitmentRefused, DeliveryError

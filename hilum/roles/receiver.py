@@ -10,11 +10,11 @@ import structlog
 
 from hilum.committing.desk import desk_of
 from hilum.processes import Station
-from scp.greeting import TLSDoor
-from scp.inbox import Inbox
-from scp.listening import adopt_listening_socket, open_listening_socket
-from scp.moves import Moves
-from scp.receiver import Receiver
+from scp.receiving.greeting import TLSDoor
+from scp.receiving.inbox import Inbox
+from scp.receiving.listening import adopt_listening_socket, open_listening_socket
+from scp.receiving.moves import Moves
+from scp.receiving.receiver import Receiver
 
 log = structlog.get_logger()
 

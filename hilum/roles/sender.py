@@ -21,10 +21,10 @@ from hilum.network import peer_of, slot
 from hilum.outages import Outage, at_work, disk_failure, keep_at
 from hilum.processes import Station, StopSignal
 from hilum.working.leases import owner, place_of
-from scp.object_file import describe, offers_for
-from scp.query import prove_stored
-from scp.requesting import Timeouts, accepted_classes
-from scp.sender import Sender
+from scp.association.requesting import Timeouts, accepted_classes
+from scp.retrieving.query import prove_stored
+from scp.sending.object_file import describe, offers_for
+from scp.sending.sender import Sender
 from study.entities import Delivery
 from study.errors import (
     AnswerLost,
@@ -88,7 +88,7 @@ class Courier:
     Parameters
     ----------
     timeouts
-        Of its associations; those of `scp.requesting` by default.
+        Of its associations; those of `scp.association.requesting` by default.
     """
 
     def __init__(

@@ -13,8 +13,8 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_file_meta_info
 
-from scp.requesting import Peer
-from scp.sender import send_files
+from scp.association.requesting import Peer
+from scp.sending.sender import send_files
 from tests.support.node import MODALITY
 from tests.support.phantoms import grid_affine, thorax
 from tests.support.series import ct_series, save_series

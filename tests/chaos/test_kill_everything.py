@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from hilum.phantom import write_phantom_study
-from scp.requesting import Peer
-from scp.sender import send_files
+from scp.association.requesting import Peer
+from scp.sending.sender import send_files
 from study.entities import Delivery, StudyRecord
 from tests.chaos.modality import digest_of
 from tests.support.network import wait_until

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 
-from scp.sender import send_files
+from scp.sending.sender import send_files
 from tests.chaos.checker import FORMS, judge, lost
 from tests.chaos.modality import SLICES, Studies, acknowledged_in
 from tests.chaos.rounds import SILENCE_SECONDS, Chaos

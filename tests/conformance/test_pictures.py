@@ -14,7 +14,7 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from scp.sender import send_files
+from scp.sending.sender import send_files
 from sr_writer.results import write_results
 from study.forms import Form, Variant
 from study.imaging import ResultSet

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hilum.phantom import write_phantom_study
-from scp.requesting import Peer
+from scp.association.requesting import Peer
 from study.forms import SOP_CLASSES, Form
 from study.states import DeliveryState
 from tests.support.commitment import commitment_peer, everything_committed, report

@@ -9,7 +9,7 @@ from pathlib import Path
 import pydicom
 
 from hilum.phantom import write_phantom_study
-from scp.requesting import Peer
+from scp.association.requesting import Peer
 from study.entities import StudyRecord
 from tests.support.network import free_port, wait_until
 from tests.support.node import Node, running

@@ -11,7 +11,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from hilum.phantom import write_phantom_study
-from scp.requesting import Peer
+from scp.association.requesting import Peer
 from study.entities import StudyRecord
 from tests.support.network import free_port, wait_until
 from tests.support.node import Node, results_of, running

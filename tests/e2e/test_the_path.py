@@ -16,7 +16,7 @@ import pytest
 
 from db.files.filestore import FileStore
 from hilum.phantom import write_phantom_study
-from scp.requesting import Peer
+from scp.association.requesting import Peer
 from study.entities import Delivery, StudyRecord, StudySummary
 from tests.support.network import free_port, wait_until
 from tests.support.node import MODALITY, Node, results_of, running, study_in

@@ -20,8 +20,8 @@ from pynetdicom import evt
 
 from db.complete import inquiries
 from hilum.config import Settings
-from scp.query import STUDY_ROOT_FIND
-from scp.requesting import Peer, Timeouts
+from scp.association.requesting import Peer, Timeouts
+from scp.retrieving.query import STUDY_ROOT_FIND
 from study.entities import StudyRecord
 from study.inquiry import Inquiry, InquiryState, Standing
 from study.states import JobState, StudyState

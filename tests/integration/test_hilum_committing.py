@@ -37,11 +37,11 @@ from hilum.config import Settings
 from hilum.presenting import record_json, show_record
 from hilum.processes import StopSignal
 from hilum.roles.sender import Courier
-from scp.commitment import commitment_line
-from scp.commitment_desk import CommitmentDesk
-from scp.query import STUDY_ROOT_FIND
-from scp.sender import send_files
-from scp.spool import CommitmentSpool
+from scp.commitments.commitment import commitment_line
+from scp.commitments.commitment_desk import CommitmentDesk
+from scp.commitments.spool import CommitmentSpool
+from scp.retrieving.query import STUDY_ROOT_FIND
+from scp.sending.sender import send_files
 from study.commitment import CommitmentRequest, Reference
 from study.entities import Delivery, StudyRecord
 from study.inquiry import InquiryState

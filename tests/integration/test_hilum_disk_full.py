@@ -19,11 +19,11 @@ from hilum.clock import Clock
 from hilum.roles import indexer as roles_indexer
 from hilum.roles.indexer import Indexer
 from hilum.working.wire import Answer
-from scp.inbox import Inbox
-from scp.object_file import describe, offers_for
-from scp.retrieving import Wanted
-from scp.sender import Sender
-from scp.spool import CommitmentSpool
+from scp.commitments.spool import CommitmentSpool
+from scp.receiving.inbox import Inbox
+from scp.retrieving.fetching import Wanted
+from scp.sending.object_file import describe, offers_for
+from scp.sending.sender import Sender
 from sr_writer.files import keep
 from study.commitment import CommitmentReport, CommitmentRequest, Reference
 from study.entities import StoredInstance

@@ -25,7 +25,7 @@ from db.work.revisions import close_study
 from hilum.config import Settings
 from hilum.processes import StopSignal
 from hilum.roles.sender import Courier
-from scp.requesting import Timeouts
+from scp.association.requesting import Timeouts
 from study.entities import Delivery, ResultObject
 from study.forms import SOP_CLASSES, Acceptance, Form
 from study.states import DeliveryState

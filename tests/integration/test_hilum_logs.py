@@ -14,8 +14,8 @@ import pydicom
 import pytest
 
 from hilum.phantom import write_phantom_study
-from scp.requesting import Peer
-from scp.sender import send_files
+from scp.association.requesting import Peer
+from scp.sending.sender import send_files
 from study.errors import AssociationRejected, StoreFailed
 from study.forms import SOP_CLASSES, Form
 from tests.support.faulty_pacs import Fault, FaultyPacs
@@ -163,7 +163,7 @@ if kind == "warning":
     warnings.warn("Invalid value for VR PN: 'Secretus^Homo'")
 elif kind == "library":
     logging.getLogger("monai.data").error("Secretus^%s", "Homo")
-    logging.getLogger("scp.intake").error("our own words")
+    logging.getLogger("scp.receiving.intake").error("our own words")
 elif kind == "thread":
     thread = threading.Thread(target=fail, name="association-1a2b")
     thread.start()

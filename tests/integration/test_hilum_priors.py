@@ -28,7 +28,7 @@ from hilum.roles.keeper import Keeper
 from hilum.sources import StoreSources
 from hilum.working.wire import Request
 from inference.account import Account
-from scp.requesting import Peer
+from scp.association.requesting import Peer
 from sr_writer.reading.report import Report, read_report
 from study.entities import Job
 from study.errors import Reason

@@ -16,8 +16,8 @@ from db.engine import Database
 from db.tables import JobRow
 from hilum.phantom import write_phantom_study
 from hilum.working.leading import standing
-from scp.requesting import Peer
-from scp.sender import send_files
+from scp.association.requesting import Peer
+from scp.sending.sender import send_files
 from tests.support.databases import empty_url
 from tests.support.network import wait_until
 from tests.support.node import MODALITY, Node

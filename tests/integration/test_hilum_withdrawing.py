@@ -29,7 +29,7 @@ from hilum.cli import app
 from hilum.config import Settings, load
 from hilum.processes import StopSignal
 from hilum.roles.sender import Courier
-from scp.object_file import UNCOMPRESSED
+from scp.sending.object_file import UNCOMPRESSED
 from sr_writer.checking.rejection import rejected_by
 from sr_writer.results import write_results
 from study.entities import Delivery, StoredInstance, StudyRecord

@@ -14,10 +14,10 @@ from pydicom.uid import CTImageStorage
 from pynetdicom import AE
 from pynetdicom.dsutils import encode
 
-from scp.commitment import commitment_line, report_commitment
-from scp.commitment_desk import CommitmentDesk
-from scp.commitment_information import LONGEST_INFORMATION
-from scp.spool import CommitmentSpool
+from scp.commitments.commitment import commitment_line, report_commitment
+from scp.commitments.commitment_desk import CommitmentDesk
+from scp.commitments.commitment_information import LONGEST_INFORMATION
+from scp.commitments.spool import CommitmentSpool
 from study.commitment import CommitmentReport, CommitmentRequest, Reference
 from study.errors import CommitmentRefused, NoAcceptedContext, PeerUnreachable
 from tests.support.commitment import (

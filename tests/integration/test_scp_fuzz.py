@@ -23,7 +23,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 
 from db.files.filestore import FileStore
-from scp.listening import open_listening_socket
+from scp.receiving.listening import open_listening_socket
 from study.errors import ArchiveError
 from tests.support.conversation import (
     ABORT,

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scp.listening import open_listening_socket
-from scp.requesting import Peer, echo
+from scp.association.requesting import Peer, echo
+from scp.receiving.listening import open_listening_socket
 from tests.support.network import encoded_data_set, receiver_process, run_dcmtk, storescu, wait_until
 from tests.support.peers import DCMTK_ENVIRONMENT, program
 from tests.support.series import ct_series, save_series
@@ -103,7 +103,7 @@ def test_a_receiver_killed_within_an_object_leaves_nothing_to_its_successor(tmp_
 
 def test_receiving_and_sending_import_no_torch() -> None:
     program_text = (
-        "import sys, scp.receiver, scp.sender, scp.archive, scp.query;"
+        "import sys, scp.receiving.receiver, scp.sending.sender, scp.archive, scp.retrieving.query;"
         "print(sorted({'torch', 'monai', 'sqlalchemy', 'highdicom'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program_text], capture_output=True, text=True, check=True)

@@ -12,10 +12,10 @@ import pytest
 from pydicom.dataset import Dataset
 from pynetdicom import evt
 
-from scp import query
-from scp.query import STUDY_ROOT_FIND, Questioner
-from scp.requesting import Peer, Timeouts
-from scp.sender import send_files
+from scp.association.requesting import Peer, Timeouts
+from scp.retrieving import query
+from scp.retrieving.query import STUDY_ROOT_FIND, Questioner
+from scp.sending.sender import send_files
 from study.errors import DeliveryError, NoAcceptedContext, PeerUnreachable, QueryFailed
 from study.holdings import ArchivedInstance, ArchivedSeries, ArchivedStudy
 from tests.support.network import free_port

@@ -19,11 +19,11 @@ from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 
-from scp.file_meta import encode_file_meta
-from scp.listening import open_listening_socket
-from scp.object_file import describe, offers_for
-from scp.requesting import Peer, echo
-from scp.sender import Sender, send_files
+from scp.association.requesting import Peer, echo
+from scp.receiving.file_meta import encode_file_meta
+from scp.receiving.listening import open_listening_socket
+from scp.sending.object_file import describe, offers_for
+from scp.sending.sender import Sender, send_files
 from study.errors import AssociationRejected, DeliveryError, NoAcceptedContext, StoreFailed
 from tests.support.network import (
     RunningReceiver,
@@ -144,8 +144,8 @@ def test_echo(tmp_path: Path) -> None:
 def test_echo_over_ipv6(tmp_path: Path) -> None:
     if not socket.has_ipv6:
         pytest.skip("needs IPv6 on this machine")
-    from scp.inbox import Inbox
-    from scp.receiver import Receiver
+    from scp.receiving.inbox import Inbox
+    from scp.receiving.receiver import Receiver
 
     inbox = Inbox(tmp_path, 0)
     with open_listening_socket("::1", 0) as listening:

@@ -20,14 +20,14 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
 from pynetdicom.presentation import PresentationContext, build_context
 
-from scp.inbox import Inbox
-from scp.moves import Moves
-from scp.object_file import Offer
-from scp.query import STUDY_ROOT_FIND
-from scp.requesting import Peer, Timeouts, association_with
-from scp.retrieve_offers import STUDY_ROOT_GET, STUDY_ROOT_MOVE, USUAL_CLASSES, storage_offers
-from scp.retrieving import Method, Retrieved, Wanted, retrieve
-from scp.sender import send_files
+from scp.association.requesting import Peer, Timeouts, association_with
+from scp.receiving.inbox import Inbox
+from scp.receiving.moves import Moves
+from scp.retrieving.fetching import Method, Retrieved, Wanted, retrieve
+from scp.retrieving.query import STUDY_ROOT_FIND
+from scp.retrieving.retrieve_offers import STUDY_ROOT_GET, STUDY_ROOT_MOVE, USUAL_CLASSES, storage_offers
+from scp.sending.object_file import Offer
+from scp.sending.sender import send_files
 from study.errors import NoAcceptedContext, PeerUnreachable, RetrieveFailed
 from study.implementation import FETCHED, FETCHED_CREATOR_UID
 from tests.support.network import RunningReceiver, encoded_data_set, running_receiver
@@ -104,7 +104,7 @@ def test_compressed_images_stay_so(site: Site, inbox: Inbox) -> None:
 
 
 def test_only_what_is_missing_is_fetched(site: Site, inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scp.retrieving.MOST_IN_A_LIST", 3)
+    monkeypatch.setattr("scp.retrieving.fetching.MOST_IN_A_LIST", 3)
     missing = sorted(site.sent)[:7]
     retrieved = retrieve(site.orthanc.peer, "HILUM", Wanted(STUDY, SERIES, tuple(missing), CT), inbox)
     assert (sorted(retrieved.stored), retrieved.completed, retrieved.words) == (missing, 7, "")

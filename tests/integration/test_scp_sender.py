@@ -19,10 +19,10 @@ from pynetdicom.dimse_primitives import C_ECHO, C_STORE
 from pynetdicom.presentation import build_context
 
 from scp.archive import Archive
-from scp.object_file import Offer, associations_for, describe, offers_for
-from scp.query import prove_stored
-from scp.requesting import Peer, Timeouts, association_with, echo
-from scp.sender import Sender, send_files
+from scp.association.requesting import Peer, Timeouts, association_with, echo
+from scp.retrieving.query import prove_stored
+from scp.sending.object_file import Offer, associations_for, describe, offers_for
+from scp.sending.sender import Sender, send_files
 from study.errors import (
     AnswerLost,
     ArchiveError,

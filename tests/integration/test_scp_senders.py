@@ -17,8 +17,8 @@ import pytest
 
 from hilum.config import Settings
 from hilum.sections import NodeSettings, StudySettings
-from scp.greeting import TLSDoor
-from scp.listening import open_listening_socket
+from scp.receiving.greeting import TLSDoor
+from scp.receiving.listening import open_listening_socket
 from tests.support.certificates import authority, issued
 from tests.support.conversation import Caller, associate_rq, data, honest_echo, store_rq
 from tests.support.network import encoded_data_set, running_receiver, wait_until

@@ -15,13 +15,13 @@ from pynetdicom.presentation import build_context
 from hilum.config import Settings
 from hilum.doctor import Checked, examine_peers
 from hilum.entries import PeerSettings
-from scp.object_file import describe, offers_for
-from scp.query import STUDY_ROOT_FIND
-from scp.requesting import Peer, Timeouts, accepted_classes, association_with, echo
-from scp.requestor import cut
-from scp.retrieve_offers import STUDY_ROOT_GET, query_offers
-from scp.sender import Sender, send_files
-from scp.services import Service, services_of
+from scp.association.requesting import Peer, Timeouts, accepted_classes, association_with, echo
+from scp.association.requestor import cut
+from scp.retrieving.query import STUDY_ROOT_FIND
+from scp.retrieving.retrieve_offers import STUDY_ROOT_GET, query_offers
+from scp.sending.object_file import describe, offers_for
+from scp.sending.sender import Sender, send_files
+from scp.sending.services import Service, services_of
 from study.errors import DeliveryError, NoAcceptedContext, PeerUnreachable
 from tests.support.network import encoded_data_set, free_port, running_receiver, wait_until
 from tests.support.odd_archives import OddArchive, odd_archive

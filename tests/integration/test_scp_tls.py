@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scp.greeting import TLSDoor
-from scp.listening import open_listening_socket
-from scp.requesting import Peer, echo
-from scp.sender import send_files
-from scp.tls import Identity, days_left, listening_context
+from scp.association.requesting import Peer, echo
+from scp.association.tls import Identity, days_left, listening_context
+from scp.receiving.greeting import TLSDoor
+from scp.receiving.listening import open_listening_socket
+from scp.sending.sender import send_files
 from study.errors import ConfigError, PeerUnreachable
 from tests.support.certificates import authority, issued
 from tests.support.network import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from scp.tls import Identity
+from scp.association.tls import Identity
 from tests.support.peers import program
 
 _FOR_ALL = "subjectAltName=IP:127.0.0.1,DNS:localhost"

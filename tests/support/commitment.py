@@ -13,7 +13,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 from pynetdicom.presentation import build_role
 
-from scp.requesting import Peer
+from scp.association.requesting import Peer
 from tests.support.network import free_port
 
 PUSH_MODEL = "1.2.840.10008.1.20.1"

@@ -17,13 +17,13 @@ from pathlib import Path
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
 
-from scp.commitment_desk import CommitmentDesk
-from scp.greeting import TLSDoor
-from scp.inbox import Inbox
-from scp.listening import open_listening_socket
-from scp.moves import Moves
-from scp.receiver import DEFAULT_MAX_PDU, Receiver
-from scp.requesting import Peer
+from scp.association.requesting import Peer
+from scp.commitments.commitment_desk import CommitmentDesk
+from scp.receiving.greeting import TLSDoor
+from scp.receiving.inbox import Inbox
+from scp.receiving.listening import open_listening_socket
+from scp.receiving.moves import Moves
+from scp.receiving.receiver import DEFAULT_MAX_PDU, Receiver
 from tests.support.peers import DCMTK_ENVIRONMENT, program
 
 
@@ -140,9 +140,9 @@ def running_receiver(
 RECEIVER_PROCESS = """
 import signal, sys, threading
 from pathlib import Path
-from scp.inbox import Inbox
-from scp.listening import adopt_listening_socket
-from scp.receiver import Receiver
+from scp.receiving.inbox import Inbox
+from scp.receiving.listening import adopt_listening_socket
+from scp.receiving.receiver import Receiver
 stop = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())
 receiver = Receiver(adopt_listening_socket(int(sys.argv[1])), "HILUM", Inbox(Path(sys.argv[2]), 0))

@@ -16,7 +16,7 @@ from pynetdicom.dimse_primitives import C_FIND
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.transport import ThreadedAssociationServer
 
-from scp.requesting import Peer
+from scp.association.requesting import Peer
 from tests.support.network import wait_until
 
 Handler = Callable[[evt.Event], Any]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from scp.requesting import Peer
+from scp.association.requesting import Peer
 from tests.support.network import accepts_connections, free_port, wait_until
 from tests.support.peers import DCMTK_ENVIRONMENT, program
 

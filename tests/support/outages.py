@@ -34,8 +34,8 @@ from hilum.processes import StopSignal
 from hilum.roles.indexer import Indexer
 from hilum.roles.keeper import Keeper
 from hilum.roles.sender import Courier
-from scp.file_meta import encode_file_meta
-from scp.inbox import Inbox
+from scp.receiving.file_meta import encode_file_meta
+from scp.receiving.inbox import Inbox
 from study.entities import Job, ResultObject, StudyRecord
 from study.forms import SOP_CLASSES, Form
 from study.states import DeliveryState, StudyState

@@ -21,8 +21,8 @@ from hilum.planning import read_cards
 from hilum.processes import StopSignal
 from hilum.roles.archivist import works_for
 from hilum.roles.indexer import Indexer
-from scp.requesting import Peer, Timeouts
-from scp.sender import send_files
+from scp.association.requesting import Peer, Timeouts
+from scp.sending.sender import send_files
 from study.entities import Event, StudyRecord
 from study.inquiry import Inquiry
 from tests.support.network import running_receiver, wait_until

@@ -22,8 +22,8 @@ from inference.description import (
     SegmentDescription,
     Select,
 )
-from scp.receiver import DEFAULT_MAX_PDU
-from scp.requesting import Timeouts
+from scp.association.requesting import Timeouts
+from scp.receiving.receiver import DEFAULT_MAX_PDU
 from sr_writer import codes as writer_codes
 from sr_writer.context import SERIES_NUMBERS
 from sr_writer.region.areas import MOST_SLICES

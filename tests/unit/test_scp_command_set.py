@@ -19,7 +19,7 @@ from pynetdicom.dimse_messages import (
 from pynetdicom.dimse_primitives import C_ECHO, C_STORE, N_ACTION, N_EVENT_REPORT
 from pynetdicom.dsutils import decode, encode
 
-from scp.command_set import CommandField, Request, read_request, write_response
+from scp.receiving.command_set import CommandField, Request, read_request, write_response
 
 
 def store_request(originator: str | None = None) -> bytes:

@@ -13,7 +13,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageStorage
 from pynetdicom.dsutils import decode, encode
 
-from scp.commitment_information import (
+from scp.commitments.commitment_information import (
     MOST_REFERENCES,
     TRANSFER_SYNTAXES,
     read_report,

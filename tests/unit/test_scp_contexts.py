@@ -18,7 +18,7 @@ from pydicom.uid import (
 from pynetdicom import AllStoragePresentationContexts
 from pynetdicom.presentation import build_context, negotiate_as_acceptor
 
-from scp.contexts import (
+from scp.association.contexts import (
     STORAGE_COMMITMENT,
     STORAGE_SOP_CLASSES,
     TRANSFER_SYNTAXES,

@@ -21,7 +21,7 @@ from pydicom.uid import (
     JPEGLSLossless,
 )
 
-from scp.head import HEAD_BYTES, PLACE_BYTES, Place, check_head, read_head, read_place
+from scp.receiving.head import HEAD_BYTES, PLACE_BYTES, Place, check_head, read_head, read_place
 from study.errors import ReceiveError
 
 INSTANCE = "1.2.3.4"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scp.moves import LASTS_SECONDS, Moves
+from scp.receiving.moves import LASTS_SECONDS, Moves
 
 
 def test_an_instance_is_expected_of_its_archive_while_the_request_is_under_way(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from scp.retrieve_status import Verdict, meaning_of
+from scp.retrieving.retrieve_status import Verdict, meaning_of
 
 
 @pytest.mark.parametrize(

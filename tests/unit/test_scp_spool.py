@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import scp.spool as spool_module
-from scp.spool import CommitmentSpool
+import scp.commitments.spool as spool_module
+from scp.commitments.spool import CommitmentSpool
 from study.commitment import CommitmentReport, CommitmentRequest, Reference
 
 OBJECT = Reference("1.2.840.10008.5.1.4.1.1.2", "1.2.3")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from scp.store_status import Verdict, meaning_of
+from scp.sending.store_status import Verdict, meaning_of
 
 
 @pytest.mark.parametrize(

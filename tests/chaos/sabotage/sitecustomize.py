@@ -35,7 +35,8 @@ class Step:
     call
         What is called at the boundary: ``module:attribute``.
     within
-        The function on whose behalf: the end of its file's path and its name, ``scp/inbox.py:commit``. Any if empty.
+        The function on whose behalf: the end of its file's path and its name, ``scp/receiving/inbox.py:commit``. Any if
+        empty.
     after
         Whether the moment is behind the call; else before it.
     argument
@@ -58,10 +59,10 @@ _MANIFEST = "db.files.filestore:FileStore.append_manifest"
 _INDEXER, _KEEPER, _SENDER = (f"hilum/roles/{role}.py" for role in ("indexer", "keeper", "sender"))
 
 STEPS = (
-    Step("received, not synced", "receiver", "scp.inbox:IncomingFile.commit", after=False, most=10),
-    Step("synced, not renamed", "receiver", "os:rename", "scp/inbox.py:commit", after=False, most=10),
-    Step("renamed, folder not synced", "receiver", "os:rename", "scp/inbox.py:commit", most=10),
-    Step("durable, not answered", "receiver", "scp.inbox:Inbox.sync", most=10),
+    Step("received, not synced", "receiver", "scp.receiving.inbox:IncomingFile.commit", after=False, most=10),
+    Step("synced, not renamed", "receiver", "os:rename", "scp/receiving/inbox.py:commit", after=False, most=10),
+    Step("renamed, folder not synced", "receiver", "os:rename", "scp/receiving/inbox.py:commit", most=10),
+    Step("durable, not answered", "receiver", "scp.receiving.inbox:Inbox.sync", most=10),
     Step("before the index commit", "indexer", _COMMIT, f"{_INDEXER}:_index", after=False, most=2),
     Step("indexed, files not moved", "indexer", _COMMIT, f"{_INDEXER}:_index", most=2),
     Step("some files moved", "indexer", "db.files.filestore:_move", most=4),

@@ -14,11 +14,11 @@ from pynetdicom._globals import DEFAULT_MAX_LENGTH
 from pynetdicom.association import Association
 from pynetdicom.presentation import build_context, build_role
 
-from scp.contexts import VERIFICATION
-from scp.object_file import UNCOMPRESSED, Offer
-from scp.quiet import quieten_pynetdicom
-from scp.requestor import SHORTEST_PIECE, Requestor
-from scp.tls import Identity, calling_context
+from scp.association.contexts import VERIFICATION
+from scp.association.quiet import quieten_pynetdicom
+from scp.association.requestor import SHORTEST_PIECE, Requestor
+from scp.association.tls import Identity, calling_context
+from scp.sending.object_file import UNCOMPRESSED, Offer
 from study.errors import AssociationRejected, ConfigError, DeliveryError, NoAcceptedContext, PeerUnreachable
 
 _REJECTED_PERMANENT = 0x01

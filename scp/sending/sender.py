@@ -15,9 +15,18 @@ from pydicom.uid import UID
 from pynetdicom import _config
 from pynetdicom.association import Association
 
-from scp.object_file import UNCOMPRESSED, ObjectFile, Offer, associations_for, converted, describe, even, offers_for
-from scp.requesting import Peer, Timeouts, association_with
-from scp.store_status import Meaning, Verdict, meaning_of
+from scp.association.requesting import Peer, Timeouts, association_with
+from scp.sending.object_file import (
+    UNCOMPRESSED,
+    ObjectFile,
+    Offer,
+    associations_for,
+    converted,
+    describe,
+    even,
+    offers_for,
+)
+from scp.sending.store_status import Meaning, Verdict, meaning_of
 from study.errors import (
     AnswerLost,
     ArchiveError,

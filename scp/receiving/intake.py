@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from scp.bounded_layer import ProtocolError
-from scp.command_set import LONGEST_COMMAND_SET, CommandField, Request, read_request, write_response
-from scp.commitment_desk import CommitmentDesk
-from scp.commitment_intake import COMMITMENT_FIELDS, IncomingMessage
-from scp.contexts import STORAGE_COMMITMENT, is_storable
-from scp.expected import Expected
-from scp.file_meta import encode_file_meta
-from scp.head import HEAD_BYTES, PLACE_BYTES, check_head
-from scp.inbox import Inbox, IncomingFile
-from scp.moves import Moves
+from scp.association.bounded_layer import ProtocolError
+from scp.association.contexts import STORAGE_COMMITMENT, is_storable
+from scp.commitments.commitment_desk import CommitmentDesk
+from scp.commitments.commitment_intake import COMMITMENT_FIELDS, IncomingMessage
+from scp.receiving.command_set import LONGEST_COMMAND_SET, CommandField, Request, read_request, write_response
+from scp.receiving.expected import Expected
+from scp.receiving.file_meta import encode_file_meta
+from scp.receiving.head import HEAD_BYTES, PLACE_BYTES, check_head
+from scp.receiving.inbox import Inbox, IncomingFile
+from scp.receiving.moves import Moves
 from study.errors import ReceiveError
 from study.uids import is_storable_uid
 

@@ -12,11 +12,11 @@ from pydicom.uid import UID
 from pynetdicom.dimse_primitives import C_GET, C_MOVE
 from pynetdicom.presentation import PresentationContext
 
-from scp.arrivals import Arrivals
-from scp.conversation import Answer, Conversation
-from scp.moves import Moves
-from scp.retrieve_offers import STUDY_ROOT_GET, STUDY_ROOT_MOVE
-from scp.retrieve_status import Meaning, Verdict, meaning_of
+from scp.association.conversation import Answer, Conversation
+from scp.receiving.moves import Moves
+from scp.retrieving.arrivals import Arrivals
+from scp.retrieving.retrieve_offers import STUDY_ROOT_GET, STUDY_ROOT_MOVE
+from scp.retrieving.retrieve_status import Meaning, Verdict, meaning_of
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """An association that a peer requested: pynetdicom's, whose P-DATA goes straight to the `Intake`.
 
-The upper layer's thread serves the requests and waits for the next without polling sleeps (`scp.bounded_layer` says how
-P-DATA is read).
+The upper layer's thread serves the requests and waits for the next without polling sleeps
+(`scp.association.bounded_layer` says how P-DATA is read).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE, A_P_ABORT, A_RELEASE, P_DATA
 from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
-from scp.bounded_layer import AWAITING_CLOSE, BoundedProvider
-from scp.intake import Intake
-from scp.tls import TLSSocket
+from scp.association.bounded_layer import AWAITING_CLOSE, BoundedProvider
+from scp.association.tls import TLSSocket
+from scp.receiving.intake import Intake
 
 LOGGER = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from typing import Final
 from pynetdicom.association import Association
 from pynetdicom.dul import DULServiceProvider
 
-from scp.tls import TLSSocket
+from scp.association.tls import TLSSocket
 
 LOGGER = logging.getLogger(__name__)
 

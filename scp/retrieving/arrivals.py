@@ -7,11 +7,11 @@ from typing import Final
 
 from pynetdicom.association import Association
 
-from scp.expected import Expected
-from scp.inbox import Inbox
-from scp.intake import AcceptedContext, Intake, Parties
-from scp.object_file import Offer
-from scp.requestor import RequestorProvider
+from scp.association.requestor import RequestorProvider
+from scp.receiving.expected import Expected
+from scp.receiving.inbox import Inbox
+from scp.receiving.intake import AcceptedContext, Intake, Parties
+from scp.sending.object_file import Offer
 
 MOST_INSTANCES: Final = 100_000
 """As many are taken of a series; one with more is no series."""

@@ -6,10 +6,10 @@ from enum import Enum
 
 from pydicom import uid
 
-from scp.contexts import STORAGE_COMMITMENT, VERIFICATION
-from scp.query import STUDY_ROOT_FIND
-from scp.requesting import Peer, Timeouts, association_with
-from scp.retrieve_offers import STUDY_ROOT_GET, STUDY_ROOT_MOVE, query_offers
+from scp.association.contexts import STORAGE_COMMITMENT, VERIFICATION
+from scp.association.requesting import Peer, Timeouts, association_with
+from scp.retrieving.query import STUDY_ROOT_FIND
+from scp.retrieving.retrieve_offers import STUDY_ROOT_GET, STUDY_ROOT_MOVE, query_offers
 from study.errors import NoAcceptedContext
 
 

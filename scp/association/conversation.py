@@ -20,9 +20,9 @@ from pynetdicom.dsutils import encode
 from pynetdicom.pdu_primitives import A_RELEASE
 from pynetdicom.presentation import PresentationContext
 
-from scp.object_file import UNCOMPRESSED
-from scp.requesting import Peer, Timeouts
-from scp.requestor import RequestorProvider, cut
+from scp.association.requesting import Peer, Timeouts
+from scp.association.requestor import RequestorProvider, cut
+from scp.sending.object_file import UNCOMPRESSED
 from study.errors import DeliveryError, PeerUnreachable
 from study.words import quoted
 
@@ -75,7 +75,7 @@ class Conversation:
     Parameters
     ----------
     association
-        From `scp.requesting.association_with`.
+        From `scp.association.requesting.association_with`.
     nonsense
         What is raised where the peer answers what was not asked.
     """

@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from scp.commitment_information import LONGEST_INFORMATION, read_report, read_request
-from scp.contexts import STORAGE_COMMITMENT
-from scp.spool import CommitmentSpool
+from scp.association.contexts import STORAGE_COMMITMENT
+from scp.commitments.commitment_information import LONGEST_INFORMATION, read_report, read_request
+from scp.commitments.spool import CommitmentSpool
 from study.commitment import tally
 
 WELL_KNOWN_INSTANCE: Final = "1.2.840.10008.1.20.1.1"

@@ -9,8 +9,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from scp.intake import EventListener
-from scp.tls import Identity, in_words, let_in, listening_context
+from scp.association.tls import Identity, in_words, let_in, listening_context
+from scp.receiving.intake import EventListener
 from study.errors import ConfigError
 
 LOGGER = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ class TLSDoor:
     Parameters
     ----------
     listening_socket
-        Made by `scp.listening.open_listening_socket`; stays the caller's.
+        Made by `scp.receiving.listening.open_listening_socket`; stays the caller's.
     identity
         Who we are, and whose callers are let in.
     handshake_seconds

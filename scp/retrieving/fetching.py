@@ -10,18 +10,18 @@ from pydicom.dataset import Dataset
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 
-from scp.answers import failed_uids
-from scp.arrivals import Arrivals, storage_contexts
-from scp.conversation import Conversation
-from scp.expected import Expected
-from scp.inbox import Inbox
-from scp.intake import AcceptedContext, Parties
-from scp.moves import Moves
-from scp.query import Questioner
-from scp.requesting import Peer, Timeouts, association_with
-from scp.retrieve_offers import STUDY_ROOT_GET, STUDY_ROOT_MOVE, USUAL_CLASSES, query_offers, storage_offers
-from scp.retrieve_requests import Asker, Destination, Outcome
-from scp.retrieve_status import Verdict
+from scp.association.conversation import Conversation
+from scp.association.requesting import Peer, Timeouts, association_with
+from scp.receiving.expected import Expected
+from scp.receiving.inbox import Inbox
+from scp.receiving.intake import AcceptedContext, Parties
+from scp.receiving.moves import Moves
+from scp.retrieving.answers import failed_uids
+from scp.retrieving.arrivals import Arrivals, storage_contexts
+from scp.retrieving.query import Questioner
+from scp.retrieving.retrieve_offers import STUDY_ROOT_GET, STUDY_ROOT_MOVE, USUAL_CLASSES, query_offers, storage_offers
+from scp.retrieving.retrieve_requests import Asker, Destination, Outcome
+from scp.retrieving.retrieve_status import Verdict
 from study.errors import NoAcceptedContext, PeerUnreachable, RetrieveFailed
 from study.uids import is_storable_uid
 

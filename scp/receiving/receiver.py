@@ -16,15 +16,15 @@ from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 
-from scp.bounded_layer import prepare_connection
-from scp.commitment_desk import CommitmentDesk
-from scp.contexts import Roles, supported_contexts
-from scp.greeting import Greeter, TLSDoor
-from scp.inbox import Inbox
-from scp.intake import AcceptedContext, EventListener, Intake, Parties
-from scp.moves import Moves
-from scp.quiet import quieten_pynetdicom
-from scp.upper_layer import IntakeAssociation, wait_for_end
+from scp.association.bounded_layer import prepare_connection
+from scp.association.contexts import Roles, supported_contexts
+from scp.association.quiet import quieten_pynetdicom
+from scp.commitments.commitment_desk import CommitmentDesk
+from scp.receiving.greeting import Greeter, TLSDoor
+from scp.receiving.inbox import Inbox
+from scp.receiving.intake import AcceptedContext, EventListener, Intake, Parties
+from scp.receiving.moves import Moves
+from scp.receiving.upper_layer import IntakeAssociation, wait_for_end
 from study.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 LOGGER = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Receiver:
     Parameters
     ----------
     listening_socket
-        Made by `scp.listening.open_listening_socket`; stays the caller's: stopping does not close the port.
+        Made by `scp.receiving.listening.open_listening_socket`; stays the caller's: stopping does not close the port.
     ae_title
         Associations that call another are rejected (PS3.8 9.3.4: result 1, source 1, reason 7).
     inbox

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from scp.head import read_place
+from scp.receiving.head import read_place
 from study.errors import ReceiveError
 
 NOT_AUTHORIZED: Final = 0x0124  # PS3.7 C.5.11
@@ -37,7 +37,7 @@ class Expected:
         Parameters
         ----------
         encoded
-            Its first `scp.head.PLACE_BYTES`, or all of it where it is shorter.
+            Its first `scp.receiving.head.PLACE_BYTES`, or all of it where it is shorter.
 
         Raises
         ------

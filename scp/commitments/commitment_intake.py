@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from scp.command_set import CommandField, Request, write_response
-from scp.commitment_desk import CommitmentDesk, Message, Refusal
-from scp.commitment_information import LONGEST_INFORMATION
+from scp.commitments.commitment_desk import CommitmentDesk, Message, Refusal
+from scp.commitments.commitment_information import LONGEST_INFORMATION
+from scp.receiving.command_set import CommandField, Request, write_response
 
 LOGGER = logging.getLogger(__name__)
 

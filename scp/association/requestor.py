@@ -21,9 +21,15 @@ from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
-from scp.bounded_layer import CONNECTION_CLOSED, DATA_TRANSFER, BoundedProvider, ProtocolError, prepare_connection
-from scp.intake import Intake
-from scp.tls import TLSSocket
+from scp.association.bounded_layer import (
+    CONNECTION_CLOSED,
+    DATA_TRANSFER,
+    BoundedProvider,
+    ProtocolError,
+    prepare_connection,
+)
+from scp.association.tls import TLSSocket
+from scp.receiving.intake import Intake
 from study.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 LONGEST_ANSWER: Final = 2**20

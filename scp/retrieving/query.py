@@ -13,11 +13,11 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom.dimse_primitives import C_FIND
 
-from scp import answers
-from scp.answers import Held
-from scp.conversation import Answer, Conversation
-from scp.object_file import UNCOMPRESSED, Offer
-from scp.requesting import Peer, Timeouts, association_with
+from scp.association.conversation import Answer, Conversation
+from scp.association.requesting import Peer, Timeouts, association_with
+from scp.retrieving import answers
+from scp.retrieving.answers import Held
+from scp.sending.object_file import UNCOMPRESSED, Offer
 from study.errors import NoAcceptedContext, QueryFailed
 from study.holdings import ArchivedInstance, ArchivedSeries, ArchivedStudy
 from study.uids import is_storable_uid

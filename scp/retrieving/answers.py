@@ -16,7 +16,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 from pynetdicom.dsutils import decode
 
-from scp.conversation import Answer
+from scp.association.conversation import Answer
 from study import elements
 from study.errors import QueryFailed
 from study.holdings import ArchivedInstance, ArchivedSeries, ArchivedStudy

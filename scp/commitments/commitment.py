@@ -15,7 +15,9 @@ from pynetdicom.dimse_messages import N_EVENT_REPORT_RSP
 from pynetdicom.dimse_primitives import N_EVENT_REPORT
 from pynetdicom.dsutils import encode
 
-from scp.commitment_desk import (
+from scp.association.contexts import STORAGE_COMMITMENT
+from scp.association.requesting import Peer, Timeouts, association_with
+from scp.commitments.commitment_desk import (
     ALL_COMMITTED,
     FAILURES_EXIST,
     REQUEST_COMMITMENT,
@@ -24,10 +26,8 @@ from scp.commitment_desk import (
     Message,
     Refusal,
 )
-from scp.commitment_information import LONGEST_INFORMATION, TRANSFER_SYNTAXES, write_report, write_request
-from scp.contexts import STORAGE_COMMITMENT
-from scp.object_file import Offer
-from scp.requesting import Peer, Timeouts, association_with
+from scp.commitments.commitment_information import LONGEST_INFORMATION, TRANSFER_SYNTAXES, write_report, write_request
+from scp.sending.object_file import Offer
 from study.commitment import CommitmentReport, CommitmentRequest
 from study.errors import CommitmentRefused, NoAcceptedContext, PeerUnreachable
 

@@ -7,8 +7,8 @@ from typing import Final
 
 from pydicom import uid
 
-from scp.contexts import TRANSFER_SYNTAXES
-from scp.object_file import UNCOMPRESSED, Offer
+from scp.association.contexts import TRANSFER_SYNTAXES
+from scp.sending.object_file import UNCOMPRESSED, Offer
 
 STUDY_ROOT_MOVE: Final = "1.2.840.10008.5.1.4.1.2.2.2"
 STUDY_ROOT_GET: Final = "1.2.840.10008.5.1.4.1.2.2.3"
