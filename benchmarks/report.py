@@ -7,6 +7,7 @@ import os
 import platform
 import statistics
 import time
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,6 +72,12 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in (columns, ["---"] * len(columns), *rows):
         print(f"| {' | '.join(row)} |")
     print()
+
+
+def assignment(text: str) -> tuple[str, Any]:
+    """Return a key of the configuration and its value from ``KEY=VALUE``, the value as in TOML."""
+    key, _, value = text.partition("=")
+    return key, tomllib.loads(f"value = {value}")["value"]
 
 
 def write_json(path: Path | None, figures: Mapping[str, Any]) -> None:

@@ -31,6 +31,8 @@ _DATABASE: Final = "hilum.db"
 _ABOUT: Final = "backup.json"
 _FRESH: Final = f"{_DATABASE}.new"
 _PART: Final = ".part"
+_LOG: Final = ".log"
+_HALF_WRITTEN: Final = (_PART, ".new", ".split", ".lock")
 
 
 @dataclass
@@ -61,10 +63,13 @@ def back_up(database: Database, store: FileStore, target: Path) -> Copied:
         at = database.now()
         copy_to_file(database, target / _FRESH)
         copied = Copied()
+        left = _left_the_inbox(store, target)
         for source in _files(store.root):
             _copy(source, target / source.relative_to(store.root), copied)
         _drop_removed(store, target, copied)
     os.sync()
+    for path in left:
+        path.unlink()
     (target / _FRESH).replace(target / _DATABASE)
     _describe(target, {"device_uid": identity, "at": at.isoformat(), "schema": REVISION})
     return copied
@@ -157,12 +162,14 @@ def _files(root: Path) -> Iterator[Path]:
     """Yield what a node's files are, below its data directory or a backup; not what is half written."""
     for name in _FOLDERS:
         for folder, _, files in os.walk(root / name):
-            yield from (Path(folder) / file for file in sorted(files) if _is_whole(file))
+            # A receiver's log first: what it holds becomes files beside it meanwhile
+            in_order = sorted(files, key=lambda file: (not file.endswith(_LOG), file))
+            yield from (Path(folder) / file for file in in_order if _is_whole(file))
     yield from (root / name for name in _FILES if (root / name).exists())
 
 
 def _is_whole(name: str) -> bool:
-    return not name.startswith(".") and not name.endswith(_PART)
+    return not name.startswith(".") and not name.endswith(_HALF_WRITTEN)
 
 
 def _copy(source: Path, target: Path, copied: Copied) -> None:
@@ -191,6 +198,12 @@ def _is_same(target: Path, found: os.stat_result) -> bool:
     except FileNotFoundError:
         return False
     return (there.st_size, there.st_mtime_ns) == (found.st_size, found.st_mtime_ns)
+
+
+def _left_the_inbox(store: FileStore, target: Path) -> list[Path]:
+    """Return what an earlier backup holds of the inboxes that is in them no more: it is in the store by now."""
+    held = [path for path in (target / "inbox").rglob("*") if path.is_file()]
+    return [path for path in held if not (store.root / path.relative_to(target)).exists()]
 
 
 def _drop_removed(store: FileStore, target: Path, copied: Copied) -> None:

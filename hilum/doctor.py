@@ -26,6 +26,7 @@ from hilum.planning import read_cards
 from hilum.working.leading import NODE, standing
 from scp.association.requesting import accepted_classes, echo
 from scp.association.tls import days_left
+from scp.receiving.paths import why_not_fast
 from scp.sending.services import Service, services_of
 from study.errors import HilumError, StoreBusy
 from study.forms import INSTEAD, SOP_CLASSES
@@ -67,6 +68,7 @@ def examine(settings: Settings) -> list[Checked]:
         ("machines", lambda: _machines(settings)),
         ("port", lambda: _port(settings)),
         ("tls", lambda: _tls(settings)),
+        ("reception", lambda: _reception(settings)),
     ]
     found = [Checked("configuration", True, f"valid; paths count from {settings.base_dir}")]
     found += [_checked(subject, check) for subject, check in checks]
@@ -193,6 +195,15 @@ def _tls(settings: Settings) -> str:
         raise _Unwell(f"tls.certificate is valid for {days:.0f} more days; have it issued again before peers refuse it")
     listens = f"port {settings.tls.port}" if settings.tls.port else "no port, peers are called"
     return f"{listens}; our certificate is valid for {days:.0f} more days"
+
+
+def _reception(settings: Settings) -> str:
+    if not settings.node.fast_reception:
+        return "slow: node.fast_reception = false"
+    unverified = why_not_fast()
+    if unverified:
+        raise _Unwell(unverified)
+    return "the fast way"
 
 
 def _models(settings: Settings) -> Iterator[Checked]:

@@ -21,6 +21,7 @@ from db.lasting.ledger import job_record
 from db.work import notices
 from db.work.notices import Notice
 from db.work.results import predecessors_of
+from hilum.bells import Bells
 from hilum.config import Settings
 from hilum.dispatching import notices_of
 from hilum.outages import OF_THE_DISK, Outage
@@ -40,7 +41,16 @@ _LEASE_SECONDS: Final = 180.0
 class Notifier:
     """Takes one notice at a time through a process that writes it, and puts the report into the outbox."""
 
-    def __init__(self, settings: Settings, database: Database, store: FileStore, stop: StopSignal, owner: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        store: FileStore,
+        stop: StopSignal,
+        owner: str,
+        bells: Bells | None = None,
+    ) -> None:
+        self._bells = bells or Bells()
         self._settings = settings
         self._database = database
         self._store = store
@@ -108,6 +118,7 @@ class Notifier:
                 uow.commit()
 
         self._outage.persist(end)
+        self._bells.ring("sender")
         log.info("notice.written", deliveries=len(deliveries))
 
     def _give_back(self, notice: Notice, reason: Reason, *, transient: bool, counts: bool = True) -> None:

@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 import structlog
 
+from hilum.bells import Ear
 from hilum.processes import StopSignal
 from study.errors import DatabaseUnavailable, DiskFull
 
@@ -119,6 +120,11 @@ class Outage:
             if meanwhile is not None:
                 meanwhile()
 
+    @property
+    def lasts(self) -> bool:
+        """Tell whether the database or the disk was away at the last try."""
+        return self._since is not None
+
     def end(self) -> None:
         """Note that the database and the disk are there."""
         if self._since is not None:
@@ -143,6 +149,7 @@ def keep_at(
     rest_seconds: float,
     *,
     when: Callable[[], bool] = lambda: True,
+    ear: Ear | None = None,
 ) -> None:
     """Take one turn after the other until the node stops, whatever becomes of each.
 
@@ -154,9 +161,11 @@ def keep_at(
         How long nothing is tried after it [s].
     when
         Tells whether there is anything to take turns at: who does not lead learns nothing of an outage's end.
+    ear
+        Hears when there may be something to do; None: a turn is taken every 50 ms.
     """
     outage = Outage(stop)
-    while not stop.wait(_PAUSE_SECONDS):
+    while not (stop.wait(_PAUSE_SECONDS) if ear is None else ear.wait()):
         if not when():
             continue
         try:
@@ -165,6 +174,11 @@ def keep_at(
         except Exception:  # the loop's edge: one turn must not end all others
             log.exception(crashed)
             stop.wait(rest_seconds)
+            went_well = False
+        else:
+            went_well = not outage.lasts
+        if ear is not None and not went_well:
+            ear.wake()  # it has waited already
 
 
 def at_work(works: Sequence[Callable[[], None]], stop: StopSignal) -> Sequence[threading.Thread]:

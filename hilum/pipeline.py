@@ -17,6 +17,7 @@ from inference.account import Account
 from inference.analysis import Analyst
 from inference.catalog import ModelCard
 from inference.options import RunOptions
+from sr_writer.laps import Laps
 from sr_writer.results import write_results
 from study.entities import ResultObject
 from study.errors import BundleInvalid
@@ -98,6 +99,8 @@ class Pipeline:
             card, paths, headers, geometry, notes, self._options(card.name), account, priors
         )
         said = analysis.result_set
+        laps = Laps()
+        account.encode_seconds = laps.seconds
         with account.step("encode"), rejected_kept(Path(request.folder), self._settings.data_dir):
             objects = write_results(
                 dataclasses.replace(said, not_compared=(*words, *said.not_compared)),
@@ -108,6 +111,7 @@ class Pipeline:
                 variants=request.variants,
                 pixels=analysis.pixels,
                 earlier=analysis.earlier,
+                laps=laps,
             )
         return tuple(self._in_store(result, request) for result in objects)
 

@@ -16,6 +16,7 @@ from hilum.course import course
 from hilum.moments import local, moment
 from hilum.rejections import rejection_json, rejection_words
 from hilum.terminal import say, show_table
+from hilum.timeline import timeline_json, timeline_rows
 from hilum.wording import outcome_words, reason_words, why_words
 from study.entities import Delivery, Event, Job, Removal, ResultObject, StudyRecord, StudySummary, Verdict, Withdrawal
 from study.errors import Reason
@@ -65,6 +66,7 @@ def record_json(record: StudyRecord) -> dict[str, Any]:
             }
             for version in record.other_versions
         ],
+        "timeline": timeline_json(record),
         "completeness": inquiry_json(record.inquiry),
         "prior_searches": [search_json(search) for search in record.prior_searches],
         "withdrawals": [_withdrawal_json(withdrawal) for withdrawal in record.withdrawals],
@@ -260,6 +262,7 @@ def show_record(record: StudyRecord) -> None:
         ("Job", "Form", "Objects", "SOP Instance UID", "File", "Peer", "State", "Attempts", "Next try", "Reason"),
         list(_rows_of_results(record, {job.id for job in record.jobs if job.details.get("shadow")})),
     )
+    show_table("Timeline", ("Job", "Step", "Time", "After [s]", "Took [s]"), list(timeline_rows(record)))
     show_table("Events", ("Time", "Event", "Job", "Words"), list(_rows_of_events(record.events)))
 
 

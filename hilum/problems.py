@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -67,9 +67,8 @@ def _of_the_disk(settings: Settings, now: datetime) -> Iterator[Problem]:
     store, reserve = FileStore(settings.data_dir), settings.node.disk_reserve_mb * 1_000_000
     subject = str(settings.data_dir)
     try:
-        free, received = store.free_bytes(), store.scan_inbox()
+        free, oldest = store.free_bytes(), store.first_received()
         is_read_only = bool(os.statvfs(settings.data_dir).f_flag & os.ST_RDONLY)
-        oldest = datetime.fromtimestamp(received[0].stat().st_mtime, UTC) if received else now
     except FileNotFoundError:  # moved just now; or there is none, and so nobody has ever received anything
         return
     except OSError as error:
@@ -82,9 +81,12 @@ def _of_the_disk(settings: Settings, now: datetime) -> Iterator[Problem]:
         yield Problem(
             Kind.DISK, subject, now, Reason("DiskFull", words, {"free_bytes": free, "reserve_bytes": reserve})
         )
-    if oldest < now - _LONGEST_IN_INBOX:
-        words = f"{len(received)} received file(s) wait to be indexed, the first for more than ten minutes."
-        yield Problem(Kind.INBOX, "inbox", oldest, Reason("NotIndexed", words, {"files": len(received)}))
+    if oldest is not None and oldest < now - _LONGEST_IN_INBOX:
+        files = len(store.scan_inbox())
+        words = f"{files} received file(s) wait to be indexed, the first for more than ten minutes."
+        if not files:
+            words = "What was received waits in logs to be split into files, the first for more than ten minutes."
+        yield Problem(Kind.INBOX, "inbox", oldest, Reason("NotIndexed", words, {"files": files}))
 
 
 def remedy(problem: Problem) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
+from hilum.bells import Bells
 from hilum.config import Settings
 
 _PR_SET_PDEATHSIG = 1
@@ -110,6 +111,8 @@ class Station:
         Tells the parent that the role is at work, with facts about it; once.
     host
         This machine's name where the role runs without a supervisor of its own; else empty.
+    bells
+        By which it is woken, and wakes other roles.
     """
 
     settings: Settings
@@ -118,6 +121,7 @@ class Station:
     descriptors: Mapping[str, int] = field(default_factory=dict)
     announce: Callable[[Mapping[str, Any]], None] = announce_to_nobody
     host: str = ""
+    bells: Bells = field(default_factory=Bells)
 
     def named(self, role: str) -> str:
         """Return the name of this process, unique in the store: roles that run alone carry their host's name."""

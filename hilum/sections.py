@@ -46,6 +46,8 @@ class NodeSettings(Section):
     receivers: int = Field(default=2, ge=1, le=32)
     max_associations: int = Field(default=64, ge=1, le=500)
     disk_reserve_mb: int = Field(default=1024, ge=0)
+    fast_reception: bool = True
+    reception_log_mb: int = Field(default=512, ge=0, le=65_536)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 

@@ -16,6 +16,7 @@ import structlog
 
 from db.engine import Database
 from db.files.filestore import FileStore
+from hilum.bells import Belfry
 from hilum.config import Settings
 from hilum.processes import Child, StopSignal, spawn
 from hilum.working.capacity import with_devices
@@ -78,6 +79,7 @@ class Supervisor:
             self._posts.append(_Post("retainer", 0))
         self._announced = False
         self._others: set[int] = set()
+        self._belfry = Belfry(())
 
     def run(self, stop: StopSignal) -> None:
         """Serve until `stop` is set; every role has ended when this returns.
@@ -96,8 +98,9 @@ class Supervisor:
         database = Database.open(self._settings.database_url)
         with occupied(self._settings, store, database, stop.is_set):
             database.close()
-            with self._open_socket() as listening, self._open_tls_socket() as listening_for_tls:
-                self._listening, self._listening_for_tls = listening, listening_for_tls
+            belfry = Belfry((post.role, post.index) for post in self._posts)
+            with belfry, self._open_socket() as listening, self._open_tls_socket() as listening_for_tls:
+                self._belfry, self._listening, self._listening_for_tls = belfry, listening, listening_for_tls
                 try:
                     self._watch(stop)
                 finally:
@@ -139,13 +142,15 @@ class Supervisor:
             self._on_ready(host, port)
 
     def _start(self, post: _Post) -> None:
-        descriptors = self._descriptors() if post.role == "receiver" else {}
+        descriptors = self._belfry.descriptors(post.role, post.index)
+        if post.role == "receiver":
+            descriptors |= self._sockets()
         child = spawn(post.role, self._settings, index=post.index, descriptors=descriptors)
         post.child, post.started, post.restart_at = child, time.monotonic(), None
         for watcher in (self._await_ready, self._await_end):
             threading.Thread(target=watcher, args=(post, child), daemon=True).start()
 
-    def _descriptors(self) -> dict[str, int]:
+    def _sockets(self) -> dict[str, int]:
         """Return the sockets that the receivers share."""
         found = {"listen": self._listening.fileno()}
         if self._listening_for_tls is not None:

@@ -45,6 +45,8 @@ class Account:
         Where the network ran, as torch calls it; it changes where the processor takes the GPU's place.
     seconds
         Of each step: load, decode, preprocess, inference, postprocess, measure, encode.
+    encode_seconds
+        Of the parts of the last step, by form; "check" of all of them.
     begun
         The step that began last; "" before the first.
     was_warm
@@ -63,6 +65,7 @@ class Account:
     forward: ForwardClock | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seconds: dict[str, float] = field(default_factory=dict)
+    encode_seconds: dict[str, float] = field(default_factory=dict)
     begun: str = ""
     was_warm: bool | None = None
     memory_steps: list[dict[str, Any]] = field(default_factory=list)
@@ -123,6 +126,7 @@ class Account:
             "device": str(self.device),
             "device_name": _name(self.device),
             "seconds": {name: round(value, 4) for name, value in self.seconds.items()},
+            "encode_seconds": {name: round(value, 4) for name, value in self.encode_seconds.items()},
             "memory_mb": {"host_peak": _host_peak_mb(), "device_peak": self._device_peak_mb()},
             "model_was_warm": self.was_warm,
             "memory_steps": self.memory_steps,

@@ -18,7 +18,7 @@ from inference.bundle import LoadedBundle, choose_device, load_bundle
 from inference.catalog import ModelCard, digest_of
 from inference.ladder import Foothold, Footholds, Ladder
 from inference.machine import MEGABYTE
-from inference.memory import HOST, OutOfDeviceMemory, answers, at_most, device_bytes, give_back
+from inference.memory import HOST, OutOfDeviceMemory, answers, at_most, device_bytes, give_back, set_aside
 from inference.options import RunOptions
 from inference.pixels import Pixels
 from inference.priors import Prior, compared_with, handed_over
@@ -276,6 +276,7 @@ class Analyst:
             if left := shelf.put(key, card.name, bundle):
                 words = f"The models that are kept on {device} hold more than {shelf.limit // MEGABYTE} MB; let go of "
                 account.note_memory("let_go", f"{words}{', '.join(left)}.", models=left)
+            set_aside()
         if account.was_warm is None:  # not before: one that can not be loaded was not loaded for this
             account.was_warm = was_warm
         return bundle

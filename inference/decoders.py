@@ -16,7 +16,7 @@ from pydicom.config import IGNORE
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import UID, JPEGExtended12Bit
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGExtended12Bit
 
 from inference.codestreams import StrangeCodeStream, demand_size
 from study.errors import UnsupportedTransferSyntax
@@ -24,6 +24,9 @@ from study.errors import UnsupportedTransferSyntax
 _BY_GDCM_ALONE: Final = frozenset({"1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.53", "1.2.840.10008.1.2.4.55"})
 _BITS_OF_BASELINE: Final = 8
 _MOST_BYTES_AT_ONCE: Final = 2**30
+_NATIVE: Final = frozenset({str(ImplicitVRLittleEndian), str(ExplicitVRLittleEndian)})
+_SOUND_BITS: Final = frozenset((allocated, stored) for allocated in (8, 16) for stored in range(1, allocated + 1))
+_FLOATING: Final = ("FloatPixelData", "DoubleFloatPixelData")
 _PANIC: Final = (
     "PanicException"  # of the RLE decoder, at padding behind a segment; no Exception, and not to be imported
 )
@@ -63,6 +66,8 @@ def decode_frame(dataset: Dataset, path: Path, frame: int) -> NDArray[Any]:
     """
     syntax = str(dataset.file_meta.TransferSyntaxUID)
     frames = int(dataset.get("NumberOfFrames") or 1)
+    if syntax in _NATIVE and (stored := _native(dataset, frame, frames)) is not None:
+        return stored
     _demand_size(dataset, syntax, frame, frames)
     baseline = syntax == JPEGExtended12Bit and int(dataset.BitsStored) <= _BITS_OF_BASELINE
     if syntax in _BY_GDCM_ALONE and not baseline:
@@ -75,6 +80,33 @@ def decode_frame(dataset: Dataset, path: Path, frame: int) -> NDArray[Any]:
         if type(error).__name__ != _PANIC:
             raise
         return _by_pydicom(dataset, syntax, frame, "pydicom")
+
+
+def _native(dataset: Dataset, frame: int, frames: int) -> NDArray[Any] | None:
+    """Return one frame of native grey-scale pixels, read-only and not copied; None where anything is unusual.
+
+    It is what pydicom's decoder makes of them, which asks the same and more of every slice anew. What is not just as
+    the standard has it is left to that one, to refuse or to make something of.
+    """
+    rows, columns, allocated = dataset.get("Rows"), dataset.get("Columns"), dataset.get("BitsAllocated")
+    content, sign = dataset.get("PixelData"), dataset.get("PixelRepresentation")
+    usual = (
+        (allocated, dataset.get("BitsStored")) in _SOUND_BITS
+        and sign in (0, 1)
+        and dataset.get("SamplesPerPixel") == 1
+        and dataset.get("PhotometricInterpretation") in ("MONOCHROME1", "MONOCHROME2")
+        and isinstance(rows, int)
+        and isinstance(columns, int)
+        and isinstance(content, bytes)
+        and not any(keyword in dataset for keyword in _FLOATING)
+    )
+    if not usual or not 0 <= frame < frames:
+        return None
+    pixels, kind = rows * columns, np.dtype(f"<{'i' if sign else 'u'}{allocated // 8}")
+    size = pixels * frames * kind.itemsize
+    if not pixels or len(content) != size + size % 2:  # padded to an even length (PS3.5 8.1.1)
+        return None
+    return np.frombuffer(content, kind, pixels, frame * pixels * kind.itemsize).reshape(rows, columns)
 
 
 def _by_pydicom(dataset: Dataset, syntax: str, frame: int, plugin: str = "") -> NDArray[Any]:

@@ -123,6 +123,21 @@ def at_most(device: torch.device, limit_bytes: int | None) -> Iterator[None]:
             torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
+def set_aside() -> None:
+    """Have the garbage collector pass over all that is alive now, until `look_at_all`.
+
+    Libraries and a loaded model are some hundred thousand objects. To go over them takes a third of a second, several
+    times in each study: what a study makes itself is enough to set the collector off.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def look_at_all() -> None:
+    """Have the garbage collector look at what was set aside too: some of it may be used no more."""
+    gc.unfreeze()
+
+
 def give_back(device: torch.device) -> None:
     """Give memory that is no longer used back to the device, for other processes, and to the machine."""
     gc.collect()  # a traceback that went round in a circle may still hold tensors

@@ -11,7 +11,7 @@ import torch
 
 from inference.bundle import LoadedBundle
 from inference.catalog import ModelCard
-from inference.memory import device_bytes, weight_bytes
+from inference.memory import device_bytes, look_at_all, weight_bytes
 from inference.options import Precision, RunOptions
 
 _SHARE: Final = {"cuda": 2, "cpu": 4}
@@ -87,4 +87,6 @@ class Shelf:
             if self.footprint <= down_to:
                 break
             left.append(self._kept.pop(other).name)
+        if left:
+            look_at_all()  # a network that goes round in circles is let go by the collector alone
         return left

@@ -12,12 +12,14 @@ from pydicom.dataset import Dataset
 from sr_writer.checking.objects import Segmentations, checked, naming
 from sr_writer.checking.seg_set import check_set
 from sr_writer.context import ResultContext
+from sr_writer.laps import Laps
 from sr_writer.material import Material, Pixels
 from sr_writer.picture.encapsulated_pdf import write_pdf
 from sr_writer.picture.secondary_capture import write_captures
 from sr_writer.rtstruct.writing import write_structure_sets
 from sr_writer.saving import saved
 from sr_writer.seg.writing import write_seg
+from sr_writer.source.images import SourceImages
 from sr_writer.sr.document import write_reports
 from study.entities import ResultObject
 from study.errors import EncodingError
@@ -37,6 +39,7 @@ def write_results(
     variants: Sequence[Variant] = STANDARD,
     pixels: Pixels | None = None,
     earlier: Sequence[Sequence[Dataset]] = (),
+    laps: Laps | None = None,
 ) -> list[ResultObject]:
     """Write every variant of a result into `folder`, and return the objects, Segmentations first.
 
@@ -56,12 +59,16 @@ def write_results(
         Of the source images, for forms that show them.
     earlier
         Headers of the images of each of the earlier series that the result names, in slice order.
+    laps
+        Has the time of each form, and of "check", when this returns.
 
     Raises
     ------
     EncodingError
         One of MissingIdentity, GeometryMismatch, NonconformantObject, or itself for what can not be written.
     """
+    laps = laps or Laps()
+    sources = SourceImages.of(sources)  # all that follows asks the same of their headers
     material = Material(result_set, sources, model, context, pixels, earlier)
     of_before = [header for headers in earlier for header in headers]
     written: dict[Variant, list[Dataset]] = {}
@@ -73,11 +80,14 @@ def write_results(
         for dataset in _WRITERS[variant.form](material, variant, beside):
             names[variant.form] += 1
             result = saved(variant, names[variant.form], dataset, folder)
+            laps.end(variant.form.value)
             written[variant].append(checked(variant.form, folder / result.path, sources, beside, of_before))
             results.append(result)
+            laps.end("check")
         if variant.form in SEGMENTATIONS:
             with naming(folder / f"{variant.form}.dcm"):
                 check_set(written[variant], material, variant)
+            laps.end("check")
     return results
 
 

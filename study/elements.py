@@ -7,18 +7,23 @@ warning is given, since pydicom's quote values, which may be a patient's.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 import numpy as np
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
-from pydicom.valuerep import PersonName
+from pydicom.tag import BaseTag
+from pydicom.valuerep import STANDARD_VR, VR, PersonName
 
 from study.uids import is_storable_uid
 
+_LONGEST_KNOWN = 512  # bytes
 _INTEGERS = range(-(2**31), 2**31)  # of an IS (PS3.5 6.2), and what every database holds
 
 _MALFORMED = (
@@ -100,6 +105,60 @@ def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...] | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return tuple(found.tolist()) if found.ndim == 1 and np.isfinite(found).all() else None
+
+
+class Known:
+    """What values of attributes came to: most of a series' images have the same in nearly all of them.
+
+    Parameters
+    ----------
+    most
+        As many values are remembered; beyond, all are forgotten.
+    """
+
+    def __init__(self, most: int = 4096) -> None:
+        self._most = most
+        self._found: dict[tuple[Any, ...], Any] = {}
+
+    def read(self, dataset: Dataset, keyword: str, reader: Callable[[Dataset, str], Any]) -> Any:  # noqa: ANN401
+        """Return what `reader` makes of an attribute, which depends on nothing but how the attribute is written."""
+        written = _written(dataset, keyword)
+        if written is None:
+            return reader(dataset, keyword)
+        key = (reader, written)
+        try:
+            return self._found[key]
+        except KeyError:
+            value = reader(dataset, keyword)
+        if len(self._found) >= self._most:
+            self._found.clear()
+        self._found[key] = value
+        return value
+
+
+def _written(dataset: Dataset, keyword: str) -> tuple[Any, ...] | None:
+    """Return all that tells what an attribute is; None where that is not known, or too long to be remembered."""
+    tag = _plain_tag(keyword)
+    if tag is None:
+        return None
+    if tag not in dataset:
+        return (tag,)
+    element: object = dataset.get_item(tag)
+    if not isinstance(element, RawDataElement) or element.value is None or len(element.value) > _LONGEST_KNOWN:
+        return None
+    if element.VR in {"SQ", "UN"}:
+        return None
+    order = element.is_implicit_VR, element.is_little_endian
+    return tag, element.VR, element.value, order, str(dataset.original_character_set)
+
+
+@cache
+def _plain_tag(keyword: str) -> BaseTag | None:
+    """Return an attribute's tag; None where its VR depends on other attributes, or it is a sequence."""
+    tag = tag_for_keyword(keyword)
+    if tag is None or dictionary_VR(tag) not in STANDARD_VR - {VR.SQ}:
+        return None
+    return BaseTag(tag)
 
 
 def _raw(dataset: Dataset, keyword: str) -> Any:  # noqa: ANN401 - pydicom's values have no common type

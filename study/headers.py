@@ -12,7 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Final
 
 from pydicom.dataset import Dataset
 
@@ -233,8 +233,8 @@ class InstanceHeader:
 
     def to_json(self) -> dict[str, Any]:
         """Return the header as values that JSON can hold, without those that are unset."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        set_values = {field.name: values[field.name] for field in fields(self) if values[field.name] != field.default}
+        values = vars(self)
+        set_values = {name: values[name] for name, default in _DEFAULTS.items() if values[name] != default}
         if self.frames:
             set_values["frames"] = [dict(own) for own in self.frames]
         return set_values
@@ -247,15 +247,21 @@ class InstanceHeader:
         return cls(**restored)
 
 
+_DEFAULTS: Final = {field.name: field.default for field in fields(InstanceHeader)}
+
+
 def _restored(values: dict[str, Any]) -> dict[str, Any]:
     """Return values with tuples where JSON has lists."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
+_read = elements.Known().read
+
+
 def _values(dataset: Dataset) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, keyword in _KEYWORDS.items():
-        values[name] = _READERS.get(name, elements.text)(dataset, keyword)
+        values[name] = _read(dataset, keyword, _READERS.get(name, elements.text))
     for name in _PLACING:
         values[name] = _placing_uid(_KEYWORDS[name], values[name])
     values["number_of_frames"] = max(values["number_of_frames"] or 1, 1)

@@ -179,6 +179,20 @@ def lists_due(uow: UnitOfWork, limit: int) -> list[str]:
     return list(uow.execute(query).scalars())
 
 
+def seconds_until_due(uow: UnitOfWork, archive: str = "") -> float | None:
+    """Return in how long the next study falls due of which `archive` is to be asked [s]; None where none does.
+
+    Of "" it is the next of which its sender's list may be the proof.
+    """
+    now = uow.now()
+    state = InquiryState.ASKING if archive else InquiryState.LISTED
+    waiting = select(func.min(InquiryRow.next_ask_at)).where(
+        InquiryRow.peer == archive, InquiryRow.state == state.value, InquiryRow.next_ask_at > now
+    )
+    due: datetime | None = uow.execute(waiting).scalar_one()
+    return None if due is None else (due - now).total_seconds()
+
+
 def of_study(uow: UnitOfWork, study_instance_uid: str) -> Inquiry | None:
     """Return what is on record of the study's inquiry; None where nobody was ever to be asked."""
     query = inquiries().join(StudyRow, StudyRow.id == InquiryRow.study)

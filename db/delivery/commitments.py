@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, select, update
 
 from db import records
 from db.delivery import commitment_rows, deliveries
@@ -65,10 +65,17 @@ class Begun:
     unproven: int
 
 
-def stored(uow: UnitOfWork, delivery_id: int, owner: str, status: int) -> None:
+def stored(
+    uow: UnitOfWork, delivery_id: int, owner: str, status: int, exchange: deliveries.Exchange | None = None
+) -> None:
     """Let the delivery wait for the peer's commitment: it answered that it stored the object.
 
     Where a commitment failed before, that stands against it until the peer commits itself.
+
+    Parameters
+    ----------
+    exchange
+        When it was sent and answered, for the journal.
 
     Raises
     ------
@@ -82,13 +89,23 @@ def stored(uow: UnitOfWork, delivery_id: int, owner: str, status: int) -> None:
     deliveries.move(uow, held.id, DeliveryState.STORED, stored_at=now, status=status, next_attempt_at=due, **values)
     form = deliveries.form_of(uow, held.result)
     words = f"{form} stored by {held.peer}, which is asked to commit itself to keep it."
-    numbers = {"peer": held.peer, "form": form, "status": status}
+    numbers = {"peer": held.peer, "form": form, "status": status} | (exchange.moments(now) if exchange else {})
     record(uow, now, [NewEvent(held.study, EventKind.DELIVERY_STORED, words, numbers, held.job)])
 
 
 def is_due(uow: UnitOfWork, peer: str) -> bool:
     """Tell whether `begin` would find something: a look without a lock, for who looks often."""
     return uow.execute(_due(peer, uow.now()).limit(1)).first() is not None
+
+
+def seconds_until_due(uow: UnitOfWork, peer: str) -> float | None:
+    """Return in how long the peer is to be asked for the next object [s]; None where for none."""
+    now = uow.now()
+    waiting = select(func.min(DeliveryRow.next_attempt_at)).where(
+        DeliveryRow.peer == peer, DeliveryRow.state == _STORED, DeliveryRow.next_attempt_at > now
+    )
+    due: datetime | None = uow.execute(waiting).scalar_one()
+    return None if due is None else (due - now).total_seconds()
 
 
 def begin(uow: UnitOfWork, peer: str, transaction_uid: str, patience: Patience) -> Begun | None:

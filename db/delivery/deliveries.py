@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import select, update
@@ -11,6 +14,21 @@ from db.engine import AnyRow, UnitOfWork
 from db.tables import DeliveryRow, ResultRow
 from study.errors import LeaseLost
 from study.states import DeliveryState, delivery_sources
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """When an object went out and when its answer had come: by `time.monotonic` of the sender's process [s]."""
+
+    sent: float
+    answered: float
+
+    def moments(self, now: datetime) -> dict[str, str]:
+        """Return both as times of the clock that says that it is `now`, for the journal."""
+        since = time.monotonic()
+        readings = {"sent_at": self.sent, "answered_at": self.answered}
+        times = {name: now - timedelta(seconds=since - reading) for name, reading in readings.items()}
+        return {name: at.isoformat(timespec="milliseconds") for name, at in times.items()}
 
 
 def held(uow: UnitOfWork, delivery_id: int, owner: str) -> AnyRow:

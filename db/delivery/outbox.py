@@ -12,11 +12,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Update, insert, or_, select, update
+from sqlalchemy import ColumnElement, Update, bindparam, func, insert, or_, select, update
 from sqlalchemy.orm import aliased
 
 from db import records
 from db.delivery import deliveries, withdrawn
+from db.delivery.deliveries import Exchange
 from db.engine import AnyQuery, UnitOfWork
 from db.events import EventKind, NewEvent, record
 from db.tables import DeliveryRow, JobRow, ResultRow
@@ -28,6 +29,9 @@ from study.states import DeliveryState, Halted
 
 _PENDING = DeliveryState.PENDING.value
 _STANDBY = DeliveryState.STANDBY.value
+_NEXT = select(func.min(DeliveryRow.next_attempt_at)).where(
+    DeliveryRow.peer == bindparam("of_peer"), DeliveryRow.state == _PENDING
+)
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,15 @@ def is_delivery_waiting(uow: UnitOfWork, peer: str) -> bool:
     return due and not is_paused(uow, Halted.DELIVERIES)
 
 
+def seconds_until_due(uow: UnitOfWork, peer: str) -> float | None:
+    """Return in how long the next is due to `peer` by its time [s], at most 0 where one is now; None where none is.
+
+    A look that costs little: `is_delivery_waiting` tells besides whether it follows another, or deliveries are paused.
+    """
+    due: datetime | None = uow.execute(_NEXT, {"of_peer": peer}).scalar_one()
+    return None if due is None else (due - uow.now()).total_seconds()
+
+
 def lease_deliveries(uow: UnitOfWork, peer: str, owner: str, lease_seconds: float, limit: int) -> list[Delivery]:
     """Lease what is due to `peer`, at most `limit` deliveries, and return them in the order in which they must go.
 
@@ -137,13 +150,17 @@ def lease_deliveries(uow: UnitOfWork, peer: str, owner: str, lease_seconds: floa
     return [leased[key] for key in chosen if key in leased]
 
 
-def delivered(uow: UnitOfWork, delivery_id: int, owner: str, status: int | None) -> None:
+def delivered(
+    uow: UnitOfWork, delivery_id: int, owner: str, status: int | None, exchange: Exchange | None = None
+) -> None:
     """End the delivery: the peer has the object.
 
     Parameters
     ----------
     status
         The C-STORE response status; None where its presence was proven otherwise.
+    exchange
+        When it was sent and answered, for the journal.
 
     Raises
     ------
@@ -153,7 +170,7 @@ def delivered(uow: UnitOfWork, delivery_id: int, owner: str, status: int | None)
     held, now = deliveries.held(uow, delivery_id, owner), uow.now()
     deliveries.move(uow, held.id, DeliveryState.DELIVERED, delivered_at=now, status=status, problem=False, reason=None)
     form = deliveries.form_of(uow, held.result)
-    numbers = {"peer": held.peer, "form": form, "status": status}
+    numbers = {"peer": held.peer, "form": form, "status": status} | (exchange.moments(now) if exchange else {})
     words = f"{form} delivered to {held.peer}."
     record(uow, now, [NewEvent(held.study, EventKind.DELIVERED, words, numbers, held.job)])
 

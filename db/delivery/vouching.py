@@ -97,6 +97,14 @@ def is_due(uow: UnitOfWork, peer: str) -> bool:
     return uow.execute(due.limit(1)).first() is not None
 
 
+def seconds_until_due(uow: UnitOfWork, peer: str) -> float | None:
+    """Return in how long the next request that waits for its time falls due to `peer` [s]; None where none does."""
+    now = uow.now()
+    waiting = select(func.min(VouchRow.next_attempt_at)).where(VouchRow.peer == peer, VouchRow.next_attempt_at > now)
+    due: datetime | None = uow.execute(waiting).scalar_one()
+    return None if due is None else (due - now).total_seconds()
+
+
 def take(uow: UnitOfWork, peer: str, lease_seconds: float) -> Vouch | None:
     """Return the request of `peer` that is due longest, which nobody else is given for `lease_seconds` [s]."""
     uow.serialise("vouch")

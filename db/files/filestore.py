@@ -1,7 +1,7 @@
 """The file store: where each file of the node lies below its data directory, and how it gets there durably.
 
 =================================== ======================================================================
-``inbox/<receiver>/``                what receivers took in, until it is indexed
+``inbox/<receiver>/``                what receivers took in, until it is indexed: files, and logs until they are split
 ``store/<study>/<series>/``          instances as they came, ``<SOP Instance UID>-<digest>.dcm``
 ``store/<study>/manifest.jsonl``     what no image could tell again: results, deliveries
 ``results/<study>/``                 result objects
@@ -34,6 +34,7 @@ from typing import Any
 
 from db.files.durable import append_line, make_folders, sync_folder, write_once
 from db.files.incoming import read_object
+from db.files.splitting import Splitter, first_unsplit
 from study.entities import StoredInstance
 from study.errors import ArchiveError, StoreBusy
 from study.uids import is_storable_uid
@@ -78,6 +79,10 @@ class FileStore:
         """Return the folder of what only a running process needs."""
         return self.root / "work"
 
+    def splitter(self) -> Splitter:
+        """Return what makes files of receivers' logs, for one thread."""
+        return Splitter(_STORED)
+
     def inbox(self, receiver: str) -> Path:
         """Return the folder that the receiver of this name fills."""
         return self.root / "inbox" / receiver
@@ -97,6 +102,31 @@ class FileStore:
     def free_bytes(self) -> int:
         """Return how much of the disk is free [bytes]."""
         return shutil.disk_usage(self.root).free
+
+    def split_logs(self, splitter: Splitter, machine: str = "") -> None:
+        """Make files of what receivers of a machine wrote into logs before this; "" is the only machine of a store.
+
+        Raises
+        ------
+        OSError
+            If the disk does not take the files; what is not split stays in its log.
+        """
+        named = {f"{machine}-receiver-*", "receiver-*"} if machine else {"receiver-*"}
+        splitter.split(sorted(folder for pattern in named for folder in self.root.glob(f"inbox/{pattern}/")))
+
+    def first_unsplit(self) -> datetime | None:
+        """Return when the first came of what still is in a receiver's log; None where all of it became files."""
+        found = [first_unsplit(folder) for folder in self.root.glob("inbox/*/")]
+        first = min((at for at in found if at is not None), default=None)
+        return None if first is None else datetime.fromtimestamp(first, UTC)
+
+    def first_received(self) -> datetime | None:
+        """Return when the first came of what awaits indexing, in files or logs; None where nothing does."""
+        found = [self.first_unsplit()]  # before the files: what is a file by now is found there
+        for path in self.scan_inbox(limit=1):
+            with contextlib.suppress(FileNotFoundError):
+                found.append(datetime.fromtimestamp(path.stat().st_mtime, UTC))
+        return min((at for at in found if at is not None), default=None)
 
     def scan_inbox(self, limit: int | None = None) -> list[Path]:
         """Return the received files that await indexing, oldest first."""

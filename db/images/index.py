@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from sqlalchemy import bindparam, insert, or_, select, update
+from sqlalchemy import bindparam, func, insert, or_, select, update
 
 from db import records
 from db.complete.inquiries import OVERDUE_SECONDS
@@ -100,6 +100,16 @@ def studies_due(uow: UnitOfWork, quiet_seconds: float, as_of: datetime) -> list[
         .order_by(StudyRow.last_received_at)
     )
     return list(uow.execute(query).scalars())
+
+
+def seconds_until_silent(uow: UnitOfWork, quiet_seconds: float) -> float | None:
+    """Return in how long the next study that awaits evaluation was silent for so long [s]; None where none does."""
+    now = uow.now()
+    waiting = select(func.min(StudyRow.last_received_at)).where(
+        StudyRow.evaluation_due, StudyRow.last_received_at > now - timedelta(seconds=quiet_seconds)
+    )
+    last: datetime | None = uow.execute(waiting).scalar_one()
+    return None if last is None else (last - now).total_seconds() + quiet_seconds
 
 
 def clamp_times(uow: UnitOfWork, at: datetime) -> None:

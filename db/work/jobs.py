@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
 from db import records
 from db.delivery import outbox
@@ -38,8 +38,15 @@ class RunningJob:
     model_name: str
 
 
+_OPEN: Final = select(JobRow.id).where(JobRow.state.in_((JobState.QUEUED.value, JobState.RUNNING.value))).limit(1)
+
 Fits = Callable[[str, Sequence[RunningJob]], bool]
 """Tells whether a job of a model, by its name, can run beside those that run."""
+
+
+def is_any_open(uow: UnitOfWork) -> bool:
+    """Tell whether any job waits or runs, whosever it is: a look that costs little, for a worker that looks often."""
+    return uow.execute(_OPEN).first() is not None
 
 
 def is_work_waiting(uow: UnitOfWork, fits: Fits | None = None) -> bool:
@@ -49,6 +56,21 @@ def is_work_waiting(uow: UnitOfWork, fits: Fits | None = None) -> bool:
     if uow.execute(forsaken).first() is not None:
         return True
     return not is_paused(uow, Halted.ANALYSES) and _whose_turn_it_is(uow, now, fits) is not None
+
+
+def seconds_until_due(uow: UnitOfWork) -> float | None:
+    """Return in how long the next job that waits for its time, or for a lost worker's lease, falls due [s].
+
+    None where there is none.
+    """
+    now = uow.now()
+    queued = select(func.min(JobRow.not_before)).where(JobRow.state == JobState.QUEUED.value, JobRow.not_before > now)
+    leased = select(func.min(JobRow.lease_until)).where(
+        JobRow.state == JobState.RUNNING.value, JobRow.lease_until > now
+    )
+    found: list[datetime | None] = [uow.execute(each).scalar_one() for each in (queued, leased)]
+    times = [each for each in found if each is not None]
+    return (min(times) - now).total_seconds() if times else None
 
 
 def lease_job(uow: UnitOfWork, owner: str, lease_seconds: float, fits: Fits | None = None) -> Job | None:

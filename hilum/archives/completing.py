@@ -166,7 +166,7 @@ class Completer:
             fetching=self._fetching(due, archived),
         )
         weighed = weigh(due.inquiry.series, answer, held, self._rules, agreed)
-        if not self._store.scan_inbox(limit=1):  # what is still to be indexed is not missing
+        if self._store.first_received() is None:  # what is still to be indexed is not missing
             for each in (each for each in weighed if is_fetch_due(each, answer, agreed)):
                 self._list(questioner, due, each, listings)
         self._keep(due, answer, listings, agreed)

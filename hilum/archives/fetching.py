@@ -15,6 +15,7 @@ from enum import IntEnum
 import structlog
 
 from db.files.filestore import FileStore
+from hilum.bells import Bells
 from hilum.config import Settings
 from hilum.entries import PeerSettings
 from hilum.network import peer_of, slot
@@ -80,7 +81,8 @@ class Fetcher:
         Its `retrieve` says how; with "none" nothing is fetched.
     """
 
-    def __init__(self, archive: PeerSettings, settings: Settings, stop: StopSignal) -> None:
+    def __init__(self, archive: PeerSettings, settings: Settings, stop: StopSignal, bells: Bells | None = None) -> None:
+        self._bells = bells or Bells()
         self._archive = archive
         self._settings = settings
         self._stop = stop
@@ -128,6 +130,7 @@ class Fetcher:
                 except queue.Empty:
                     continue
                 self._carry_out(order, inbox)
+                self._bells.ring("indexer", "archivist")
         finally:
             inbox.close()
 

@@ -223,7 +223,7 @@ class Searcher:
             return True
         since = time.monotonic() - _INDEXED_SECONDS
         came = any(self._fetched_at.get((study, uid), since) > since for uid in candidate.series)
-        return came and bool(self._store.scan_inbox(limit=1))
+        return came and self._store.first_received() is not None
 
     def _lacking(self, candidate: FoundStudy) -> list[str]:
         """Return the series of an earlier study of which the archive has more than is here."""

@@ -13,7 +13,8 @@ from db.delivery.commitments import Patience
 from db.engine import Database
 from db.files.filestore import FileStore
 from hilum.backing_off import back_off
-from hilum.committing.logs import write_down
+from hilum.bells import Bells
+from hilum.committing.logs import writing_down
 from hilum.config import Settings
 from hilum.entries import PeerSettings
 from hilum.network import peer_of, slot
@@ -48,7 +49,11 @@ class Asker:
         spool: CommitmentSpool,
         stop: StopSignal,
         answer_seconds: float = 3.0,
+        *,
+        bells: Bells | None = None,
     ) -> None:
+        bells = bells or Bells()
+        self._ear = bells.ear(stop)
         self.name = f"asker-{peer.name}"
         self._peer = peer
         self._ae_title = settings.node.ae_title
@@ -57,7 +62,7 @@ class Asker:
         self._store = store
         self._spool = spool
         self._stop = stop
-        self._desk = CommitmentDesk(spool, asked=[peer.ae_title], served=(), on_event=write_down)
+        self._desk = CommitmentDesk(spool, asked=[peer.ae_title], served=(), on_event=writing_down(bells))
         self._answer_seconds = answer_seconds
         self._failures = 0
         self._lock = threading.Lock()
@@ -66,7 +71,7 @@ class Asker:
     def run(self) -> None:
         """Ask for what is due, again and again, until the node stops."""
         structlog.contextvars.bind_contextvars(peer=self._peer.name)
-        keep_at(self.turn, self._stop, "commitment.asking_crashed", self._delivery.retry_seconds)
+        keep_at(self.turn, self._stop, "commitment.asking_crashed", self._delivery.retry_seconds, ear=self._ear)
 
     def turn(self) -> bool:
         """Ask for what is due over one association; tell whether there was anything."""
@@ -84,7 +89,10 @@ class Asker:
 
     def _is_due(self) -> bool:
         with self._database.reading() as uow:
-            return commitments.is_due(uow, self._peer.name)
+            if commitments.is_due(uow, self._peer.name):
+                return True
+            self._ear.look_within(commitments.seconds_until_due(uow, self._peer.name))
+            return False
 
     def _converse(self) -> None:
         with self._lock:

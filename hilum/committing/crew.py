@@ -11,6 +11,7 @@ from db.delivery import commitments, vouching
 from db.engine import Database
 from db.files.filestore import FileStore
 from db.leading import Lead
+from hilum.bells import Bells
 from hilum.committing.asking import Asker
 from hilum.committing.desk import spool_folder
 from hilum.committing.settling import Clerk
@@ -24,7 +25,7 @@ from scp.commitments.spool import CommitmentSpool
 
 log = structlog.get_logger()
 
-_PAUSE_SECONDS = 0.05
+_PAUSE_SECONDS = 0.25  # between looks whether the lead is lost
 
 
 class Worker(Protocol):
@@ -36,18 +37,21 @@ class Worker(Protocol):
         """Work until the node stops."""
 
 
-def crew_of(settings: Settings, database: Database, store: FileStore, stop: StopSignal) -> Sequence[Worker]:
+def crew_of(
+    settings: Settings, database: Database, store: FileStore, stop: StopSignal, bells: Bells | None = None
+) -> Sequence[Worker]:
     """Return who has work to do, after what an earlier sender, or other settings, left over is seen to."""
     _let_go(settings, database)
     asked = [peer for peer in settings.destinations if peer.commitment]
     served = [peer for peer in settings.peers.values() if peer.vouch]
+    bells = bells or Bells()
     folder = spool_folder(store.root)
     if not (asked or served or folder.exists()):
         return []
     spool = CommitmentSpool(folder)
-    askers = [Asker(peer, settings, database, store, spool, stop) for peer in asked]
-    clerk = Clerk(settings, database, store, spool, stop, [asker.answered for asker in askers])
-    return [*askers, clerk, *([_Vouchers(served, settings, database, store, stop)] if served else [])]
+    askers = [Asker(peer, settings, database, store, spool, stop, bells=bells) for peer in asked]
+    clerk = Clerk(settings, database, store, spool, stop, [asker.answered for asker in askers], bells)
+    return [*askers, clerk, *([_Vouchers(served, settings, database, store, stop, bells)] if served else [])]
 
 
 class _Vouchers:
@@ -62,7 +66,9 @@ class _Vouchers:
         database: Database,
         store: FileStore,
         stop: StopSignal,
+        bells: Bells,
     ) -> None:
+        self._bells = bells
         self._peers = peers
         self._settings = settings
         self._database = database
@@ -85,7 +91,9 @@ class _Vouchers:
             vouching.hurry(uow)
             uow.commit()
         over = StopSignal()
-        vouchers = [Voucher(peer, self._settings, self._database, self._store, over) for peer in self._peers]
+        vouchers = [
+            Voucher(peer, self._settings, self._database, self._store, over, self._bells) for peer in self._peers
+        ]
         threads = at_work([voucher.run for voucher in vouchers], over)
         while lead.is_held and not (over.is_set() or self._stop.wait(_PAUSE_SECONDS)):
             pass

@@ -5,11 +5,9 @@ Whoever asked may erase them then. So every version under the UID must be whole,
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from db.delivery.vouching import Held
 from db.files.filestore import FileStore
@@ -79,15 +77,8 @@ def is_on_disk(store: FileStore, instance: StoredInstance) -> bool:
 
 def may_still_come(store: FileStore, received_at: datetime) -> bool:
     """Tell whether an inbox holds anything that came before a request did, and is not in the index yet."""
-    latest = (received_at + _INBOX_MARGIN).timestamp()
-    return any(_modified(path) <= latest for path in store.scan_inbox())
-
-
-def _modified(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return math.inf  # it is in the index by now
+    first = store.first_received()
+    return first is not None and first <= received_at + _INBOX_MARGIN
 
 
 def listed(judgement: Judgement) -> dict[str, dict[str, frozenset[str]]]:

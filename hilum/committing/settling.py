@@ -12,6 +12,7 @@ from db.delivery import settlements, vouching
 from db.engine import Database
 from db.files.filestore import FileStore
 from hilum.backing_off import back_off
+from hilum.bells import Bells
 from hilum.config import Settings
 from hilum.outages import OF_ALL_FILES, is_outage, keep_at
 from hilum.processes import StopSignal
@@ -35,7 +36,10 @@ class Clerk:
         spool: CommitmentSpool,
         stop: StopSignal,
         tell: Iterable[Callable[[str], None]] = (),
+        bells: Bells | None = None,
     ) -> None:
+        self._bells = bells or Bells()
+        self._ear = self._bells.ear(stop)
         self.name = "clerk"
         self._settings = settings
         self._database = database
@@ -53,7 +57,7 @@ class Clerk:
             if not self.turn():
                 self._stop.wait(retry_seconds)
 
-        keep_at(turn, self._stop, "commitment.settling_crashed", retry_seconds)
+        keep_at(turn, self._stop, "commitment.settling_crashed", retry_seconds, ear=self._ear)
 
     def turn(self) -> bool:
         """Act upon every message that waits; tell whether all went well. One that does not stops no other."""
@@ -120,4 +124,5 @@ class Clerk:
                     return  # it stays in the spool, and what is too much for that is refused
                 vouching.enter(uow, path.name, peer.name, waiting.request, waiting.received_at)
                 uow.commit()
+            self._bells.ring("sender")  # those who answer are in this process
         self._spool.remove(path)

@@ -10,6 +10,7 @@ from db.delivery.vouching import Vouch
 from db.engine import Database
 from db.files.filestore import FileStore
 from hilum.backing_off import back_off
+from hilum.bells import Bells
 from hilum.committing.judging import Judgement, is_on_disk, judge, listed, may_still_come
 from hilum.config import Settings
 from hilum.entries import PeerSettings
@@ -34,8 +35,15 @@ class Voucher:
     """Answers one peer: what we keep is exempt from retention before the peer hears that we do."""
 
     def __init__(
-        self, peer: PeerSettings, settings: Settings, database: Database, store: FileStore, stop: StopSignal
+        self,
+        peer: PeerSettings,
+        settings: Settings,
+        database: Database,
+        store: FileStore,
+        stop: StopSignal,
+        bells: Bells | None = None,
     ) -> None:
+        self._ear = (bells or Bells()).ear(stop)
         self.name = f"voucher-{peer.name}"
         self._peer = peer
         self._ae_title = settings.node.ae_title
@@ -47,7 +55,7 @@ class Voucher:
     def run(self) -> None:
         """Answer what the peer asks, again and again, until the node stops."""
         structlog.contextvars.bind_contextvars(peer=self._peer.name)
-        keep_at(self._all_turns, self._stop, "vouching.crashed", self._delivery.retry_seconds)
+        keep_at(self._all_turns, self._stop, "vouching.crashed", self._delivery.retry_seconds, ear=self._ear)
 
     def _all_turns(self) -> None:
         while not self._stop.is_set() and self.turn():
@@ -57,6 +65,7 @@ class Voucher:
         """Take up the request that is due longest; tell whether there was one."""
         with self._database.reading() as uow:
             if not vouching.is_due(uow, self._peer.name):
+                self._ear.look_within(vouching.seconds_until_due(uow, self._peer.name))
                 return False
         with self._database.writing() as uow:
             vouch = vouching.take(uow, self._peer.name, _LEASE_SECONDS)

@@ -7,6 +7,7 @@ import sys
 
 import structlog
 
+from hilum.bells import Bells
 from hilum.config import Settings
 from hilum.journal import open_journal
 from hilum.ownership import complaint
@@ -26,7 +27,8 @@ def main(arguments: list[str]) -> int:
     stop.watch(descriptors.pop("alive"))
     announce = announce_through(descriptors.pop("ready"))
     host = "" if settings.is_on_one_machine else settings.machine
-    station = Station(settings, stop, int(index), descriptors, announce, host)
+    bells = Bells.inherited(descriptors, everybody_rings=settings.is_on_one_machine)
+    station = Station(settings, stop, int(index), descriptors, announce, host, bells)
     open_journal(settings.data_dir / "logs", station.named(role), settings.node.log_level)
     run = importlib.import_module(f"hilum.roles.{role}").run
     try:

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
+from db.complete import inquiries
 from db.engine import Database
 from db.leading import Lead
 from hilum.archives.completing import Completer
 from hilum.archives.fetching import Fetcher
 from hilum.archives.searching import Searcher
+from hilum.bells import Bells
 from hilum.config import Settings
 from hilum.entries import PeerSettings
 from hilum.outages import at_work, keep_at
@@ -19,7 +21,8 @@ from hilum.processes import Station, StopSignal, yield_to_reception
 from hilum.working.leading import lead_of
 from inference.catalog import ModelCard
 
-_PAUSE_SECONDS = 0.05
+_PAUSE_SECONDS = 0.25  # between looks whether the lead is held
+_GOES_ON_SECONDS = 0.2  # after a turn in which there was something to do
 _REST_SECONDS = 5.0  # after a turn that crashed
 
 
@@ -45,7 +48,9 @@ def _serve(station: Station, cards: Mapping[str, ModelCard], database: Database,
     """Ask and fetch until the node stops or the lead is lost."""
     settings, over = station.settings, StopSignal()
     works = [
-        work for name in settings.archives for work in works_for(settings.peers[name], settings, cards, database, over)
+        work
+        for name in settings.archives
+        for work in works_for(settings.peers[name], settings, cards, database, over, station.bells)
     ]
     threads = at_work(works, over)
     while lead.is_held and not (over.is_set() or station.stop.wait(_PAUSE_SECONDS)):
@@ -61,28 +66,37 @@ def works_for(
     cards: Mapping[str, ModelCard],
     database: Database,
     stop: StopSignal,
+    bells: Bells | None = None,
 ) -> list[Callable[[], None]]:
     """Return what is done all the time with one archive, each for a thread of its own; ends when `stop` is set.
 
     The first of it fetches; the others ask.
     """
-    fetcher = Fetcher(archive, settings, stop)
-    works = [fetcher.run, _keeping_at(Completer(archive, settings, cards, database, fetcher, stop).turn, archive, stop)]
+    bells = bells or Bells()
+    fetcher = Fetcher(archive, settings, stop, bells)
+    completer = Completer(archive, settings, cards, database, fetcher, stop)
+    works = [fetcher.run, _keeping_at(completer.turn, archive, database, stop, bells)]
     if any(card.priors is not None for card in cards.values()):
         searcher = Searcher(archive, settings, cards, database, fetcher, stop)
-        works.append(_keeping_at(searcher.turn, archive, stop))
+        works.append(_keeping_at(searcher.turn, archive, database, stop, bells))
     return works
 
 
-def _keeping_at(turn: Callable[[], bool], archive: PeerSettings, stop: StopSignal) -> Callable[[], None]:
+def _keeping_at(
+    turn: Callable[[], bool], archive: PeerSettings, database: Database, stop: StopSignal, bells: Bells
+) -> Callable[[], None]:
     """Return work that takes turns, one after the other while there is something to do, until the node stops."""
+    ear = bells.ear(stop)
+
+    def all_turns() -> None:
+        while not stop.is_set() and turn():
+            bells.ring("indexer")
+            ear.look_within(_GOES_ON_SECONDS)
+        with database.reading() as uow:
+            ear.look_within(inquiries.seconds_until_due(uow, archive.name))
 
     def work() -> None:
-        def all_turns() -> None:
-            while not stop.is_set() and turn():
-                pass
-
         structlog.contextvars.bind_contextvars(peer=archive.name)
-        keep_at(all_turns, stop, "archive.turn_crashed", _REST_SECONDS)
+        keep_at(all_turns, stop, "archive.turn_crashed", _REST_SECONDS, ear=ear)
 
     return work

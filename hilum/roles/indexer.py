@@ -12,15 +12,16 @@ import structlog
 from db.complete import inquiries
 from db.engine import Database, UnitOfWork
 from db.files.filestore import FileStore
-from db.images.index import add_instances, clamp_times, set_aside, studies_due
+from db.images.index import add_instances, clamp_times, seconds_until_silent, set_aside, studies_due
 from db.lasting.ledger import closed_record
 from db.work.revisions import close_study
 from hilum.archives.awaiting import awaits_priors
 from hilum.archives.senders import asked
+from hilum.bells import Bells
 from hilum.clock import Clock
 from hilum.config import Settings
 from hilum.looking import Look, Turn, look_at, whose_turn
-from hilum.outages import OF_ALL_FILES, is_outage, keep_at
+from hilum.outages import OF_ALL_FILES, at_work, is_outage, keep_at
 from hilum.planning import plan_study, read_cards
 from hilum.processes import Station, yield_to_reception
 from hilum.versions import Comparing, settle
@@ -35,6 +36,8 @@ log = structlog.get_logger()
 _REST_SECONDS = 30.0
 _REST_AFTER_CRASH_SECONDS = 5.0
 _HOLDS_UP_SECONDS = 600.0  # for so long a file that can not be read keeps studies open that it may belong to
+_ROUNDING_SECONDS = 0.002  # times are kept to the millisecond
+_PACE_SECONDS = 0.05  # at least between two turns: what comes within is indexed together
 _BATCH = 500  # instances per transaction
 _AT_ONCE = 100  # studies that are looked at before the inboxes are again
 
@@ -44,26 +47,58 @@ def run(station: Station) -> None:
     yield_to_reception()
     database = Database.open(station.settings.database_url)
     database.check_schema()
+    store = FileStore(station.settings.data_dir)
+    splitter = store.splitter()
+
+    def split() -> None:
+        store.split_logs(splitter, station.host)
+        looks.wake()
+
+    splits = station.bells.ear(station.stop, _PACE_SECONDS)
+    looks = station.bells.ear(station.stop, _PACE_SECONDS)
+    # Whoever leads: a receiver's logs are split on its own machine
+    splitting = at_work(
+        [lambda: keep_at(split, station.stop, "split.crashed", _REST_AFTER_CRASH_SECONDS, ear=splits)], station.stop
+    )
     with lead_of(station.settings, database, "indexer") as lead:
         station.announce({})
         indexers: list[Indexer] = []
 
         def turn() -> None:
             if not indexers:
-                fresh = Indexer(station.settings, database, FileStore(station.settings.data_dir))
+                fresh = Indexer(station.settings, database, store, bells=station.bells)
                 fresh.resume()
                 indexers.append(fresh)
             indexers[0].turn()
+            looks.look_within(indexers[0].looks_again_in)
 
         # It outlives what goes wrong: a new one would begin all quiet periods anew
-        keep_at(turn, station.stop, "indexer.turn_crashed", _REST_AFTER_CRASH_SECONDS, when=lambda: lead.is_held)
+        crashed = "indexer.turn_crashed"
+        keep_at(turn, station.stop, crashed, _REST_AFTER_CRASH_SECONDS, when=lambda: lead.is_held, ear=looks)
+    for thread in splitting:
+        thread.join()
     database.close()
 
 
 class Indexer:
-    """Takes what lies in the inboxes into the index, then closes the studies that have become complete."""
+    """Takes what lies in the inboxes into the index, then closes the studies that have become complete.
 
-    def __init__(self, settings: Settings, database: Database, store: FileStore, clock: Clock | None = None) -> None:
+    Attributes
+    ----------
+    looks_again_in
+        How long after a turn the next one may find something that nobody rings for [s]; None: nothing is known of.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        store: FileStore,
+        clock: Clock | None = None,
+        bells: Bells | None = None,
+    ) -> None:
+        self.looks_again_in: float | None = None
+        self._bells = bells or Bells()
         self._clock = clock or Clock()
         self._settings = settings
         self._database = database
@@ -91,6 +126,9 @@ class Indexer:
         """
         self._bear_jump(self._clock.jumped())
         as_of = self._clock.now()
+        unsplit = self._store.first_unsplit()  # before the files: what is one by then is found among them
+        if unsplit is not None:
+            as_of = min(as_of, unsplit)
         received = self._store.scan_inbox()
         left = {path for path in received if self._rests(path.name)}
         for batch in _batches([path for path in received if path not in left], _BATCH):
@@ -101,6 +139,7 @@ class Indexer:
         quiet_as_of = self._indexed_until(left, as_of) if listened >= self._settings.study.quiet_seconds else None
         with self._database.reading() as uow:
             due = self._due(uow, quiet_as_of)
+            self.looks_again_in = self._next_look(uow, due, listened)
         for study_instance_uid in due:
             if self._rests(study_instance_uid):
                 continue
@@ -141,6 +180,15 @@ class Indexer:
             silent = studies_due(uow, self._settings.study.quiet_seconds, quiet_as_of)
             found += [uid for uid in silent if uid not in self._waits]
         return list(dict.fromkeys(found))
+
+    def _next_look(self, uow: UnitOfWork, due: Collection[str], listened: float) -> float | None:
+        """Return in how long another study falls due [s]; at once where there was any, which may have to wait."""
+        if self._waits or any(not self._rests(uid) for uid in due):
+            return 0.0
+        quiet = self._settings.study.quiet_seconds
+        times = [seconds_until_silent(uow, quiet), inquiries.seconds_until_due(uow)]
+        times += [quiet - listened] if listened < quiet else []
+        return min((each + _ROUNDING_SECONDS for each in times if each is not None), default=None)
 
     def _go_on(self, uow: UnitOfWork) -> Iterator[str]:
         """Yield the studies of which a model waited for earlier ones, and does no more."""
@@ -186,6 +234,7 @@ class Indexer:
         self._store.move_in(instances)
         for instance in instances:
             _tell_rejection(instance)
+        self._bells.ring("archivist")
         log.info("index.batch", instances=len(instances), outcomes=len(outcomes))
 
     def _read(self, path: Path) -> StoredInstance | None:
@@ -253,6 +302,7 @@ class Indexer:
                 return
             self._store.append_manifest(uid, closed_record(uow, uid, whole=whole))
             uow.commit()
+        self._bells.ring("keeper", "sender")  # an older job may be the current one again, and owe its results
         log.info("study.closed" if whole else "study.closed_in_part", study=uid, jobs=len(plan.jobs))
 
 

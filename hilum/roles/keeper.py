@@ -25,6 +25,7 @@ from db.lasting.ledger import job_record
 from db.work import jobs
 from db.work.jobs import RunningJob
 from db.work.results import predecessors_of
+from hilum.bells import Bells
 from hilum.config import Settings
 from hilum.dispatching import deviations, outgoing, settled
 from hilum.notifying import Notifier, verified
@@ -53,11 +54,11 @@ from study.states import JobState
 
 log = structlog.get_logger()
 
-_PAUSE_SECONDS = 0.05
 _LONGEST_BEAT_SECONDS = 10.0  # between two renewals of a lease
 _RUNNER_PAUSE_SECONDS = 2.0  # between two starts of a runner that dies while it has nothing to do
 _WARM_UP_SECONDS = 120.0  # the longest that a job waits for another model to be loaded ahead
 
+_STARTS_SECONDS = 0.05  # between looks whether a runner that starts has told of its device
 _DEVICE_PAUSE_SECONDS = 60.0  # between two tries of a device that can not be used
 _OF_THE_MODEL = frozenset({InferenceError.code, ModelOutputInvalid.code})
 
@@ -85,18 +86,21 @@ def run(station: Station) -> None:
 
 def _work(station: Station, store: FileStore, database: Database) -> None:
     name = owner(store, station.settings.machine, worker_of(station.index))
-    keeper = Keeper(station.settings, database, store, station.stop, station.index)
-    notifier = Notifier(station.settings, database, store, station.stop, name)
+    keeper = Keeper(station.settings, database, store, station.stop, station.index, station.bells)
+    notifier = Notifier(station.settings, database, store, station.stop, name, station.bells)
     keeper.start_runner()
     station.announce({})
     try:
-        while not station.stop.wait(_PAUSE_SECONDS):
+        while not keeper.ear.wait():
             with keeper.outage.borne():  # the models that the runner holds must not be loaded again over it
                 keeper.look_after_runner()
                 # Refusals in between: a backlog of analyses must not keep one from the radiologist for hours
                 while not station.stop.is_set() and (keeper.turn() | notifier.turn()):
                     pass
-                keeper.warm_next()
+                if keeper.warm_next():
+                    keeper.ear.wake()
+            if keeper.outage.lasts:
+                keeper.ear.wake()  # it has waited already
     finally:
         keeper.stop_runner()
         database.close()
@@ -106,8 +110,16 @@ class Keeper:
     """Takes one job at a time through its runner and commits what comes of it."""
 
     def __init__(
-        self, settings: Settings, database: Database, store: FileStore, stop: StopSignal, index: int = 0
+        self,
+        settings: Settings,
+        database: Database,
+        store: FileStore,
+        stop: StopSignal,
+        index: int = 0,
+        bells: Bells | None = None,
     ) -> None:
+        self._bells = bells or Bells()
+        self.ear = self._bells.ear(stop)
         self._settings = settings
         self._database = database
         self._store = store
@@ -130,7 +142,10 @@ class Keeper:
         if not self._is_able():
             return False
         with self._database.reading() as uow:
+            if not jobs.is_any_open(uow):
+                return False
             if not jobs.is_work_waiting(uow, self._fits):
+                self.ear.look_within(jobs.seconds_until_due(uow))
                 return False
         with self._database.writing() as uow:
             job = jobs.lease_job(uow, self._owner, self._lease_seconds, self._fits)
@@ -142,6 +157,7 @@ class Keeper:
             study=job.study_instance_uid, job=job.id, attempt=job.attempt, model=job.model_name
         ):
             self._keep(job)
+        self._bells.ring("keeper")  # another job may fit now
         return True
 
     def start_runner(self) -> None:
@@ -164,17 +180,17 @@ class Keeper:
         """End the runner, whatever it does."""
         self._runner.end()
 
-    def warm_next(self) -> None:
-        """Have the next model loaded ahead, where one is left; what goes wrong with it is told by its own jobs."""
+    def warm_next(self) -> bool:
+        """Have the next model loaded ahead, and tell whether one was left; its own jobs tell what is wrong with it."""
         model = self._warming.next()
         if model is None or not self._runner.is_alive or not self._is_able():
-            return
+            return False
         self._loaded.add(model)
         limits = Limits(min(_WARM_UP_SECONDS, self._settings.deadline(model)), memory_bytes=self._budgets.of(model))
         try:
             answer = self._runner.ask(Warm(model).to_bytes(), limits, Progress())
         except Interrupted:
-            return
+            return False
         except HilumError as error:
             answer = Answer(0, 0, "failed", code=error.code, words=error.words)
             self.stop_runner()
@@ -184,13 +200,16 @@ class Keeper:
             self._warming.leave_cold(model)
             log.warning("model.not_warm", model=model, code=answer.code, words=answer.words)
         self.start_runner()
+        return True
 
     def _is_able(self) -> bool:
         """Tell whether the runner's device can be used, as far as it is known; one that can not is tried again."""
         words = self._runner.facts.get("unusable")
         if words is None:
-            # Of the processor nothing has to be waited for
-            return self._device == "cpu" or bool(self._runner.facts)
+            if self._device == "cpu" or self._runner.facts:  # of the processor nothing has to be waited for
+                return True
+            self.ear.look_within(_STARTS_SECONDS)
+            return False
         if not self._told_of_device:
             log.error("device.unusable", device=self._device, words=words)
             self._told_of_device = True
@@ -335,6 +354,7 @@ class Keeper:
             jobs.finish_job(uow, job.id, job.attempt, results, deliveries, details)
             self._note(uow, "results", job)
             uow.commit()
+        self._bells.ring("sender")
         log.info("job.done", results=len(results), deliveries=len(deliveries))
 
     def _refuse(self, job: Job, answer: Answer) -> None:

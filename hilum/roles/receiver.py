@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 
 import structlog
 
+from hilum.bells import Bells
 from hilum.committing.desk import desk_of
 from hilum.processes import Station
 from scp.receiving.greeting import TLSDoor
 from scp.receiving.inbox import Inbox
 from scp.receiving.listening import adopt_listening_socket, open_listening_socket
 from scp.receiving.moves import Moves
+from scp.receiving.paths import why_not_fast
 from scp.receiving.receiver import Receiver
 
 log = structlog.get_logger()
 
+_REMEDIES = {
+    "called AE title not recognized": "have the caller call node.ae_title",
+    "calling AE title not recognized": "is the caller a peer in the configuration?",
+}
 _GRACE_SECONDS = 10.0  # for a C-STORE that is under way when the node stops
 
 
@@ -25,7 +31,10 @@ def run(station: Station) -> None:
     """Receive until told to stop."""
     node = station.settings.node
     inbox = Inbox(
-        station.settings.data_dir / "inbox" / station.named("receiver"), reserve_bytes=node.disk_reserve_mb * 1_000_000
+        station.settings.data_dir / "inbox" / station.named("receiver"),
+        reserve_bytes=node.disk_reserve_mb * 1_000_000,
+        # Without a node around it nobody splits its logs on this machine
+        log_bytes=node.reception_log_mb * 1_000_000 if "listen" in station.descriptors else 0,
     )
     with ExitStack() as held:
         listening = held.enter_context(_listening_socket(station))
@@ -39,11 +48,13 @@ def run(station: Station) -> None:
             known_calling_ae_titles=station.settings.known_calling_ae_titles,
             max_associations=node.max_associations,
             accept_unknown_sop_classes=node.unknown_sop_classes,
-            on_event=_write_down,
-            commitment=desk_of(station.settings),
+            on_event=_telling(station.bells),
+            commitment=desk_of(station.settings, station.bells),
             moves=Moves.below(station.settings.data_dir),
             tls=door,
+            fast_reception=node.fast_reception,
         )
+        _tell_way(receiver, wanted=node.fast_reception)
         receiver.start()
         host, port = listening.getsockname()[:2]
         station.announce({"host": host, "port": port})
@@ -53,12 +64,29 @@ def run(station: Station) -> None:
         receiver.stop(_GRACE_SECONDS)
 
 
+def _tell_way(receiver: Receiver, *, wanted: bool) -> None:
+    if receiver.is_fast:
+        return
+    if wanted:
+        log.warning("receiver.plain", reason=why_not_fast())
+    else:
+        log.info("receiver.plain", reason="node.fast_reception = false")
+
+
+def _telling(bells: Bells) -> Callable[[str, Mapping[str, object]], None]:
+    """Return what logs an event, and has the indexer look."""
+
+    def tell(name: str, facts: Mapping[str, object]) -> None:
+        _write_down(name, facts)
+        bells.ring("indexer")
+
+    return tell
+
+
 def _write_down(name: str, facts: Mapping[str, object]) -> None:
     """Log what the receiver tells; each stored instance only where the log is to be that detailed."""
     if name == "association_rejected":
-        log.warning(
-            f"receiver.{name}", **facts, remedy="is the caller a peer in the configuration, and calls our title?"
-        )
+        log.warning(f"receiver.{name}", **facts, remedy=_REMEDIES.get(str(facts["reason"]), "none: it may call again"))
     elif name == "tls_refused":
         log.warning(f"receiver.{name}", **facts, remedy="is its certificate of one of tls.authorities, and valid?")
     else:

@@ -10,10 +10,12 @@ from pathlib import Path
 import structlog
 
 from db.delivery import acceptance, commitments, deliveries, outbox, withdrawn
+from db.delivery.deliveries import Exchange
 from db.engine import Database
 from db.files.filestore import FileStore
 from db.lasting.ledger import presence_record
 from hilum.backing_off import back_off
+from hilum.bells import Bells
 from hilum.committing.crew import crew_of
 from hilum.config import Settings
 from hilum.entries import PeerSettings
@@ -71,9 +73,10 @@ def _work(station: Station, store: FileStore, database: Database) -> None:
     if withheld:
         log.warning("deliveries.withheld", count=withheld)
     couriers = [
-        Courier(peer, station.settings, database, store, station.stop) for peer in station.settings.destinations
+        Courier(peer, station.settings, database, store, station.stop, bells=station.bells)
+        for peer in station.settings.destinations
     ]
-    crew = crew_of(station.settings, database, store, station.stop)
+    crew = crew_of(station.settings, database, store, station.stop, station.bells)
     threads = at_work([*(courier.run for courier in couriers), *(worker.run for worker in crew)], station.stop)
     station.announce({"peers": [courier.name for courier in couriers]})
     station.stop.wait()
@@ -89,6 +92,8 @@ class Courier:
     ----------
     timeouts
         Of its associations; those of `scp.association.requesting` by default.
+    bells
+        By which it hears that something was put into the outbox.
     """
 
     def __init__(
@@ -100,8 +105,11 @@ class Courier:
         stop: StopSignal,
         *,
         timeouts: Timeouts | None = None,
+        bells: Bells | None = None,
     ) -> None:
         self.name = peer.name
+        self._bells = bells or Bells()
+        self._ear = self._bells.ear(stop)
         self._timeouts = timeouts
         self._settings = peer
         self._peer = peer_of(peer)
@@ -119,7 +127,7 @@ class Courier:
     def run(self) -> None:
         """Deliver what is due, again and again, until the node stops."""
         structlog.contextvars.bind_contextvars(peer=self.name)
-        keep_at(self._work, self._stop, "delivery.crashed", self._delivery.retry_seconds)
+        keep_at(self._work, self._stop, "delivery.crashed", self._delivery.retry_seconds, ear=self._ear)
 
     def _work(self) -> None:
         self._ask()
@@ -156,6 +164,10 @@ class Courier:
     def turn(self) -> bool:
         """Take what is due to the peer over one association; tell whether there was anything."""
         with self._database.reading() as uow:
+            due_in = outbox.seconds_until_due(uow, self.name)
+            if due_in is None or due_in > 0:
+                self._ear.look_within(due_in)
+                return False
             if not outbox.is_delivery_waiting(uow, self.name):
                 return False
         with slot(self._store.root, self._settings, self._stop) as free:
@@ -221,7 +233,9 @@ class Courier:
         return True
 
     def _store_one(self, sender: Sender, delivery: Delivery) -> None:
+        began = time.monotonic()
         status = self._store_at_peer(sender, delivery)
+        exchange = Exchange(began, time.monotonic())
         # What a peer makes of a rejection shows at once; it need not keep the note
         commits = self._settings.commitment and delivery.result.form != Form.REJECTION
         end, record = (commitments.stored, "stored") if commits else (outbox.delivered, "delivered")
@@ -229,7 +243,7 @@ class Courier:
 
         def note() -> None:
             with self._database.writing() as uow:
-                end(uow, delivery.id, self._owner, status)
+                end(uow, delivery.id, self._owner, status, exchange)
                 uow.commit()
 
         def meanwhile() -> None:
@@ -241,6 +255,8 @@ class Courier:
         # The peer has it, and is not to get it twice because our disk is full
         self._outage.persist(lambda: self._store.append_manifest(delivery.study_instance_uid, there), meanwhile)
         self._outage.persist(note, meanwhile)
+        if commits:
+            self._bells.ring("sender")  # who asks for commitment is in this process
         if delivery.result.sop_class_uid not in self._stored:
             self._stored.add(delivery.result.sop_class_uid)
             self._learn({delivery.result.sop_class_uid: Acceptance.STORED})

@@ -112,17 +112,23 @@ class Request:
 
     def to_bytes(self) -> bytes:
         """Return the message."""
-        values = asdict(self) | {
+        # asdict() would first copy what stands for the images here, value by value
+        values = vars(self) | {
             "instances": _to_json(self.instances),
             "priors": [_to_json(prior) for prior in self.priors],
             "variants": [variant.to_json() for variant in self.variants],
+            "reason": None if self.reason is None else asdict(self.reason),
+            "predecessors": [asdict(each) for each in self.predecessors],
         }
         return json.dumps(values).encode()
 
     @classmethod
     def from_bytes(cls, message: bytes) -> Request:
         """Return what `to_bytes` wrote."""
-        values = json.loads(message)
+        return cls._of_values(json.loads(message))
+
+    @classmethod
+    def _of_values(cls, values: dict[str, Any]) -> Request:
         values["instances"] = _from_json(values["instances"])
         values["priors"] = tuple(map(_from_json, values["priors"]))
         values["variants"] = tuple(Variant.from_json(variant) for variant in values["variants"])
@@ -153,7 +159,7 @@ class Warm:
 def order_of(message: bytes) -> Request | Warm:
     """Return the order that a runner was given."""
     values = json.loads(message)
-    return Warm(values["warm"]) if "warm" in values else Request.from_bytes(message)
+    return Warm(values["warm"]) if "warm" in values else Request._of_values(values)
 
 
 @dataclass(frozen=True)

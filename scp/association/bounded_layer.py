@@ -44,7 +44,7 @@ class BoundedProvider(DULServiceProvider):
         super().__init__(association)
         self.daemon = True
         self._longest_pdu = longest_pdu + _TOLERANCE
-        self._buffer = memoryview(bytearray(self._longest_pdu))
+        self._buffer = memoryview(bytearray(_PDU_HEADER.size + self._longest_pdu))
 
     def take(self, p_data: memoryview) -> bytes:
         """Process the variable field of one P-DATA-TF and return the PDUs to send back, if any.
@@ -73,29 +73,54 @@ class BoundedProvider(DULServiceProvider):
             LOGGER.warning("a PDU of %d bytes was announced, %d are allowed: association aborted", length, longest)
             self.event_queue.put(_INVALID_PDU)
         elif kind == _P_DATA_TF and self.state_machine.current_state == DATA_TRANSFER:
-            self._serve(connection, length)
+            self.receive_p_data(connection, length)
         else:
             super()._read_pdu_data()
 
-    def _serve(self, connection: socket.socket, length: int) -> None:
+    def receive_p_data(self, connection: socket.socket, length: int) -> None:
+        """Read the P-DATA-TF that comes next, whose variable field has `length` bytes, and have it taken.
+
+        Those that follow are taken as well, for as long as `goes_on` lets them be waited for: a turn of pynetdicom's
+        loop for each would cost more than all that is done with it.
+        """
+        following: int | None = length
+        while following is not None and self._take_next(connection, following):
+            following = self._following(connection)
+
+    def _take_next(self, connection: socket.socket, length: int) -> bool:
+        """Read a P-DATA-TF and have it taken; False where the association can not go on."""
+        whole = _PDU_HEADER.size + length
         try:
-            received = _receive(connection, _PDU_HEADER.size, self._buffer) and _receive(
-                connection, length, self._buffer
-            )
+            received = _receive(connection, whole, self._buffer)
         except OSError:
             received = False
         if not received:
             self.event_queue.put(CONNECTION_CLOSED)
-            return
+            return False
         try:
-            responses = self.take(self._buffer[:length])
+            responses = self.take(self._buffer[_PDU_HEADER.size : whole])
         except ProtocolError as error:
             LOGGER.warning("association aborted: %s", error)
             self.event_queue.put(_INVALID_PDU)
-            return
+            return False
         if responses and self.socket is not None:
             self.socket.send(responses)
             self.answered()
+        return True
+
+    def _following(self, connection: socket.socket) -> int | None:
+        """Return the length of the P-DATA-TF that comes next; None for whatever else comes, or happens, before."""
+        if self._kill_thread or not self.goes_on():
+            return None
+        self._idle_timer.restart()
+        header = _peek_header(connection)
+        if header is None or header[0] != _P_DATA_TF or header[1] > self._longest_pdu:
+            return None  # it is looked at again, and dealt with, in pynetdicom's loop
+        return header[1]
+
+    def goes_on(self) -> bool:
+        """Tell whether more has come, and nothing else is to be done before; some time may be spent on waiting."""
+        return False
 
     def answered(self) -> None:
         """Do what is to be done once the peer has been answered."""

@@ -50,7 +50,12 @@ class IncomingMessage:
 
     def answer(self) -> bytes:
         """Return the encoded command set that answers the message, once it is complete."""
-        return write_response(self._request, self._status, self._comment)
+        return write_response(self._request, *self.outcome)
+
+    @property
+    def outcome(self) -> tuple[int, str]:
+        """Return the status that answers the message, and its Error Comment, once it is complete."""
+        return self._status, self._comment
 
     def _hand_over(self) -> None:
         is_report = self._request.command_field == CommandField.N_EVENT_REPORT_RQ

@@ -17,7 +17,8 @@ LONGEST_COMMAND_SET: Final = 16384
 _NO_DATA_SET = 0x0101
 _ELEMENT = struct.Struct("<HHL")
 _US = struct.Struct("<H")
-_LONGEST_COMMENT = 64  # VR LO
+LONGEST_COMMENT: Final = 64
+"""Of an Error Comment (VR LO) [characters]."""
 
 _AFFECTED_SOP_CLASS_UID = 0x0002
 _REQUESTED_SOP_CLASS_UID = 0x0003
@@ -111,7 +112,7 @@ def write_response(request: Request, status: int, comment: str = "") -> bytes:
         (_MESSAGE_ID_BEING_RESPONDED_TO, _US.pack(request.message_id)),
         (_COMMAND_DATA_SET_TYPE, _US.pack(_NO_DATA_SET)),
         (_STATUS, _US.pack(status)),
-        (_ERROR_COMMENT, _padded(comment[:_LONGEST_COMMENT], " ")),
+        (_ERROR_COMMENT, _padded(comment[:LONGEST_COMMENT], " ")),
         (_AFFECTED_SOP_INSTANCE_UID, _padded(request.affected_sop_instance_uid, "\0")),
     ]
     if request.command_field in _TYPE_IDS:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from scp.association.tls import Identity, in_words, let_in, listening_context
-from scp.receiving.intake import EventListener
+from scp.receiving.incoming_object import EventListener
 from study.errors import ConfigError
 
 LOGGER = logging.getLogger(__name__)

@@ -1,7 +1,8 @@
-"""Where received objects become durable: a folder of files, each complete or not there.
+"""Where received objects become durable: a folder of files, each complete or not there, and of logs.
 
-An object is written to ``NAME.part``, synced, renamed to ``NAME.dcm``, and the folder is synced. Only then may the
-sender be told Success. Names are the node's own: nothing from the wire becomes part of a path.
+An object is written to ``NAME.part``, synced, renamed to ``NAME.dcm``, and the folder is synced; or it is written into
+a log, synced, and becomes ``NAME.dcm`` when the log is split (`scp.receiving.reception_log`). Only then may the sender
+be told Success. Names are the node's own: nothing from the wire becomes part of a path.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from scp.receiving.reception_log import Incoming, IncomingRecord, ReceptionLog
 from study.errors import ArchiveError, ReceiveError
 
 PARTIAL_SUFFIX: Final = ".part"
@@ -36,6 +38,8 @@ class Inbox:
         Made where it is missing. What a dead owner left half written in it is removed.
     reserve_bytes
         As much of the disk stays free: objects are refused before the disk is full [bytes].
+    log_bytes
+        As much of it the logs take at most; 0 where nobody splits them, and every object is a file of its own at once.
 
     Raises
     ------
@@ -43,7 +47,7 @@ class Inbox:
         If another process owns the folder.
     """
 
-    def __init__(self, folder: Path, reserve_bytes: int) -> None:
+    def __init__(self, folder: Path, reserve_bytes: int, log_bytes: int = 0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._reserve_bytes = reserve_bytes
@@ -55,15 +59,18 @@ class Inbox:
         except BlockingIOError:
             os.close(self._folder_descriptor)
             raise ArchiveError(f"Another process receives into {folder}; give each receiver its own folder.") from None
-        for leftover in folder.glob(f"*{PARTIAL_SUFFIX}"):
+        for leftover in (*folder.glob(f"*{PARTIAL_SUFFIX}"), *folder.glob("*.new")):
             leftover.unlink()
+        self._log_bytes = log_bytes
+        self._logs = ReceptionLog(folder, self._owner, log_bytes)
 
     def close(self) -> None:
         """Give the folder up; another process may own it then."""
+        self._logs.close()
         os.close(self._folder_descriptor)
 
-    def begin(self, file_meta: bytes) -> IncomingFile:
-        """Return a file that starts with `file_meta` and is not yet stored.
+    def begin(self, file_meta: bytes) -> Incoming:
+        """Return an object that starts with `file_meta` and is not yet stored.
 
         Raises
         ------
@@ -72,9 +79,18 @@ class Inbox:
         """
         self.check_reserve()
         name = f"{time.time_ns():020d}-{self._owner}-{next(self._names):06d}"
-        incoming = IncomingFile(self, self.folder / name)
+        incoming = self._new(self.folder / name)
         incoming.write([file_meta])
         return incoming
+
+    def _new(self, base: Path) -> Incoming:
+        try:
+            log = self._logs.borrow()
+        except OSError as error:
+            raise _out_of_resources(error) from error
+        if log is None:
+            return IncomingFile(self, base)
+        return IncomingRecord(self._logs, log, base, STORED_SUFFIX, lambda: IncomingFile(self, base), _out_of_resources)
 
     def check_reserve(self) -> None:
         """Make sure that the disk has more than its reserve free.
@@ -86,7 +102,9 @@ class Inbox:
         """
         disk = os.fstatvfs(self._folder_descriptor)
         free = disk.f_bavail * disk.f_frsize
-        if free < self._reserve_bytes:
+        # What the logs hold takes as much again when it is split; how much that is, is asked only where it may matter
+        room = free - self._reserve_bytes
+        if room < 0 or (room < self._log_bytes and room < self._logs.unsplit_bytes()):
             raise ReceiveError(
                 _OUT_OF_RESOURCES,
                 "Out of disk space; free some and send again.",

@@ -20,18 +20,25 @@ from scp.association.bounded_layer import prepare_connection
 from scp.association.contexts import Roles, supported_contexts
 from scp.association.quiet import quieten_pynetdicom
 from scp.commitments.commitment_desk import CommitmentDesk
+from scp.receiving.fragments import Fragments, Room
 from scp.receiving.greeting import Greeter, TLSDoor
 from scp.receiving.inbox import Inbox
-from scp.receiving.intake import AcceptedContext, EventListener, Intake, Parties
+from scp.receiving.incoming_object import AcceptedContext, EventListener, Parties
+from scp.receiving.intake import Intake
 from scp.receiving.moves import Moves
-from scp.receiving.upper_layer import IntakeAssociation, wait_for_end
+from scp.receiving.paths import why_not_fast
+from scp.receiving.plain_layer import PlainAssociation
+from scp.receiving.requested import RequestedAssociation, wait_for_end
+from scp.receiving.rules import Rules
+from scp.receiving.upper_layer import IntakeAssociation
 from study.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 LOGGER = logging.getLogger(__name__)
 
 DEFAULT_MAX_PDU: Final = 2**18
 _REJECTED_PERMANENT, _BY_SERVICE_USER = 0x01, 0x01
-_CALLING_AE_TITLE_NOT_RECOGNIZED, _CALLED_AE_TITLE_NOT_RECOGNIZED = 0x03, 0x07
+_NO_REASON_GIVEN, _CALLING_AE_TITLE_NOT_RECOGNIZED, _CALLED_AE_TITLE_NOT_RECOGNIZED = 0x01, 0x03, 0x07
+_SHORTEST_PDU: Final = 7  # the header of a PDV, and a byte
 _OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -64,6 +71,14 @@ class Receiver:
         What archives are just asked to send here; None: nothing that they do not say themselves.
     tls
         The port for callers over TLS, beside the other; None: there is none.
+    fast_reception
+        Whether associations are served the fast way, where the pynetdicom that is installed allows it
+        (`scp.receiving.paths`); the plain way has the same rules and answers.
+
+    Attributes
+    ----------
+    is_fast
+        Whether they are.
     """
 
     def __init__(
@@ -81,6 +96,7 @@ class Receiver:
         commitment: CommitmentDesk | None = None,
         moves: Moves | None = None,
         tls: TLSDoor | None = None,
+        fast_reception: bool = True,
     ) -> None:
         quieten_pynetdicom()
         self._inbox = inbox
@@ -90,6 +106,8 @@ class Receiver:
         self._network_timeout = network_timeout
         self._commitment = commitment
         self._moves = moves
+        self.is_fast = fast_reception and not why_not_fast()
+        self._room = Room()
         self._most_connections = 2 * max_associations + 8  # those that were rejected or did not ask yet count as well
         self._doors: dict[int, Callable[[socket.socket, tuple[str, int]], None]] = {
             listening_socket.fileno(): self._take
@@ -136,8 +154,8 @@ class Receiver:
         wait_for_end(late, self._network_timeout)
         os.close(self._stop)
 
-    def _associations(self) -> list[IntakeAssociation]:
-        return [entry for entry in self._ae.active_associations if isinstance(entry, IntakeAssociation)]
+    def _associations(self) -> list[RequestedAssociation]:
+        return [entry for entry in self._ae.active_associations if isinstance(entry, RequestedAssociation)]
 
     def _accept_connections(self) -> None:
         poll = select.poll()
@@ -174,7 +192,7 @@ class Receiver:
             return
         try:
             prepare_connection(connection, self._network_timeout)
-            association = IntakeAssociation(self._ae, connection, address, self._open_intake)
+            association = self._association(connection, address)
         except OSError:
             LOGGER.info("a connection from %s was gone before it was taken", address[0])
             connection.close()
@@ -184,6 +202,11 @@ class Receiver:
         association.bind(evt.EVT_REJECTED, self._on_rejected)
         association.start()
 
+    def _association(self, connection: socket.socket, address: tuple[str, int]) -> RequestedAssociation:
+        if self.is_fast:
+            return IntakeAssociation(self._ae, connection, address, self._open_intake)
+        return PlainAssociation(self._ae, connection, address, self._open_fragments)
+
     def _on_requested(self, event: evt.Event) -> None:
         association = event.assoc
         request = _request(association)
@@ -192,6 +215,8 @@ class Receiver:
             self._reject(association, _CALLED_AE_TITLE_NOT_RECOGNIZED, "called AE title not recognized")
         elif self._known is not None and request.calling_ae_title not in self._known:
             self._reject(association, _CALLING_AE_TITLE_NOT_RECOGNIZED, "calling AE title not recognized")
+        elif 0 < (request.maximum_length_received or 0) < _SHORTEST_PDU:
+            self._reject(association, _NO_REASON_GIVEN, "its maximum PDU length leaves no room for an answer")
         else:
             association.acceptor.supported_contexts = supported_contexts(
                 request.presentation_context_definition_list,
@@ -227,13 +252,14 @@ class Receiver:
             },
         )
 
-    def _open_intake(self, association: IntakeAssociation) -> Intake:
-        return Intake(
-            contexts={
-                context.context_id: AcceptedContext(str(context.abstract_syntax), str(context.transfer_syntax[0]))
-                for context in association.accepted_contexts
-                if context.context_id is not None
-            },
+    def _open_intake(self, association: Association) -> Intake:
+        return Intake(_contexts(association), self._rules(association), association.requestor.maximum_length or 0)
+
+    def _open_fragments(self, association: Association) -> Fragments:
+        return Fragments(_contexts(association), self._rules(association), self._room)
+
+    def _rules(self, association: Association) -> Rules:
+        return Rules(
             parties=_parties(association),
             inbox=self._inbox,
             accept_unknown_sop_classes=self._accept_unknown_sop_classes,
@@ -241,6 +267,14 @@ class Receiver:
             commitment=self._commitment,
             moves=self._moves,
         )
+
+
+def _contexts(association: Association) -> dict[int, AcceptedContext]:
+    return {
+        context.context_id: AcceptedContext(str(context.abstract_syntax), str(context.transfer_syntax[0]))
+        for context in association.accepted_contexts
+        if context.context_id is not None
+    }
 
 
 def _request(association: Association) -> A_ASSOCIATE:

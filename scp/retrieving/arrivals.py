@@ -10,7 +10,9 @@ from pynetdicom.association import Association
 from scp.association.requestor import RequestorProvider
 from scp.receiving.expected import Expected
 from scp.receiving.inbox import Inbox
-from scp.receiving.intake import AcceptedContext, Intake, Parties
+from scp.receiving.incoming_object import AcceptedContext, Parties
+from scp.receiving.intake import Intake
+from scp.receiving.rules import Rules
 from scp.sending.object_file import Offer
 
 MOST_INSTANCES: Final = 100_000
@@ -66,14 +68,14 @@ class Arrivals:
         self, association: Association, contexts: Mapping[int, AcceptedContext], parties: Parties, inbox: Inbox
     ) -> None:
         """Have what comes in these contexts from now on written into `inbox`."""
-        intake = Intake(
-            contexts=contexts,
+        rules = Rules(
             parties=parties,
             inbox=inbox,
             accept_unknown_sop_classes=True,  # none comes but those that we proposed
             on_event=self._on_event,
             expected=self._expected,
         )
+        intake = Intake(contexts, rules)
         assert isinstance(association.dul, RequestorProvider)
         association.dul.let_in(intake, frozenset(contexts))
 

@@ -14,7 +14,7 @@ from scp.association.conversation import Conversation
 from scp.association.requesting import Peer, Timeouts, association_with
 from scp.receiving.expected import Expected
 from scp.receiving.inbox import Inbox
-from scp.receiving.intake import AcceptedContext, Parties
+from scp.receiving.incoming_object import AcceptedContext, Parties
 from scp.receiving.moves import Moves
 from scp.retrieving.answers import failed_uids
 from scp.retrieving.arrivals import Arrivals, storage_contexts

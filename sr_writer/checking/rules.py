@@ -22,9 +22,11 @@ from sr_writer.checking.texts import text_reasons, uid_reasons
 from sr_writer.codes import is_private, own_codes
 from sr_writer.files import TRANSFER_SYNTAXES
 from sr_writer.reading.content_tree import items_named
-from sr_writer.source.carrying import CharacterSet, element_bytes, items_of, tag_of
+from sr_writer.reading.frames import FRAME_CONTENT
+from sr_writer.reading.shared_items import share_items
+from sr_writer.source.carrying import CharacterSet, ascii_text_of, element_bytes, items_of, tag_of
 from sr_writer.source.identity import CARRIED, TYPE_2
-from sr_writer.source.images import key_of, keys_of_reference
+from sr_writer.source.images import SourceImages, keys_of_reference
 from study.codes import PRIVATE_SCHEME
 from study.errors import GeometryMismatch, NonconformantObject, Reason
 
@@ -35,6 +37,9 @@ _TAKEN_OVER_TAGS = frozenset(map(tag_of, (*CARRIED, "ReferencedRequestSequence",
 """Sequences whose references and codes are the source's, not ours."""
 _NO_IMAGES = _TAKEN_OVER_TAGS | {tag_of("PredecessorDocumentsSequence")}
 """Sequences whose references are not to images of the source; those to reports are checked with the documents."""
+
+_REFERENCED_INSTANCE, _REFERENCED_CLASS = tag_of("ReferencedSOPInstanceUID"), tag_of("ReferencedSOPClassUID")
+_SERIES = tag_of("SeriesInstanceUID")
 
 _ORDER_NUMBERS = (
     "AccessionNumber",
@@ -62,6 +67,7 @@ def read_back(path: Path) -> Dataset:
     same = dataset.file_meta.get("MediaStorageSOPInstanceUID") == dataset.get("SOPInstanceUID")
     if not same or dataset.file_meta.get("MediaStorageSOPClassUID") != dataset.get("SOPClassUID"):
         raise NonconformantObject(f"{path.name} holds another instance than its file meta says.")
+    share_items(dataset, (FRAME_CONTENT,))
     return dataset
 
 
@@ -170,30 +176,33 @@ def _own_uids(result: Dataset, items: Sequence[Dataset], sources: Sequence[Datas
         yield Reason("UID", "A UID of the result is absent.")
     made = [{str(result.get(keyword, ""))} for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "DeviceUID")]
     made += [
-        {str(item[keyword].value) for item in items if keyword in item}
+        {ascii_text_of(item, tag_of(keyword)) for item in _having(items, keyword)}
         for keyword in ("DimensionOrganizationUID", "TrackingUID")
     ]
-    taken = {
-        str(source.get(keyword, ""))
-        for source in sources
-        for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
-    }
+    taken = SourceImages.of(sources).uids
     if sum(map(len, made)) > len(set().union(*made)) or taken & set().union(*made):
         yield Reason("UID", "A UID of the result is used twice, or is one of the source's.")
+
+
+def _having(items: Iterable[Dataset], keyword: str) -> list[Dataset]:
+    """Return the items that have an element; there are thousands, and asking one by a keyword looks up its tag."""
+    tag = tag_of(keyword)
+    return [item for item in items if tag in item.keys()]  # noqa: SIM118
 
 
 def _references(
     items: Sequence[Dataset], sources: Sequence[Dataset], beside: Sequence[Dataset], *, series_named: bool
 ) -> Iterator[Reason]:
-    known = {str(source.SOPInstanceUID): str(source.SOPClassUID) for source in (*sources, *beside)}
-    frames = set(map(key_of, (*sources, *beside)))
+    images, others = SourceImages.of(sources), SourceImages(beside)
+    known = images.classes | others.classes
+    frames = {*images.keys, *others.keys}
     unknown = contradicting = frameless = 0
-    for item in items:
-        if "ReferencedSOPInstanceUID" not in item or "RTReferencedSeriesSequence" in item:  # that one is a study
+    for item in _having(items, "ReferencedSOPInstanceUID"):
+        if "RTReferencedSeriesSequence" in item:  # that one is a study
             continue
-        sop_class = known.get(str(item.ReferencedSOPInstanceUID))
+        sop_class = known.get(ascii_text_of(item, _REFERENCED_INSTANCE))
         unknown += sop_class is None
-        contradicting += sop_class is not None and sop_class != str(item.get("ReferencedSOPClassUID", ""))
+        contradicting += sop_class is not None and sop_class != ascii_text_of(item, _REFERENCED_CLASS)
         named = {key for key in keys_of_reference(item) if key[1] is not None}
         frameless += sop_class is not None and not named <= frames
     if unknown:
@@ -202,7 +211,7 @@ def _references(
         yield Reason("Reference", f"{contradicting} references name another SOP Class than the image has.")
     if frameless:
         yield Reason("Reference", f"{frameless} references name a frame that is no source image.")
-    series = {str(item.SeriesInstanceUID) for item in items if "SeriesInstanceUID" in item}
+    series = {ascii_text_of(item, _SERIES) for item in _having(items, "SeriesInstanceUID")}
     if series - {str(each.SeriesInstanceUID) for each in (sources[0], *beside)}:
         yield Reason("Reference", "A reference names another series than the source's.")
     if series_named and str(sources[0].SeriesInstanceUID) not in series:
@@ -241,9 +250,7 @@ def _equipment(result: Dataset) -> Iterator[Reason]:
 def _codes(items: Sequence[Dataset]) -> Iterator[Reason]:
     table = own_codes()
     wrong, private = set(), set()
-    for item in items:
-        if "CodeValue" not in item:
-            continue
+    for item in _having(items, "CodeValue"):
         key = (str(item.CodeValue), str(item.get("CodingSchemeDesignator", "")))
         meaning = str(item.get("CodeMeaning", ""))
         private |= {key[1]} if is_private(key[1]) else set()
@@ -253,6 +260,10 @@ def _codes(items: Sequence[Dataset]) -> Iterator[Reason]:
             wrong.add("/".join(key))
     if wrong:
         yield Reason("Code", f"Codes are incomplete or mean something else here: {', '.join(sorted(wrong))}.")
-    identified = {str(item.get("CodingSchemeDesignator", "")) for item in items if item.get("CodingSchemeName")}
+    identified = {
+        str(item.get("CodingSchemeDesignator", ""))
+        for item in _having(items, "CodingSchemeName")
+        if item.CodingSchemeName
+    }
     for scheme in sorted(private - identified):
         yield Reason("Code", f"The private scheme {scheme} is used and not identified.")

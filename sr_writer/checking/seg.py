@@ -20,18 +20,19 @@ from pydicom.sequence import Sequence as ItemSequence
 from sr_writer.checking.rules import GEOMETRY, common_reasons, demand_none, form_reasons, read_back
 from sr_writer.checking.seg_pixels import pixel_reasons, size_reasons
 from sr_writer.reading.content_tree import code_of, items_named
-from sr_writer.reading.segmentation import (
+from sr_writer.reading.frames import (
+    DERIVATION,
     FRAME_CONTENT,
-    LABELMAP,
+    IDENTIFICATION,
+    Shown,
     dimension_index_values,
     frames_of,
-    is_label_map,
-    segment_number,
-    segments_of,
-    source_key,
+    groups_of_frame,
+    shown_by,
 )
-from sr_writer.source.carrying import set_element, tag_of
-from sr_writer.source.images import SourceKey, by_key
+from sr_writer.reading.segmentation import LABELMAP, is_label_map, segments_of
+from sr_writer.source.carrying import decimals, set_element, tag_of
+from sr_writer.source.images import Planes, SourceImages, SourceKey
 from study.errors import Reason
 from study.forms import SOP_CLASSES, Form
 from study.uids import is_uid
@@ -92,9 +93,10 @@ def seg_reasons(segmentation: Dataset, sources: Sequence[Dataset]) -> Iterator[R
         yield Reason("Reference", f"{incomplete} frames do not refer to one source image at preserved locations.")
     if whole or incomplete:
         return
-    yield from _planes(segmentation, frames, sources)
-    yield from _dimensions(segmentation, frames)
-    yield from pixel_reasons(segmentation, frames, sources)
+    shown = shown_by(segmentation, frames)
+    yield from _planes(segmentation, frames, shown, SourceImages.of(sources))
+    yield from _dimensions(frames, shown, numbered=not is_label_map(segmentation))
+    yield from pixel_reasons(segmentation, shown, sources)
 
 
 def _condensed(segmentation: Dataset, frames: Sequence[Dataset]) -> Dataset:
@@ -134,7 +136,7 @@ def _form(segmentation: Dataset, frames: Sequence[Dataset]) -> Iterator[Reason]:
     if not count or count != len(frames):
         yield Reason("Form", f"Number of Frames is {count}, and {len(frames)} frames are described.")
     shared = items_named(segmentation, "SharedFunctionalGroupsSequence")
-    identified = sum("SegmentIdentificationSequence" in groups for groups in (*frames, *shared))
+    identified = sum(IDENTIFICATION in groups_of_frame(groups) for groups in (*frames, *shared))
     if identified not in ((0,) if kind == LABELMAP else (1, len(frames))):
         yield Reason("Form", f"{identified} of {len(frames)} frames name a segment.")
     yield from size_reasons(segmentation, count)
@@ -175,15 +177,16 @@ def _of_the_source(segmentation: Dataset, first: Dataset) -> Iterator[Reason]:
 
 
 def _refer_elsewhere(frames: Sequence[Dataset]) -> int:
-    """Return how many frames do not refer to one source image at preserved locations."""
-    known: dict[int, bool] = {}
+    """Return how many frames do not refer to one source image at preserved locations, or have no place."""
+    known: dict[tuple[int, int], bool] = {}
     wrong = 0
     for frame in frames:
         # Frames share the groups of their slice
-        group = id(frame.get_item("DerivationImageSequence"))
-        if group not in known:
-            known[group] = _refers_to_one_image(frame)
-        wrong += not known[group] or not frame.get("PlanePositionSequence")
+        groups = groups_of_frame(frame)
+        pair = (id(groups.get(DERIVATION)), id(groups.get(_POSITION)))
+        if pair not in known:
+            known[pair] = _refers_to_one_image(frame) and bool(frame.get("PlanePositionSequence"))
+        wrong += not known[pair]
     return wrong
 
 
@@ -195,85 +198,80 @@ def _refers_to_one_image(frame: Dataset) -> bool:
     return len(images) == 1 and images[0].get("SpatialLocationsPreserved") == "YES"
 
 
-def _planes(segmentation: Dataset, frames: Sequence[Dataset], sources: Sequence[Dataset]) -> Iterator[Reason]:
+def _planes(
+    segmentation: Dataset, frames: Sequence[Dataset], shown: Sequence[Shown], sources: SourceImages
+) -> Iterator[Reason]:
     """Compare the plane of each frame with that of the image, or the frame of an image, that it refers to."""
-    known = by_key(sources)
+    ranks = {key: rank for rank, key in enumerate(sources.keys)}
     shared = segmentation.SharedFunctionalGroupsSequence[0]
     off: Counter[str] = Counter()
-    seen: Counter[tuple[int, SourceKey]] = Counter()
     compared: dict[tuple[int, ...], list[str]] = {}
     nowhere = 0
-    for frame in frames:
-        key = source_key(frame)
-        seen[0 if is_label_map(segmentation) else segment_number(segmentation, frame), key] += 1
-        source = known.get(key)
-        if source is None:
+    for frame, (_, image) in zip(frames, shown, strict=True):
+        rank = ranks.get(image)
+        if rank is None:
             nowhere += 1
             continue
-        groups = (id(source), *(id(frame.get_item(group)) for group in _PLANE_GROUPS if group in frame))
+        own = groups_of_frame(frame)
+        groups = (rank, *(id(own.get(tag)) for tag in _PLANE_GROUPS))
         if groups not in compared:
-            compared[groups] = list(_differences(segmentation, shared, frame, source))
+            compared[groups] = list(_differences(segmentation, shared, frame, sources.planes, rank))
         off.update(compared[groups])
     for what, count in off.items():
         yield Reason(GEOMETRY, f"{what} of {count} frames is not that of the source image.", {"frames": count})
     if nowhere:
         yield Reason("Reference", f"{nowhere} frames refer to no source image, or to no frame of it.")
-    if max(seen.values()) > 1:
+    if max(Counter(shown).values()) > 1:
         yield Reason("Reference", "Two frames show the same segment on the same image.")
     yield from _spacing(shared, sources)
 
 
-_PLANE_GROUPS = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
+_POSITION = tag_of("PlanePositionSequence")
+_PLANE_GROUPS = (_POSITION, tag_of("PlaneOrientationSequence"), tag_of("PixelMeasuresSequence"))
 
 
-def _spacing(shared: Dataset, sources: Sequence[Dataset]) -> Iterator[Reason]:
+def _spacing(shared: Dataset, sources: SourceImages) -> Iterator[Reason]:
     """Demand that a distance between slices is true of every two neighbours, where one is stated."""
     stated = (items_named(shared, "PixelMeasuresSequence") or (Dataset(),))[0].get("SpacingBetweenSlices")
     if stated is None or len(sources) < 2:
         return
-    origins = np.array([_numbers(source, "ImagePositionPatient") for source in sources])
-    cosines = _numbers(sources[0], "ImageOrientationPatient")
-    steps = np.abs(np.diff(origins @ np.cross(cosines[:3], cosines[3:])))
+    cosines = sources.planes.cosines[0]
+    steps = np.abs(np.diff(sources.planes.origins @ np.cross(cosines[:3], cosines[3:])))
     # Half a step is what a series may stray that is accepted as even
     if np.abs(steps - float(stated)).max() > 0.5 * float(stated):
         yield Reason(GEOMETRY, "Spacing Between Slices is not that of the source images.")
 
 
-def _differences(segmentation: Dataset, shared: Dataset, frame: Dataset, source: Dataset) -> Iterator[str]:
-    def groups(keyword: str) -> Dataset:
-        item: Dataset = (items_named(frame, keyword) or items_named(shared, keyword) or [Dataset()])[0]
-        return item
+def _differences(segmentation: Dataset, shared: Dataset, frame: Dataset, planes: Planes, rank: int) -> Iterator[str]:
+    """Yield in what the plane of a frame is not that of the source image of this index."""
 
-    position = _numbers(groups("PlanePositionSequence"), "ImagePositionPatient")
-    if not _close(position, _numbers(source, "ImagePositionPatient"), _TOLERANCE_MM):
+    def numbers(group: str, keyword: str) -> NDArray[np.float64]:
+        item = (items_named(frame, group) or items_named(shared, group) or [Dataset()])[0]
+        return np.array(decimals(item, tag_of(keyword)))
+
+    if not _close(numbers("PlanePositionSequence", "ImagePositionPatient"), planes.origins[rank], _TOLERANCE_MM):
         yield "Image Position"
-    orientation = _numbers(groups("PlaneOrientationSequence"), "ImageOrientationPatient")
-    if not _close(orientation, _numbers(source, "ImageOrientationPatient"), _COSINE_TOLERANCE):
+    orientation = numbers("PlaneOrientationSequence", "ImageOrientationPatient")
+    if not _close(orientation, planes.cosines[rank], _COSINE_TOLERANCE):
         yield "Image Orientation"
-    spacing, expected = _numbers(groups("PixelMeasuresSequence"), "PixelSpacing"), _numbers(source, "PixelSpacing")
+    spacing, expected = numbers("PixelMeasuresSequence", "PixelSpacing"), planes.spacings[rank]
     if not _close(spacing, expected, _SPACING_TOLERANCE * float(expected.min())):
         yield "Pixel Spacing"
-    if (segmentation.Rows, segmentation.Columns) != (source.Rows, source.Columns):
+    if (segmentation.Rows, segmentation.Columns) != tuple(planes.shapes[rank]):
         yield "Rows or Columns"
-
-
-def _numbers(dataset: Dataset, keyword: str) -> NDArray[np.float64]:
-    return np.array([float(value) for value in dataset.get(keyword) or ()])
 
 
 def _close(one: NDArray[np.float64], other: NDArray[np.float64], tolerance: float) -> bool:
     return one.shape == other.shape and bool(np.abs(one - other).max(initial=0.0) <= tolerance)
 
 
-def _dimensions(segmentation: Dataset, frames: Sequence[Dataset]) -> Iterator[Reason]:
+def _dimensions(frames: Sequence[Dataset], shown: Sequence[Shown], *, numbered: bool) -> Iterator[Reason]:
     """Demand that the index values of a frame are its segment, where it has one, and the rank of its slice."""
     ranks: dict[int, SourceKey] = {}
     wrong = 0
-    for frame in frames:
+    for frame, (number, image) in zip(frames, shown, strict=True):
         *segments, rank = dimension_index_values(frame) or [0]
-        expected = [] if is_label_map(segmentation) else [segment_number(segmentation, frame)]
-        key = source_key(frame)
-        wrong += ranks.setdefault(rank, key) != key or segments != expected
+        wrong += ranks.setdefault(rank, image) != image or segments != ([number] if numbered else [])
     if wrong:
         yield Reason("Dimension", f"Dimension Index Values of {wrong} frames are not their segment and slice.")
     if sorted(ranks) != list(range(1, len(ranks) + 1)) or len(set(ranks.values())) < len(ranks):

@@ -10,16 +10,15 @@ from pydicom.encaps import generate_fragments
 from pydicom.uid import ExplicitVRLittleEndian
 
 from sr_writer.reading.content_tree import items_named
+from sr_writer.reading.frames import Shown
 from sr_writer.reading.segmentation import (
     Bits,
     frame_bits,
     is_label_map,
     number_frames,
-    segment_number,
-    source_key,
     values_in,
 )
-from sr_writer.source.images import SourceKey, key_of
+from sr_writer.source.images import SourceImages, SourceKey
 from study.errors import Reason
 
 
@@ -44,23 +43,29 @@ def size_reasons(segmentation: Dataset, frames: int) -> Iterator[Reason]:
             yield Reason("Form", f"Pixel Data has {fragments} fragments for {frames} frames.")
 
 
-def pixel_reasons(segmentation: Dataset, frames: Sequence[Dataset], sources: Sequence[Dataset]) -> Iterator[Reason]:
-    """Yield what is wrong with the pixels of a Segmentation of sound form."""
+def pixel_reasons(segmentation: Dataset, shown: Sequence[Shown], sources: Sequence[Dataset]) -> Iterator[Reason]:
+    """Yield what is wrong with the pixels of a Segmentation of sound form.
+
+    Parameters
+    ----------
+    shown
+        By each frame.
+    """
     if is_label_map(segmentation):
-        yield from _numbers(segmentation, frames, sources)
+        yield from _numbers(segmentation, shown, sources)
     else:
-        yield from _bits(segmentation, frames)
+        yield from _bits(segmentation, shown)
 
 
-def _bits(segmentation: Dataset, frames: Sequence[Dataset]) -> Iterator[Reason]:
+def _bits(segmentation: Dataset, shown: Sequence[Shown]) -> Iterator[Reason]:
     """Demand that every frame shows something, every segment has a frame, and no frame one that is not there."""
     pixels = int(segmentation.Rows) * int(segmentation.Columns)
     content = segmentation.PixelData
     empty = overlapping = 0
     covered: dict[SourceKey, Bits] = {}
-    for index, frame in enumerate(frames):
+    for index, (_, image) in enumerate(shown):
         bits = frame_bits(content, index, pixels)
-        earlier = covered.setdefault(source_key(frame), np.zeros_like(bits))
+        earlier = covered.setdefault(image, np.zeros_like(bits))
         empty += not bits.any()
         overlapping += bool((earlier & bits).any())
         earlier |= bits
@@ -69,18 +74,16 @@ def _bits(segmentation: Dataset, frames: Sequence[Dataset]) -> Iterator[Reason]:
     said = segmentation.get("SegmentsOverlap")
     if said != ("YES" if overlapping else "NO"):
         yield Reason("Pixels", f"Segments Overlap is {said}, and {overlapping} frames overlap others.")
-    if {segment_number(segmentation, frame) for frame in frames} != _described(segmentation):
+    if {number for number, _ in shown} != _described(segmentation):
         yield Reason("Segment", "The frames do not show exactly the segments that are described.")
 
 
-def _numbers(segmentation: Dataset, frames: Sequence[Dataset], sources: Sequence[Dataset]) -> Iterator[Reason]:
+def _numbers(segmentation: Dataset, by_frame: Sequence[Shown], sources: Sequence[Dataset]) -> Iterator[Reason]:
     """Demand a frame on every slice from one with a voxel to another, and no values but those that are described."""
-    by_frame = [values_in(numbers) for numbers in number_frames(segmentation)]
-    ranks = {key_of(source): rank for rank, source in enumerate(sources)}
+    values_by_frame = [values_in(numbers) for numbers in number_frames(segmentation)]
+    ranks = {key: rank for rank, key in enumerate(SourceImages.of(sources).keys)}
     shown = {
-        ranks[key]: values
-        for frame, values in zip(frames, by_frame, strict=True)
-        if (key := source_key(frame)) in ranks
+        ranks[image]: values for (_, image), values in zip(by_frame, values_by_frame, strict=True) if image in ranks
     }
     ends = [rank for rank in {min(shown, default=0), max(shown, default=0)} if not shown.get(rank)]
     if ends:
@@ -89,7 +92,7 @@ def _numbers(segmentation: Dataset, frames: Sequence[Dataset], sources: Sequence
         yield Reason("Pixels", "There are source images without a frame between those that have one.")
     if segmentation.get("SegmentsOverlap") != "NO":
         yield Reason("Pixels", f"Segments Overlap is {segmentation.get('SegmentsOverlap')}, which a label map can not.")
-    if {value for values in by_frame for value in values} | {0} != _described(segmentation):
+    if {value for values in values_by_frame for value in values} | {0} != _described(segmentation):
         yield Reason("Segment", "The pixels do not have exactly the values of the segments that are described.")
 
 

@@ -13,7 +13,7 @@ from sr_writer.material import Material
 from sr_writer.reading.segmentation import regions_of, segments_of
 from sr_writer.region.areas import present_segments
 from sr_writer.seg.describing import tracking_of
-from sr_writer.source.images import key_of
+from sr_writer.source.images import SourceImages
 from study.errors import Reason
 from study.forms import Variant
 from study.imaging import Segment
@@ -62,7 +62,7 @@ def _voxels(segmentations: Sequence[Dataset], material: Material) -> Iterator[Re
     if label_map is None or areas is None:
         return
     expected = {_tracking_uid(segment, material): segment for segment in present_segments(label_map, areas)}
-    slices = {key_of(source): index for index, source in enumerate(material.sources)}
+    slices = {key: index for index, key in enumerate(SourceImages.of(material.sources).keys)}
     seen = np.zeros_like(areas, dtype=np.bool_)
     other = twice = 0
     for segmentation in segmentations:
@@ -75,7 +75,8 @@ def _voxels(segmentations: Sequence[Dataset], material: Material) -> Iterator[Re
             index = slices[region.image]
             twice += bool(seen[index, segment.value])
             seen[index, segment.value] = True
-            other += not np.array_equal(region.mask, label_map.mask(index, (segment.value,)))
+            expected_bits = np.packbits(label_map.mask(index, (segment.value,)), bitorder="little")
+            other += not np.array_equal(region.bits, expected_bits)
     lost = sum(int(np.count_nonzero((areas[:, each.value] > 0) & ~seen[:, each.value])) for each in expected.values())
     if other or twice or lost:
         yield Reason(

@@ -73,7 +73,7 @@ def sr_reasons(
         yield Reason(
             "Tree", "The report has neither a measurement group nor a statement of what was found or measured."
         )
-    yield from _images(document, (*sources, *earlier), referenced)
+    yield from _images(document, {*by_key(sources), *by_key(earlier)}, referenced)
     if is_of_words(document):
         yield from _words(document)
     else:
@@ -161,8 +161,8 @@ def _referenced(item: Dataset) -> set[SourceKey]:
     return {key for below in descendants(item) for key in keys_of_image(below)}
 
 
-def _images(document: Dataset, sources: Sequence[Dataset], segmentations: Collection[str]) -> Iterator[Reason]:
-    strange = {key for key in _referenced(document) if key[0] not in segmentations} - set(by_key(sources))
+def _images(document: Dataset, known: set[SourceKey], segmentations: Collection[str]) -> Iterator[Reason]:
+    strange = {key for key in _referenced(document) if key[0] not in segmentations} - known
     if strange:
         yield Reason("Reference", f"{len(strange)} images of the report are no source images, or no frames of one.")
 

@@ -14,6 +14,7 @@ from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence as ItemSequence
 from pydicom.tag import BaseTag
 from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS
 
@@ -32,6 +33,7 @@ _TEXTUAL = frozenset(
 )
 """Text in a character set that is declared (PS3.5 6.1.2.3), and text in the default repertoire always."""
 _DEFAULT_REPERTOIRE = frozenset({"", "ISO_IR 6", "ISO 2022 IR 6"})
+_CHARACTER_SET = tag_of("SpecificCharacterSet")
 _ESCAPE = "\x1b"
 _UID_KEYWORDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 
@@ -99,15 +101,15 @@ def elements(
         Items to pass over, by identity: one that several frames share is looked at once.
     """
     met = set() if met is None else met
-    declared = character_sets(dataset) or declared
-    for tag in list(dataset.keys()):
-        element = dataset.get_item(tag)
+    if _CHARACTER_SET in dataset.keys():  # noqa: SIM118 - quicker
+        declared = character_sets(dataset) or declared
+    for tag, element in list(dataset.items()):  # as they stand, none of them converted
         if tag in left_out:
             continue
         if _vr(element) != "SQ":
             yield tag, element, declared
             continue
-        for item in items_of(dataset, tag):
+        for item in element.value if isinstance(element.value, ItemSequence) else items_of(dataset, tag):
             if id(item) not in met:
                 met.add(id(item))
                 yield from elements(item, declared, met=met)
@@ -115,10 +117,9 @@ def elements(
 
 def character_sets(dataset: Dataset) -> CharacterSets:
     """Return the terms of Specific Character Set that `dataset` itself declares."""
-    tag = tag_of("SpecificCharacterSet")
-    if tag not in dataset:
+    if _CHARACTER_SET not in dataset:
         return ()
-    terms = element_bytes(dataset, tag).decode("ascii", "replace").split("\\")
+    terms = element_bytes(dataset, _CHARACTER_SET).decode("ascii", "replace").split("\\")
     stripped = tuple(term.strip(" \0") for term in terms)
     return stripped if any(stripped) else ()
 

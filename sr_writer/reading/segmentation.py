@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,23 +11,19 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread
-from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.tag import BaseTag
 from pydicom.uid import RLELossless
 
 from sr_writer.reading.content_tree import items_named, model_of
-from sr_writer.source.carrying import tag_of
-from sr_writer.source.images import SourceKey, keys_of_reference
+from sr_writer.reading.frames import frames_of, shown_by
+from sr_writer.source.images import SourceKey
 
 Mask = NDArray[np.bool_]
 Bits = NDArray[np.uint8]
 Numbers = NDArray[np.uint8] | NDArray[np.uint16]
 
 LABELMAP = "LABELMAP"
-FRAME_CONTENT = tag_of("FrameContentSequence")
-_ENCODED_INDEX_VALUES = re.compile(rb"\xfe\xff\x00\xe0.{4}\x20\x00\x57\x91UL.{2}", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -142,72 +136,30 @@ def segments_of(segmentation: Dataset) -> Sequence[Dataset]:
 def regions_of(segmentation: Dataset) -> Iterator[FrameInFile]:
     """Yield where each segment is on each source image that has it."""
     shape = (int(segmentation.Rows), int(segmentation.Columns))
-    frames = frames_of(segmentation)
+    shown = shown_by(segmentation, frames_of(segmentation))
     if is_label_map(segmentation):
-        for frame, numbers in zip(frames, number_frames(segmentation), strict=True):
+        for (_, image), numbers in zip(shown, number_frames(segmentation), strict=True):
             for number in values_in(numbers):
                 bits = np.packbits(numbers == number, bitorder="little")
-                yield FrameInFile(number, source_key(frame), bits, shape)
+                yield FrameInFile(number, image, bits, shape)
         return
     pixels = segmentation.PixelData
-    for index, frame in enumerate(frames):
-        bits = frame_bits(pixels, index, shape[0] * shape[1])
-        yield FrameInFile(segment_number(segmentation, frame), source_key(frame), bits, shape)
+    for index, (number, image) in enumerate(shown):
+        yield FrameInFile(number, image, frame_bits(pixels, index, shape[0] * shape[1]), shape)
 
 
 def images_of_segments(segmentation: Dataset) -> dict[int, set[SourceKey]]:
     """Return the source images that each segment is on, by its number."""
     found: dict[int, set[SourceKey]] = {int(item.SegmentNumber): set() for item in segments_of(segmentation)}
-    frames = frames_of(segmentation)
+    shown = shown_by(segmentation, frames_of(segmentation))
     if is_label_map(segmentation):
-        for frame, numbers in zip(frames, number_frames(segmentation), strict=True):
+        for (_, image), numbers in zip(shown, number_frames(segmentation), strict=True):
             for number in values_in(numbers):
-                found.setdefault(number, set()).add(source_key(frame))
+                found.setdefault(number, set()).add(image)
     else:
-        for frame in frames:
-            found.setdefault(segment_number(segmentation, frame), set()).add(source_key(frame))
+        for number, image in shown:
+            found.setdefault(number, set()).add(image)
     return found
-
-
-def frames_of(segmentation: Dataset) -> Sequence[Dataset]:
-    """Return what is said of each frame; functional groups that are equal in the file are one object, decoded once.
-
-    There are thousands of frames, which show some hundred segments on some hundred slices.
-    """
-    frames = items_named(segmentation, "PerFrameFunctionalGroupsSequence")
-    decoded: dict[tuple[BaseTag, bytes], DataElement] = {}
-    for frame in frames:
-        for tag in list(frame.keys()):
-            element: DataElement | RawDataElement = frame.get_item(tag)
-            if isinstance(element, RawDataElement) and tag != FRAME_CONTENT:
-                key = (tag, bytes(element.value or b""))
-                if key not in decoded:
-                    decoded[key] = frame[tag]
-                frame[tag] = decoded[key]
-    return frames
-
-
-def segment_number(segmentation: Dataset, frame: Dataset) -> int:
-    """Return the segment that a frame shows; it stands in the shared groups where there is one segment only."""
-    groups = frame if "SegmentIdentificationSequence" in frame else segmentation.SharedFunctionalGroupsSequence[0]
-    return int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
-
-
-def dimension_index_values(frame: Dataset) -> list[int]:
-    """Return the Dimension Index Values of a frame; none where it has none."""
-    element: DataElement | RawDataElement | None = frame.get_item(FRAME_CONTENT) if FRAME_CONTENT in frame else None
-    if isinstance(element, RawDataElement) and element.value:
-        # Every frame has its own, most often alone in its item: not worth an item of pydicom's
-        head = _ENCODED_INDEX_VALUES.match(element.value)
-        if head and struct.unpack_from("<H", element.value, 14)[0] == len(element.value) - head.end():
-            return [value for (value,) in struct.iter_unpack("<I", element.value[head.end() :])]
-    values = (items_named(frame, "FrameContentSequence") or (Dataset(),))[0].get("DimensionIndexValues")
-    return [values] if isinstance(values, int) else list(values or ())
-
-
-def source_key(frame: Dataset) -> SourceKey:
-    """Return the first source image of a frame, and the frame of it."""
-    return next(keys_of_reference(frame.DerivationImageSequence[0].SourceImageSequence[0]))
 
 
 def frame_mask(pixel_data: bytes, index: int, rows: int, columns: int) -> Mask:

@@ -119,6 +119,39 @@ def plain_text(source: Dataset, keyword: str) -> str:
     return element_bytes(source, tag_of(keyword)).decode("ascii", "replace").strip(" \0")
 
 
+def ascii_text_of(source: Dataset, tag: BaseTag) -> str:
+    """Return the one value of an element that is ASCII by its VR, without padding, read without converting it.
+
+    "" where it is absent or empty; several values are what pydicom makes of them, which is no text of any one.
+    """
+    if tag not in source.keys():  # noqa: SIM118 - `in source` converts the tag
+        return ""
+    element: DataElement | RawDataElement = source.get_item(tag)
+    if isinstance(element, RawDataElement):
+        return bytes(element.value or b"").decode("ascii", "replace").strip(" \0")
+    return "" if element.value is None else str(element.value)
+
+
+def decimals(source: Dataset, tag: BaseTag) -> tuple[float, ...]:
+    """Return the numbers of an element of VR DS; none where it is absent or empty.
+
+    Raises
+    ------
+    ValueError
+        If one is no number.
+    """
+    if tag not in source.keys():  # noqa: SIM118 - as above
+        return ()
+    element: DataElement | RawDataElement = source.get_item(tag)
+    if isinstance(element, RawDataElement):
+        text = bytes(element.value or b"").decode("ascii", "replace").strip(" \0")
+        return tuple(map(float, text.split("\\"))) if text else ()
+    value = element.value
+    if value is None or value == "":
+        return ()
+    return tuple(map(float, value)) if isinstance(value, Iterable) else (float(value),)
+
+
 def tag_of(keyword: str) -> BaseTag:
     """Return the tag of a keyword of the data dictionary."""
     tag = tag_for_keyword(keyword)

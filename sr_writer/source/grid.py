@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from sr_writer.source.images import Planes, SourceImages
 from study.errors import EncodingError, GeometryMismatch
 from study.imaging import LabelMap
 
@@ -38,7 +39,7 @@ def demand_place(sources: Sequence[Dataset]) -> None:
     """
     if not sources:
         raise EncodingError("A result needs at least one source image.")
-    lacking = sorted(set().union(*map(_lacking, sources)))
+    lacking = sorted(frozenset[str]().union(*SourceImages.of(sources).lacking))
     if lacking:
         raise EncodingError(
             f"The source images have no place in the patient (no {', '.join(lacking)}), so no region can be written."
@@ -57,6 +58,7 @@ def demand_grid(label_map: LabelMap, sources: Sequence[Dataset]) -> None:
     EncodingError
         If the source images have no place in the patient.
     """
+    sources = SourceImages.of(sources)
     demand_place(sources)
     expected = (len(sources), int(sources[0].Rows), int(sources[0].Columns))
     for layer in label_map.layers:
@@ -69,7 +71,7 @@ def demand_grid(label_map: LabelMap, sources: Sequence[Dataset]) -> None:
             f"The label map has {len(label_map.offsets)} places of slices for {len(sources)} images."
         )
     origins, axes = slice_origins(label_map), label_map.affine[:3, 1:3].T
-    off = float(np.max([_distance(origin, axes, source) for origin, source in zip(origins, sources, strict=True)]))
+    off = float(np.max(_distances(origins, axes, sources.planes)))
     # Half a voxel is what a series may stray that is accepted as a volume: nothing lands in a neighbour
     smallest = min(slice_step(label_map), *np.linalg.norm(axes, axis=1))
     # ... and what is no number is off too
@@ -96,11 +98,17 @@ def slice_step(label_map: LabelMap) -> float:
     return float(np.linalg.norm(label_map.affine[:3, 0]))
 
 
-def _distance(origin: Vectors, axes: Vectors, source: Dataset) -> float:
-    """Return how far the corners of a slice are from those of its source image [mm]."""
-    rows, columns = int(source.Rows) - 1, int(source.Columns) - 1
-    corners = np.array([[row, column] for row in (0, rows) for column in (0, columns)], dtype=np.float64)
-    return float(np.abs(origin + corners @ axes - plane_origin(source) - corners @ plane_axes(source)).max())
+def _distances(origins: Vectors, axes: Vectors, planes: Planes) -> Vectors:
+    """Return how far the corners of each slice are from those of its source image [mm]."""
+    rows, columns = (planes.shapes - 1).T.astype(np.float64)
+    none = np.zeros_like(rows)
+    corners = np.stack([[none, none], [none, columns], [rows, none], [rows, columns]]).transpose(2, 0, 1)
+    along = np.stack(
+        [planes.cosines[:, 3:] * planes.spacings[:, :1], planes.cosines[:, :3] * planes.spacings[:, 1:]], 1
+    )
+    away = (origins - planes.origins)[:, None] + corners @ axes - corners @ along
+    distances: Vectors = np.abs(away).max(axis=(1, 2))
+    return distances
 
 
 def plane_origin(source: Dataset) -> Vectors:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from typing import NamedTuple
 
 from highdicom.sr import (
     CodeContentItem,
@@ -19,6 +20,7 @@ from highdicom.sr import (
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes as standard
 from pydicom.sr.coding import Code as PydicomCode
+from pydicom.uid import UID
 
 from sr_writer import codes
 from sr_writer.codes import concept
@@ -27,8 +29,11 @@ from sr_writer.source.images import frame_numbers
 
 _ACQUISITION = RelationshipTypeValues.HAS_ACQ_CONTEXT
 _PROJECTIONS = frozenset({"CR", "DX", "IO", "MG", "PX", "RF", "RG", "XA"})
-_PIXELS = CodedConcept("{pixels}", "UCUM", "Pixels")
-_COSINE = CodedConcept("{-1:1}", "UCUM", "{-1:1}")
+_UNITS: Mapping[str, CodedConcept | PydicomCode] = {
+    "{pixels}": CodedConcept("{pixels}", "UCUM", "Pixels"),
+    "{-1:1}": CodedConcept("{-1:1}", "UCUM", "{-1:1}"),
+    "mm": standard.UCUM.Millimeter,
+}
 _POSITION = ("ImagePositionPatientX", "ImagePositionPatientY", "ImagePositionPatientZ")
 _ORIENTATION = tuple(f"ImageOrientationPatient{line}{axis}" for line in ("Row", "Column") for axis in "XYZ")
 
@@ -45,12 +50,13 @@ def library_group(sources: Sequence[Dataset]) -> list[ContentItem]:
         Headers of the images, or of frames of multi-frame images.
     """
     described = [list(_descriptors(source)) for source in sources]
-    shared = [item for item in described[0] if all(item in others for others in described[1:])]
-    entries = [_entry(source, items, shared) for source, items in zip(sources, described, strict=True)]
-    return [*shared, *entries]
+    of_all = set(described[0]).intersection(*described[1:])
+    shared = [descriptor.item() for descriptor in described[0] if descriptor in of_all]
+    own = [[descriptor for descriptor in each if descriptor not in of_all] for each in described]
+    return [*shared, *map(_entry, sources, own)]
 
 
-def _entry(source: Dataset, described: Sequence[ContentItem], shared: Sequence[ContentItem]) -> ImageContentItem:
+def _entry(source: Dataset, own: Sequence[_Descriptor]) -> ImageContentItem:
     entry = ImageContentItem(
         concept(codes.SOURCE),
         source.SOPClassUID,
@@ -58,58 +64,80 @@ def _entry(source: Dataset, described: Sequence[ContentItem], shared: Sequence[C
         referenced_frame_numbers=frame_numbers(source),
         relationship_type=RelationshipTypeValues.CONTAINS,
     )
-    own = [item for item in described if item not in shared]
     if own:
-        entry.ContentSequence = ContentSequence(own)
+        entry.ContentSequence = ContentSequence([descriptor.item() for descriptor in own])
     return entry
 
 
-def _descriptors(source: Dataset) -> Iterator[ContentItem]:
+class _Descriptor(NamedTuple):
+    """One thing that an image has, as a plain value: content items are slow to make and to compare.
+
+    Parameters
+    ----------
+    name
+        Keyword of the concept in pydicom's dictionary of DCM.
+    value
+        A number with its unit; a UID where there is none, else a text or a code.
+    """
+
+    name: str
+    value: float | str | PydicomCode
+    unit: str = ""
+
+    def item(self) -> ContentItem:
+        """Return it as a content item."""
+        name = getattr(standard.DCM, self.name)
+        if isinstance(self.value, PydicomCode):
+            return CodeContentItem(name, self.value, _ACQUISITION)
+        if isinstance(self.value, UID):
+            return UIDRefContentItem(name, self.value, _ACQUISITION)
+        if isinstance(self.value, str):
+            return TextContentItem(name, self.value, _ACQUISITION)
+        return NumContentItem(name, self.value, _UNITS[self.unit], relationship_type=_ACQUISITION)
+
+
+def _descriptors(source: Dataset) -> Iterator[_Descriptor]:
     """Yield what describes an image (TID 1602); each has its own Frame of Reference, or none, as the image does."""
     modality = _modalities().get(str(source.get("Modality", "")))
     if modality is not None:
-        yield CodeContentItem(standard.DCM.Modality, modality, _ACQUISITION)
+        yield _Descriptor("Modality", modality)
     if source.get("FrameOfReferenceUID"):
-        yield UIDRefContentItem(standard.DCM.FrameOfReferenceUID, source.FrameOfReferenceUID, _ACQUISITION)
-    yield _number("PixelDataRows", int(source.Rows), _PIXELS)
-    yield _number("PixelDataColumns", int(source.Columns), _PIXELS)
+        yield _Descriptor("FrameOfReferenceUID", UID(source.FrameOfReferenceUID))
+    yield _Descriptor("PixelDataRows", int(source.Rows), "{pixels}")
+    yield _Descriptor("PixelDataColumns", int(source.Columns), "{pixels}")
     if has_place(source):
         yield from _cross_section(source)
     elif source.get("Modality") in _PROJECTIONS:
         yield from _projection(source)
 
 
-def _cross_section(source: Dataset) -> Iterator[ContentItem]:
+def _cross_section(source: Dataset) -> Iterator[_Descriptor]:
     """Yield where an image lies in the patient (TID 1604)."""
     yield from _spacing(source.PixelSpacing)
     thickness = slice_thickness(source)
     if thickness is not None:
-        yield _number("SliceThickness", thickness)
+        yield _Descriptor("SliceThickness", thickness, "mm")
     for keyword, value in zip(_POSITION, source.ImagePositionPatient, strict=True):
-        yield _number(keyword, float(value))
+        yield _Descriptor(keyword, float(value), "mm")
     for keyword, value in zip(_ORIENTATION, source.ImageOrientationPatient, strict=True):
-        yield _number(keyword, float(value), _COSINE)
+        yield _Descriptor(keyword, float(value), "{-1:1}")
 
 
-def _projection(source: Dataset) -> Iterator[ContentItem]:
+def _projection(source: Dataset) -> Iterator[_Descriptor]:
     """Yield how a projection radiograph lies, as far as it says so (TID 1603)."""
     orientation = source.get("PatientOrientation") or ()
     if len(orientation) == 2 and all(orientation):
         for keyword, value in zip(("PatientOrientationRow", "PatientOrientationColumn"), orientation, strict=True):
-            yield TextContentItem(getattr(standard.DCM, keyword), str(value), _ACQUISITION)
+            yield _Descriptor(keyword, str(value))
     spacing = source.get("ImagerPixelSpacing") or ()
     if len(spacing) == 2:
         yield from _spacing(spacing)
 
 
-def _spacing(spacing: Sequence[float]) -> Iterator[ContentItem]:
+def _spacing(spacing: Sequence[float]) -> Iterator[_Descriptor]:
     """Yield the distances of pixel centres from (between rows, between columns) [mm]."""
-    yield _number("HorizontalPixelSpacing", float(spacing[1]))
-    yield _number("VerticalPixelSpacing", float(spacing[0]))
-
-
-def _number(keyword: str, value: float, unit: CodedConcept | PydicomCode = standard.UCUM.Millimeter) -> NumContentItem:
-    return NumContentItem(getattr(standard.DCM, keyword), value, unit, relationship_type=_ACQUISITION)
+    yield _Descriptor("HorizontalPixelSpacing", float(spacing[1]), "mm")
+    yield _Descriptor("VerticalPixelSpacing", float(spacing[0]), "mm")
 
 
 @cache

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from tests.chaos.modality import StudyOnTheWay, digest_of
+from tests.chaos.modality import StudyOnTheWay, digests_below
 from tests.support.orthanc import Orthanc
 
 FORMS = ("SEG", "SR")
@@ -83,15 +83,8 @@ def lost(data_dir: Path, study_instance_uid: str, acknowledged: set[str]) -> set
     left = set(acknowledged)
     for place in (*places, *places):
         if left:
-            left -= {digest for path in place.rglob("*.dcm") if (digest := _digest(path)) is not None}
+            left -= set(digests_below([place]))
     return left
-
-
-def _digest(path: Path) -> str | None:
-    try:
-        return digest_of(path)
-    except FileNotFoundError:  # it moved just now
-        return None
 
 
 def _images_of(result: Dataset) -> frozenset[str]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pydicom.dataset import Dataset
-from pydicom.filereader import read_file_meta_info
 
+from db.files.splitting import unsplit
 from scp.association.requesting import Peer
 from scp.sending.sender import send_files
 from tests.support.node import MODALITY
@@ -28,8 +30,22 @@ _AGAIN_SECONDS = 0.1
 
 def digest_of(path: Path) -> str:
     """Return the SHA-256 of the encoded data set in a file, without its file meta: what goes over the wire."""
-    length = read_file_meta_info(path).FileMetaInformationGroupLength
-    return hashlib.sha256(path.read_bytes()[132 + 12 + length :]).hexdigest()
+    return _digest_of(path.read_bytes())
+
+
+def digests_below(folders: Iterable[Path]) -> Iterator[str]:
+    """Yield `digest_of` each file of some folders; of what the logs in an inbox hold first, since it becomes files."""
+    for folder in folders:
+        for inbox in (each for each in folder.rglob("*/") if "inbox" in each.parts):
+            yield from map(_digest_of, unsplit(inbox))
+        for path in folder.rglob("*.dcm"):
+            with suppress(FileNotFoundError):  # it moved just now
+                yield digest_of(path)
+
+
+def _digest_of(content: bytes) -> str:
+    (length,) = struct.unpack_from("<L", content, 132 + 8)  # (0002,0000), PS3.10 7.1
+    return hashlib.sha256(content[132 + 12 + length :]).hexdigest()
 
 
 class Studies:

@@ -12,7 +12,7 @@ from hilum.phantom import write_phantom_study
 from scp.association.requesting import Peer
 from scp.sending.sender import send_files
 from study.entities import Delivery, StudyRecord
-from tests.chaos.modality import digest_of
+from tests.chaos.modality import digest_of, digests_below
 from tests.support.network import wait_until
 from tests.support.node import MODALITY, Node, running, study_in
 from tests.support.orthanc import Orthanc, running_orthanc
@@ -73,8 +73,7 @@ def modality(node: Node, tmp_path: Path) -> Modality:
 
 def kept(node: Node) -> set[str]:
     """Return the digests of every data set under the node's folders."""
-    places = [node.data_dir / "inbox", node.data_dir / "store"]
-    return {digest_of(path) for place in places for path in place.rglob("*.dcm")}
+    return set(digests_below([node.data_dir / "inbox", node.data_dir / "store"]))
 
 
 def demand_nothing_lost(node: Node, modality: Modality) -> None:

@@ -58,6 +58,19 @@ def study(folder: Path, number: int, department: str = "Ward 7", description: st
     return blocks
 
 
+def test_each_role_has_a_bell_of_its_own_and_a_process_that_runs_models_has_none(node: Node) -> None:
+    given = [
+        (command[command.index("hilum.roles") + 1], [each for each in command if each.startswith(("bell=", "ring-"))])
+        for process in node.processes()
+        if "hilum.roles" in (command := process.cmdline())
+    ]
+    bells = [each for _, descriptors in given for each in descriptors if each.startswith("bell=")]
+    assert len(bells) == len(set(bells)) == 4  # indexer, two keepers, sender
+    rung = {role: {each.partition("=")[0] for each in descriptors} for role, descriptors in given}
+    assert rung["receiver"] == {"ring-indexer-0", "ring-keeper-0", "ring-keeper-1", "ring-sender-0"}
+    assert not rung["runner"]
+
+
 def slow_jobs(node: Node, numbers: str) -> dict[str, Job]:
     """Return the slow model's jobs on studies of these numbers, by the number."""
     records = {number: node.record_of(f"2.25.7000{number}") for number in numbers}

@@ -67,11 +67,12 @@ class Target:
         assert [path.name for path in self.inbox.parent.iterdir()] == ["receiver-0"]
 
 
-@pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+@pytest.fixture(scope="module", params=["fast", "plain"])
+def target(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Target]:
     root = tmp_path_factory.mktemp("fuzz")
     inbox = root / "var" / "inbox" / "receiver-0"
-    with open_listening_socket("127.0.0.1", 0) as listening, receiver_process(listening, inbox) as process:
+    way: str = request.param
+    with open_listening_socket("127.0.0.1", 0) as listening, receiver_process(listening, inbox, way=way) as process:
         watched = psutil.Process(process.pid)
         yield Target(listening.getsockname()[1], root, watched, watched.num_threads())
         assert process.poll() is None

@@ -25,6 +25,7 @@ from scp.receiving.listening import open_listening_socket
 from scp.sending.object_file import describe, offers_for
 from scp.sending.sender import Sender, send_files
 from study.errors import AssociationRejected, DeliveryError, NoAcceptedContext, StoreFailed
+from tests.support.conversation import Caller, associate_rq
 from tests.support.network import (
     RunningReceiver,
     encoded_data_set,
@@ -36,6 +37,7 @@ from tests.support.network import (
 )
 from tests.support.peers import DCMTK_ENVIRONMENT, program, shared
 from tests.support.series import ct_series, save_series
+from tests.support.ways import associations
 
 PRIVATE_SOP_CLASS = "1.2.826.0.1.3680043.10.999.1"
 
@@ -73,17 +75,17 @@ def store(node: RunningReceiver, path: Path) -> int:
 
 
 class Scu:
-    """Requests associations with a called and a calling AE title, and closes their connections in the end."""
+    """Requests associations, and closes their connections in the end."""
 
     def __init__(self) -> None:
         self._connections: list[socket.socket] = []
 
-    def __call__(self, port: int, *, called: str = "HILUM", calling: str = "SCU") -> Association:
-        return ApplicationEntity(calling).associate(
+    def __call__(self, port: int) -> Association:
+        return ApplicationEntity("SCU").associate(
             "127.0.0.1",
             port,
             contexts=[build_context(CTImageStorage, ExplicitVRLittleEndian)],
-            ae_title=called,
+            ae_title="HILUM",
             evt_handlers=[(evt.EVT_CONN_OPEN, lambda event: self._connections.append(connection_of(event.assoc)))],
         )
 
@@ -228,25 +230,26 @@ def test_one_association_per_image_and_the_same_image_again(tmp_path: Path, seri
         ]
 
 
-def test_wrong_called_ae_title_is_rejected(tmp_path: Path, associate: Scu) -> None:
+def rejection_of(port: int, *, called: str = "HILUM", calling: str = "SCU") -> tuple[int, int, int]:
+    """Ask for an association that must be rejected, and return result, source and reason (PS3.8 9.3.4)."""
+    with Caller(port) as caller:
+        caller.send(associate_rq(called, calling))
+        kind, content = caller.answer()
+    assert kind == 0x03
+    return content[1], content[2], content[3]
+
+
+def test_wrong_called_ae_title_is_rejected(tmp_path: Path) -> None:
     with running_receiver(tmp_path) as node:
-        association = associate(node.port, called="OTHER", calling="WHO")
-        assert association.is_rejected
-        answer = association.acceptor.primitive
-        assert answer is not None
-        assert (answer.result, answer.result_source, answer.diagnostic) == (1, 1, 7)
+        assert rejection_of(node.port, called="OTHER", calling="WHO") == (1, 1, 7)
         (told,) = node.told("association_rejected")
         assert (told["calling_ae_title"], told["called_ae_title"], told["address"]) == ("WHO", "OTHER", "127.0.0.1")
 
 
 @pytest.mark.parametrize("known", [{"CT1"}, set()])
-def test_unknown_calling_ae_title_is_rejected(tmp_path: Path, known: set[str], associate: Scu) -> None:
+def test_unknown_calling_ae_title_is_rejected(tmp_path: Path, known: set[str]) -> None:
     with running_receiver(tmp_path, known=known) as node:
-        association = associate(node.port, calling="STRANGER")
-        answer = association.acceptor.primitive
-        assert association.is_rejected
-        assert answer is not None
-        assert (answer.result, answer.result_source, answer.diagnostic) == (1, 1, 3)
+        assert rejection_of(node.port, calling="STRANGER") == (1, 1, 3)
         (told,) = node.told("association_rejected")
         assert told["calling_ae_title"] == "STRANGER"
 
@@ -262,11 +265,7 @@ def test_too_many_associations_are_rejected_for_now(tmp_path: Path, associate: S
     with running_receiver(tmp_path, max_associations=1) as node:
         first = associate(node.port)
         assert first.is_established
-        second = associate(node.port)
-        answer = second.acceptor.primitive
-        assert second.is_rejected
-        assert answer is not None
-        assert (answer.result, answer.result_source, answer.diagnostic) == (2, 3, 2)
+        assert rejection_of(node.port) == (2, 3, 2)
         first.release()
 
 
@@ -301,8 +300,9 @@ def test_a_refused_object_does_not_stop_the_next(tmp_path: Path, series: list[Pa
         assert len(node.told("association_accepted")) == 1
 
 
-def test_below_the_reserve_the_answer_is_a700(tmp_path: Path, series: list[Path]) -> None:
-    with running_receiver(tmp_path / "inbox", reserve_bytes=2**62) as node:
+@pytest.mark.parametrize("fast", [True, False])
+def test_below_the_reserve_the_answer_is_a700(tmp_path: Path, series: list[Path], fast: bool) -> None:
+    with running_receiver(tmp_path / "inbox", reserve_bytes=2**62, fast_reception=fast) as node:
         with (
             Sender(node.peer, "SCU", offers_for([describe(series[0])])) as sender,
             pytest.raises(StoreFailed) as caught,
@@ -395,20 +395,22 @@ def test_fragments_of_every_size_make_the_same_object(tmp_path: Path, series: li
         assert association.is_released
 
 
-def test_a_silent_association_is_ended(tmp_path: Path, associate: Scu) -> None:
-    with running_receiver(tmp_path, network_timeout=0.5) as node:
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_silent_association_is_ended(tmp_path: Path, associate: Scu, fast: bool) -> None:
+    with running_receiver(tmp_path, network_timeout=0.5, fast_reception=fast) as node:
         association = associate(node.port)
         wait_until(lambda: not association.is_established, what="the abort")
 
 
-def test_stopping_lets_an_object_be_finished(tmp_path: Path, series: list[Path], associate: Scu) -> None:
+@pytest.mark.parametrize("fast", [True, False])
+def test_stopping_lets_an_object_be_finished(tmp_path: Path, series: list[Path], associate: Scu, fast: bool) -> None:
     data_set = encoded_data_set(series[0])
     uid = describe(series[0]).sop_instance_uid
-    with ThreadPoolExecutor(1) as pool, running_receiver(tmp_path / "inbox") as node:
+    with ThreadPoolExecutor(1) as pool, running_receiver(tmp_path / "inbox", fast_reception=fast) as node:
         association = associate(node.port)
         connection = connection_of(association)
         connection.sendall(p_data((1, 3, c_store_command(uid)), (1, 0, data_set[:1000])))
-        wait_until(lambda: any(path.suffix == ".part" for path in node.folder.iterdir()))
+        wait_until(lambda: any(not each.between_messages for each in associations()))
         # The context manager stops the receiver again, which has to be harmless.
         stopping = pool.submit(node.receiver.stop, 10.0)
         connection.sendall(p_data((1, 2, data_set[1000:])))
@@ -416,8 +418,9 @@ def test_stopping_lets_an_object_be_finished(tmp_path: Path, series: list[Path],
         assert [encoded_data_set(path) for path in node.stored] == [data_set]
 
 
-def test_a_busy_peer_is_stopped_after_an_object(tmp_path: Path, series: list[Path]) -> None:
-    with running_receiver(tmp_path / "inbox") as node:
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_busy_peer_is_stopped_after_an_object(tmp_path: Path, series: list[Path], fast: bool) -> None:
+    with running_receiver(tmp_path / "inbox", fast_reception=fast) as node:
         sender = subprocess.Popen(
             storescu(node.port, *series * 500),
             env=DCMTK_ENVIRONMENT,
@@ -432,12 +435,14 @@ def test_a_busy_peer_is_stopped_after_an_object(tmp_path: Path, series: list[Pat
         assert len(node.stored) == len(node.told("instance_stored")) == len(list(node.folder.iterdir())) < 3000
 
 
-def test_a_peer_that_hangs_in_an_object_does_not_hold_the_stop(tmp_path: Path, associate: Scu) -> None:
-    with running_receiver(tmp_path) as node:
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_peer_that_hangs_in_an_object_does_not_hold_the_stop(tmp_path: Path, associate: Scu, fast: bool) -> None:
+    with running_receiver(tmp_path, fast_reception=fast) as node:
         connection = connection_of(associate(node.port))
         connection.sendall(p_data((1, 3, c_store_command()), (1, 0, b"\x08\x00")) + struct.pack(">BxL", 4, 1000))
-        wait_until(lambda: any(path.suffix == ".part" for path in tmp_path.iterdir()))
+        wait_until(lambda: any(not each.between_messages for each in associations()))
         node.receiver.stop(grace_seconds=0.2)
+        assert associations() == []
         assert list(tmp_path.iterdir()) == []
 
 

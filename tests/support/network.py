@@ -110,6 +110,7 @@ def running_receiver(
     port: int = 0,
     moves: Moves | None = None,
     tls: TLSDoor | None = None,
+    fast_reception: bool = True,
 ) -> Iterator[RunningReceiver]:
     """Run a receiver called HILUM on a port of 127.0.0.1; on a free one where it is 0."""
     events: list[tuple[str, Mapping[str, object]]] = []
@@ -128,6 +129,7 @@ def running_receiver(
             commitment=commitment,
             moves=moves,
             tls=tls,
+            fast_reception=fast_reception,
         )
         receiver.start()
         try:
@@ -145,21 +147,23 @@ from scp.receiving.listening import adopt_listening_socket
 from scp.receiving.receiver import Receiver
 stop = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())
-receiver = Receiver(adopt_listening_socket(int(sys.argv[1])), "HILUM", Inbox(Path(sys.argv[2]), 0))
+is_fast = sys.argv[3] == "fast"
+inbox = Inbox(Path(sys.argv[2]), 0)
+receiver = Receiver(adopt_listening_socket(int(sys.argv[1])), "HILUM", inbox, fast_reception=is_fast)
 receiver.start()
 print("ready", flush=True)
 stop.wait()
 receiver.stop(2.0)
 """
-"""A receiver alone in a process: arguments are the listening file descriptor and the inbox."""
+"""A receiver alone in a process: arguments are the listening file descriptor, the inbox, and "fast" or "plain"."""
 
 
 @contextmanager
 def receiver_process(
-    listening: socket.socket, folder: Path, prefix: tuple[str, ...] = ()
+    listening: socket.socket, folder: Path, prefix: tuple[str, ...] = (), way: str = "fast"
 ) -> Iterator[subprocess.Popen[str]]:
     """Run a receiver in a process of its own, started by the command `prefix` where there is one."""
-    command = [*prefix, sys.executable, "-c", RECEIVER_PROCESS, str(listening.fileno()), str(folder)]
+    command = [*prefix, sys.executable, "-c", RECEIVER_PROCESS, str(listening.fileno()), str(folder), way]
     process = subprocess.Popen(command, pass_fds=[listening.fileno()], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:

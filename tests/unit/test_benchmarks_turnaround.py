@@ -7,13 +7,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from benchmarks.turnaround import QUIET_SECONDS, STEPS, chain_of
+from benchmarks.chain import QUIET_SECONDS, TOTALS, WORDS, chain_of, words_of
 from study.entities import Delivery, Event, Job, ResultObject, StudyRecord, StudySummary
 from study.states import DeliveryState, JobState, StudyState
 
 START = datetime(2026, 1, 2, 10, 0, tzinfo=UTC)
 SPENT = {"decode": 0.5, "preprocess": 0.1, "inference": 2.0, "postprocess": 0.1, "measure": 0.2, "encode": 1.1}
-STEPS_OF_THE_WAY = list(STEPS)[: list(STEPS).index("total")]
 
 
 def at(seconds: float) -> datetime:
@@ -43,16 +42,23 @@ def record() -> StudyRecord:
 
 def test_the_steps_add_up_to_the_total(record: StudyRecord) -> None:
     chain = chain_of(record)
-    assert set(chain) == set(STEPS)
+    assert list(chain) == ["complete", "start", *SPENT, "rest", "seg_stored", "sr_stored", *TOTALS]
     assert chain["total"] == pytest.approx(5.7)
-    assert sum(chain[step] for step in STEPS_OF_THE_WAY) == pytest.approx(chain["total"])
+    assert sum(seconds for step, seconds in chain.items() if step not in TOTALS) == pytest.approx(chain["total"])
     assert chain["rest"] == pytest.approx(0.3)
 
 
-def test_quiet_period_and_model_time_are_taken_off(record: StudyRecord) -> None:
+def test_both_spans_are_given_with_and_without_the_model(record: StudyRecord) -> None:
     chain = chain_of(record)
     assert chain["beyond_quiet"] == pytest.approx(5.7 - QUIET_SECONDS)
     assert chain["model_aside"] == pytest.approx(5.7 - QUIET_SECONDS - SPENT["inference"])
+    assert chain["from_complete"] == pytest.approx(5.7 - 1.05)
+    assert chain["from_complete_model_aside"] == pytest.approx(5.7 - 1.05 - SPENT["inference"])
+
+
+def test_a_step_that_nobody_knows_is_called_by_its_name() -> None:
+    assert words_of("from_complete") == WORDS["from_complete"]
+    assert words_of("warm_up") == "warm up"
 
 
 def test_a_study_that_did_not_come_through_gives_no_figure(record: StudyRecord) -> None:

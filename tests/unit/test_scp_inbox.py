@@ -14,7 +14,7 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.uid import CTImageStorage, JPEGLSLossless
 
 from scp.receiving.file_meta import encode_file_meta
-from scp.receiving.inbox import Inbox
+from scp.receiving.inbox import Inbox, IncomingFile
 from study.errors import ArchiveError, ReceiveError
 from study.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from study.uids import is_uid
@@ -101,7 +101,7 @@ def test_what_the_disk_does_not_take_is_a700_and_leaves_nothing(tmp_path: Path) 
     program = f"""
 import resource, signal
 from pathlib import Path
-from scp.receiving.inbox import Inbox
+from scp.receiving.inbox import Inbox, IncomingFile
 from study.errors import ReceiveError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 inbox = Inbox(Path({str(tmp_path)!r}), 0)
@@ -121,6 +121,7 @@ print(list(Path({str(tmp_path)!r}).iterdir()))
 def test_a_full_disk_is_a700(tmp_path: Path) -> None:
     inbox = Inbox(tmp_path, 0)
     incoming = inbox.begin(b"head")
+    assert isinstance(incoming, IncomingFile)
     full = os.open("/dev/full", os.O_WRONLY)
     os.dup2(full, incoming._descriptor)
     os.close(full)

@@ -15,7 +15,8 @@ from sr_writer.checking.seg import check_seg
 from sr_writer.files import save
 from sr_writer.picture.directions import edge_letters
 from sr_writer.picture.stack import Stack
-from sr_writer.reading.segmentation import frame_mask, source_key
+from sr_writer.reading.frames import source_key
+from sr_writer.reading.segmentation import frame_mask
 from sr_writer.seg.writing import write_seg
 from study.geometry import assess
 from study.headers import InstanceHeader

@@ -56,13 +56,17 @@ class Step:
 
 _COMMIT = "db.engine:UnitOfWork.commit"
 _MANIFEST = "db.files.filestore:FileStore.append_manifest"
+_RECORD, _LOG = "scp.receiving.reception_log:IncomingRecord", "scp/receiving/reception_log.py"
 _INDEXER, _KEEPER, _SENDER = (f"hilum/roles/{role}.py" for role in ("indexer", "keeper", "sender"))
 
 STEPS = (
-    Step("received, not synced", "receiver", "scp.receiving.inbox:IncomingFile.commit", after=False, most=10),
-    Step("synced, not renamed", "receiver", "os:rename", "scp/receiving/inbox.py:commit", after=False, most=10),
-    Step("renamed, folder not synced", "receiver", "os:rename", "scp/receiving/inbox.py:commit", most=10),
-    Step("durable, not answered", "receiver", "scp.receiving.inbox:Inbox.sync", most=10),
+    Step("received, not in the log", "receiver", f"{_RECORD}.commit", after=False, most=10),
+    Step("in the log, not synced", "receiver", "os:fdatasync", f"{_LOG}:commit", after=False, most=10),
+    Step("durable, not answered", "receiver", "os:fdatasync", f"{_LOG}:commit", most=10),
+    Step("some files split", "indexer", "db.files.splitting:_write", most=4),
+    Step("split, not renamed", "indexer", "db.files.splitting:_sync", most=4),
+    Step("some files renamed", "indexer", "db.files.splitting:_publish", most=4),
+    Step("renamed, not marked", "indexer", "db.files.splitting:Splitter._make_files", most=2),
     Step("before the index commit", "indexer", _COMMIT, f"{_INDEXER}:_index", after=False, most=2),
     Step("indexed, files not moved", "indexer", _COMMIT, f"{_INDEXER}:_index", most=2),
     Step("some files moved", "indexer", "db.files.filestore:_move", most=4),
