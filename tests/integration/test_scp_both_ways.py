@@ -442,7 +442,7 @@ def test_the_plain_way_keeps_an_object_in_memory_until_it_is_complete(ways: Ways
 
 
 def test_what_a_lost_association_held_is_free_again(ways: Ways, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ways.plain.receiver, "_room", Room(len(SMALL) + 10))
+    monkeypatch.setattr(ways.plain.receiver, "_room", Room(len(SMALL)))
     for _ in range(2):
         assert ways.hear(store_rq(UID) + FIRST, end=half_close).data_sets == []
     assert ways.hear(in_one(SMALL) * 2).data_sets == [SMALL] * 2

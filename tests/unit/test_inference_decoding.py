@@ -13,16 +13,19 @@ import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import (
     MPEG2MPML,
     UID,
     DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
     RLELossless,
 )
 
+from inference.decoders import decode_frame
 from inference.decoding import DecodedSeries, read_image, read_series
 from study.errors import SourceUnreadable, StudyRefused, UndecodablePixelData, UnsupportedTransferSyntax
 from study.geometry import assess
@@ -199,6 +202,58 @@ def test_pixels_of_every_depth_and_sign(tmp_path: Path, bits: int, signed: bool)
         dataset.PixelData = (plane & 0xFFFF).astype("<u2").tobytes()
         dataset.RescaleIntercept = "10"
     np.testing.assert_array_equal(decode(datasets, tmp_path).volume.voxels, stored + 10)
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+@pytest.mark.parametrize(
+    ("allocated", "stored", "signed", "size"),
+    [(8, 8, 0, (5, 7)), (8, 7, 1, (4, 6)), (16, 12, 0, (5, 7)), (16, 16, 1, (2, 9))],
+)
+def test_native_frames_are_what_pydicom_makes_of_them(
+    frames: int, allocated: int, stored: int, signed: int, size: tuple[int, int]
+) -> None:
+    image = native(frames, allocated, stored, signed, size)
+    expected = get_decoder(ExplicitVRLittleEndian).as_array(image, raw=True)[0].reshape(frames, *size)
+    for frame in range(frames):
+        decoded = decode_frame(image, Path(), frame)
+        assert decoded.flags.writeable == (stored < allocated), "it was copied, or not taken the short way"
+        assert decoded.dtype == expected.dtype
+        np.testing.assert_array_equal(decoded, expected[frame])
+
+
+def native(frames: int, allocated: int, stored: int, signed: int, size: tuple[int, int]) -> Dataset:
+    content = np.random.default_rng(5).bytes(frames * size[0] * size[1] * allocated // 8)
+    (image,) = ct_series(VOXELS[:1])
+    image.Rows, image.Columns = size
+    image.BitsAllocated, image.BitsStored, image.HighBit = allocated, stored, stored - 1
+    image.PixelRepresentation, image.NumberOfFrames = signed, frames
+    image.PixelData = content + b"\0" * (len(content) % 2)
+    return image
+
+
+@pytest.mark.parametrize(
+    ("attributes", "error"),
+    [
+        ({"SamplesPerPixel": 2}, ValueError),
+        ({"BitsStored": 17}, ValueError),
+        ({"BitsAllocated": 12}, ValueError),
+        ({"PixelRepresentation": 2}, ValueError),
+        ({"PhotometricInterpretation": "GREY"}, ValueError),
+        ({"PixelData": bytes(2 * 9 * 2 - 2)}, ValueError),
+        ({"PixelData": bytes(2 * 9 * 2 + 2)}, UserWarning),
+        ({"FloatPixelData": bytes(2 * 9 * 4)}, AttributeError),
+        ({"BitsStored": None}, AttributeError),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_native_pixels_that_are_not_as_they_must_be_are_left_to_pydicom(
+    attributes: dict[str, Any], error: type[Exception]
+) -> None:
+    image = native(1, 16, 12, 0, (2, 9))
+    for keyword, value in attributes.items():
+        setattr(image, keyword, value)
+    with pytest.raises(error):
+        decode_frame(image, Path(), 0)
 
 
 def test_a_physical_value_does_not_change_with_how_it_is_shown(tmp_path: Path) -> None:

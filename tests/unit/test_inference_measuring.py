@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,19 @@ def test_numbers_agree_with_their_definitions() -> None:
                 PERCENTILE_15.value: np.percentile(lung, 15, method="inverted_cdf"),
             }
         )
+
+
+@pytest.mark.parametrize("further", [0, 20])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_numbers_do_not_change_with_how_many_segments_are_declared(further: int, threads: int) -> None:
+    values, labels = two_lungs()
+    others = [replace(CARD.segments[0], value=3 + number) for number in range(further)]
+    affine = axial_affine((2.0, 0.5, 0.5))
+    label_map = LabelMap(labels, affine, (*CARD.segments, *others))
+    findings = measure(SeriesVolume(values, affine, ("2.25.1",) * 10), label_map, CARD, threads=threads)
+    assert {finding.key: numbers(finding) for finding in findings} == {
+        key: numbers(finding) for key, finding in found(values, labels).items()
+    }
 
 
 def test_units_and_derivations_are_those_of_the_standard() -> None:

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
 
+from inference.bundle import LoadedBundle
 from inference.machine import MEGABYTE, machine_bytes
 from inference.memory import (
     HOST,
@@ -14,9 +18,12 @@ from inference.memory import (
     at_most,
     device_bytes,
     give_back,
+    look_at_all,
     memory_error,
+    set_aside,
     weight_bytes,
 )
+from inference.shelf import Shelf
 from study.errors import DeviceOutOfMemory
 
 
@@ -114,3 +121,44 @@ def test_a_limit_on_a_gpu_holds_within_its_block() -> None:
     with at_most(device, 64 * MEGABYTE), pytest.raises(torch.OutOfMemoryError):
         torch.empty(128 * MEGABYTE, dtype=torch.uint8, device=device)
     assert torch.empty(128 * MEGABYTE, dtype=torch.uint8, device=device).numel() == 128 * MEGABYTE
+
+
+class Round:
+    """Something that goes round in a circle, and is let go by the garbage collector alone."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_what_is_set_aside_is_let_go_once_all_is_looked_at_again() -> None:
+    one = Round()
+    here = weakref.ref(one)
+    try:
+        set_aside()
+        del one
+        give_back(HOST)
+        assert here() is not None, "the collector went over what was set aside"
+        look_at_all()
+        give_back(HOST)
+        assert here() is None
+    finally:
+        look_at_all()
+
+
+def test_a_model_that_left_its_shelf_is_let_go_although_it_was_set_aside() -> None:
+    network = torch.nn.Linear(2, 2)
+    network.round = [network]  # type: ignore[assignment]
+    here, shelf = weakref.ref(network), Shelf(limit=1)
+    try:
+        shelf.put("one", "one", holding(network))
+        set_aside()
+        del network
+        assert shelf.put("two", "two", holding(torch.nn.Linear(2, 2))) == ["one"]
+        give_back(HOST)
+        assert here() is None
+    finally:
+        look_at_all()
+
+
+def holding(network: torch.nn.Module) -> LoadedBundle:
+    return cast(LoadedBundle, SimpleNamespace(network=network))  # all that a shelf asks of a bundle

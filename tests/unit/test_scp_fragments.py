@@ -27,10 +27,9 @@ def rules(tmp_path: Path) -> Iterator[Rules]:
     inbox.close()
 
 
-def refusal_of(fragments: Fragments) -> int | None:
+def refusal_of(fragments: Fragments) -> tuple[int, str] | None:
     assert isinstance(fragments.incoming, IncomingObject)
-    refusal = fragments.incoming.refusal
-    return None if refusal is None else refusal.status
+    return fragments.incoming.outcome if fragments.incoming.refusal else None
 
 
 def test_a_message_goes_on_as_it_came(rules: Rules) -> None:
@@ -40,6 +39,7 @@ def test_a_message_goes_on_as_it_came(rules: Rules) -> None:
         assert fragments.admit(1, pdv) == (pdv, is_last)
         assert not fragments.between_messages
     assert refusal_of(fragments) is None
+    assert fragments.kept == len(PART[1:]) + len(LAST[1:])
     fragments.next_message()
     assert fragments.between_messages
 
@@ -54,22 +54,24 @@ def test_of_what_is_refused_nothing_is_kept(rules: Rules) -> None:
     room = Room(0)
     fragments = Fragments(CONTEXTS, rules, room)
     fragments.admit(1, b"\x03" + store_command("1.2.3."))
-    assert refusal_of(fragments) == 0xC000
+    assert refusal_of(fragments) == (0xC000, "The command names no valid SOP Class or Instance UID.")
     assert fragments.admit(1, PART) == (b"\x00", False)
     assert fragments.admit(1, LAST) == (b"\x02", True)
 
 
 def test_all_associations_share_the_room(rules: Rules) -> None:
-    room = Room(2 * len(PART))
+    room = Room(2 * len(PART[1:]))
     first, second = (Fragments(CONTEXTS, rules, room) for _ in range(2))
     for fragments in (first, second):
         fragments.admit(1, COMMAND)
         assert fragments.admit(1, PART) == (PART, False)
     assert second.admit(1, PART) == (b"\x00", False)
-    assert refusal_of(second) == 0xA700
+    assert refusal_of(second) == (0xA700, "Out of memory; send it again later.")
     first.next_message()  # gives its room back; what was refused stays so
     assert second.admit(1, LAST) == (b"\x02", True)
     second.next_message()
     for pdv in (COMMAND, PART, PART):
         assert second.admit(1, pdv) == (pdv, False)
     assert refusal_of(second) is None
+    second.admit(1, PART)
+    assert refusal_of(second) == (0xA700, "Too large without node.fast_reception.")

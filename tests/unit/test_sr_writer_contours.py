@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from sr_writer.reading import structure_set
 from sr_writer.reading.structure_set import area_within
-from sr_writer.region.outlines import MOST_OUTLINES, MOST_POINTS, outlines
+from sr_writer.region.outlines import MOST_OUTLINES, MOST_POINTS, outlines, simplified
 from sr_writer.rtstruct import polygons as tracing
 from sr_writer.rtstruct.polygons import polygons
 
@@ -101,6 +101,36 @@ def test_every_outline_encloses_a_four_connected_piece(mask: Mask) -> None:
         pieces = np.unique(labels[inside & mask])
         assert inside.any()
         assert len(pieces) >= 1
+
+
+def plainly_simplified(points: Points, tolerance: float) -> Points:
+    """Douglas and Peucker's method as it is told: chord after chord."""
+    far = int(np.argmax(((points - points[0]) ** 2).sum(axis=1)))
+    keep, waiting = {0, far, len(points) - 1}, [(0, far), (far, len(points) - 1)]
+    while waiting:
+        first, last = waiting.pop()
+        run, rise = points[last] - points[first]
+        columns, rows = (points[first + 1 : last] - points[first]).T
+        away = np.abs(run * rows - rise * columns)
+        if len(away) and away.max() > tolerance * float(np.hypot(run, rise)):
+            middle = first + 1 + int(away.argmax())
+            keep.add(middle)
+            waiting += [(first, middle), (middle, last)]
+    return points[sorted(keep)]
+
+
+@pytest.mark.parametrize("most", [6, 40, MOST_POINTS])
+def test_outlines_are_simplified_by_the_method_that_is_told(most: int) -> None:
+    random = np.random.default_rng(4)
+    for _ in range(6):
+        angles = np.linspace(0, 2 * np.pi, random.integers(8, 300))
+        radii = random.uniform(20, 25 + random.integers(1, 60), len(angles))
+        points = np.round(2 * np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)) / 2
+        points[-1] = points[0]
+        tolerance = 0.35
+        while len(expected := plainly_simplified(points, tolerance)) > most:
+            tolerance *= 1.25
+        np.testing.assert_array_equal(simplified(points, most), expected)
 
 
 def test_nothing_has_no_outline() -> None:
