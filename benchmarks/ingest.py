@@ -18,16 +18,14 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from benchmarks.images import SIZES
 from benchmarks.receivers import QUIET_SECONDS, RunningServer, Server, servers
@@ -45,7 +43,7 @@ from tests.support.network import storescu, wait_until
 from tests.support.peers import DCMTK_ENVIRONMENT
 
 ASSOCIATIONS = (1, 4)
-_LOOK_SECONDS = 0.002
+_LOOK_SECONDS = 0.0005
 _LONGEST_WAIT = 600.0  # [s]
 _ESTABLISHED = "01"
 
@@ -106,51 +104,36 @@ def measure(server: Server, images: list[Path], associations: int, folder: Path,
 
 
 def send(running: RunningServer, server: Server, images: list[Path], associations: int) -> float:
-    """Send the images by several senders at once; return how long that took once they were connected [s].
+    """Send the images by several senders at once; return how long that took once all were connected [s].
 
-    A sender looks through its files before it connects, and its own start takes as long as a hundred images. So the
-    server stands still meanwhile: connections wait in its queue, as many as that takes, and the clock starts with it.
+    A sender's own start, and its look through its files, take as long as a hundred images. So each is held as soon as it
+    is connected, before its association is there or while its first image is on the way, and all go on together.
 
     Raises
     ------
     SystemExit
         If a sender failed.
     """
-    commands = [
-        storescu(running.port, *(path.name for path in images[number::associations]), called=server.ae_title)
-        for number in range(associations)
-    ]
     folder = images[0].parent
-    with standing_still(running.processes):
-        senders = [_started(command, folder) for command in commands[: server.backlog]]
-        while connections(running.port) < len(senders) and all(sender.poll() is None for sender in senders):
+    senders: list[subprocess.Popen[bytes]] = []
+    for number in range(associations):
+        share = [path.name for path in images[number::associations]]
+        command = storescu(running.port, *share, called=server.ae_title)
+        senders.append(subprocess.Popen(command, env=DCMTK_ENVIRONMENT, cwd=folder))
+        while connections(running.port) < len(senders) and senders[-1].poll() is None:
             time.sleep(_LOOK_SECONDS)
+        senders[-1].send_signal(signal.SIGSTOP)
     started = time.perf_counter()
-    senders += [_started(command, folder) for command in commands[server.backlog :]]
+    for sender in senders:
+        sender.send_signal(signal.SIGCONT)
     failed = [code for code in [sender.wait() for sender in senders] if code]
     if failed:
         raise SystemExit(f"storescu to {server.name} failed with {failed}: no figure is given")
     return time.perf_counter() - started
 
 
-@contextmanager
-def standing_still(processes: Sequence[psutil.Process]) -> Iterator[None]:
-    """Hold processes for the time of the block."""
-    for process in processes:
-        process.suspend()
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.resume()
-
-
-def _started(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command, env=DCMTK_ENVIRONMENT, cwd=folder)
-
-
 def connections(port: int) -> int:
-    """Return how many have connected to the port of 127.0.0.1, accepted or not."""
+    """Return how many are connected to the port of 127.0.0.1."""
     senders = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
     return sum(fields[2] == f"0100007F:{port:04X}" and fields[3] == _ESTABLISHED for fields in senders)
 

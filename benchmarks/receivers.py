@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
-
 from benchmarks.bare_loop import SYNCS
 from benchmarks.memory import high_water, wait_until_idle
 from db.engine import Database
@@ -25,13 +23,9 @@ from tests.support.peers import DCMTK_ENVIRONMENT, REPOSITORY, program
 RECEIVERS = 2
 QUIET_SECONDS = 3600
 
-_DCMTK_BACKLOG: Final = 48  # it asks for 50; who does not fit in tries again after a second
-_OUR_BACKLOG: Final = 128
-
 _PEAK_OF_CHILDREN: Final = """
 import resource, signal, subprocess, sys
 process = subprocess.Popen(sys.argv[1:])
-print(process.pid, flush=True)
 signal.signal(signal.SIGTERM, lambda *_: process.terminate())
 process.wait()
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
@@ -46,8 +40,6 @@ class RunningServer:
 
     Parameters
     ----------
-    processes
-        Those that accept connections.
     stored
         Returns how many images are in its index.
     peak_memory
@@ -55,41 +47,29 @@ class RunningServer:
     """
 
     port: int
-    processes: list[psutil.Process]
     stored: Callable[[], int]
     peak_memory: Callable[[], int]
 
 
 @dataclass(frozen=True)
 class Server:
-    """Something that receives: how to start it on an empty folder, and what is known of it.
-
-    Parameters
-    ----------
-    backlog
-        How many connections wait at least while nobody accepts them.
-    """
+    """Something that receives: how to start it on an empty folder, and what is known of it."""
 
     name: str
     durable: bool
     ae_title: str
-    backlog: int
     start: Callable[[Path], AbstractContextManager[RunningServer]]
 
 
 def servers(settings: Mapping[str, Any] | None = None) -> tuple[Server, ...]:
     """Return all that are measured; `settings` are further keys of Hilum's configuration, by dotted name."""
     receivers = (settings or {}).get("node.receivers", RECEIVERS)
-    bare = [
-        Server(f"bare loop, {sync}", True, "ANY", _OUR_BACKLOG, partial(start_bare_loop, sync=sync)) for sync in SYNCS
-    ]
+    bare = [Server(f"bare loop, {sync}", True, "ANY", partial(start_bare_loop, sync=sync)) for sync in SYNCS]
     return (
-        Server(
-            f"hilum ({receivers} receivers)", True, "HILUM", _OUR_BACKLOG, partial(start_node, settings=settings or {})
-        ),
-        Server("Orthanc (SQLite)", True, "PACS", _DCMTK_BACKLOG, start_orthanc),
+        Server(f"hilum ({receivers} receivers)", True, "HILUM", partial(start_node, settings=settings or {})),
+        Server("Orthanc (SQLite)", True, "PACS", start_orthanc),
         *bare,
-        Server("storescp --fork", False, "ANY", _DCMTK_BACKLOG, start_storescp),
+        Server("storescp --fork", False, "ANY", start_storescp),
     )
 
 
@@ -105,7 +85,6 @@ def start_node(folder: Path, settings: Mapping[str, Any]) -> Iterator[RunningSer
         try:
             yield RunningServer(
                 node.port,
-                receivers,
                 stored=lambda: _indexed(database),
                 peak_memory=lambda: max(high_water(process.pid) for process in receivers),
             )
@@ -119,7 +98,6 @@ def start_orthanc(folder: Path) -> Iterator[RunningServer]:
     with running_orthanc(folder, ae_title="PACS", settings={"StableAge": 60}) as orthanc:
         yield RunningServer(
             orthanc.dicom_port,
-            [psutil.Process(orthanc.process.pid)],
             stored=lambda: int(orthanc.get("/statistics")["CountInstances"]),
             peak_memory=lambda: high_water(orthanc.process.pid),
         )
@@ -156,9 +134,8 @@ def _forking(command: list[str], port: int, stored: Callable[[], int]) -> Iterat
     )
     assert process.stdout is not None
     try:
-        server = psutil.Process(int(process.stdout.readline()))
         wait_until(lambda: accepts_connections(port), what=command[0])
-        yield RunningServer(port, [server], stored, partial(_end_and_ask, process))
+        yield RunningServer(port, stored, partial(_end_and_ask, process))
     finally:
         process.terminate()
         process.wait(timeout=30)

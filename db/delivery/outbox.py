@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Update, bindparam, func, insert, or_, select, update
 from sqlalchemy.orm import aliased
@@ -98,7 +99,7 @@ def add_deliveries(uow: UnitOfWork, study: int, job: int, owed: Sequence[Outgoin
 
 def is_delivery_waiting(uow: UnitOfWork, peer: str) -> bool:
     """Tell whether `lease_deliveries` would find something: a look without a lock, for a sender that looks often."""
-    due = uow.execute(_due(peer, uow.now()).limit(1)).first() is not None
+    due = uow.execute(_FIRST_DUE, {"of_peer": peer, "as_of": uow.now()}).first() is not None
     return due and not is_paused(uow, Halted.DELIVERIES)
 
 
@@ -129,7 +130,7 @@ def lease_deliveries(uow: UnitOfWork, peer: str, owner: str, lease_seconds: floa
         return []
     uow.serialise(f"outbox {peer}")  # two senders of one peer would each see the other's first position as free
     withdrawn.expire(uow, peer)
-    chosen = _in_order(uow, _due(peer, now), limit)
+    chosen = _in_order(uow, {"of_peer": peer, "as_of": now}, limit)
     if not chosen:
         return []
     lease = (
@@ -384,22 +385,23 @@ def release_orphans(uow: UnitOfWork, owner_prefix: str) -> int:
     return _free(uow, DeliveryRow.lease_owner.startswith(owner_prefix, autoescape=True))
 
 
-def _due(peer: str, now: datetime) -> AnyQuery:
-    """Return the query of what may be handed out now, longest due first."""
+def _due() -> AnyQuery:
+    """Return the query of what may be handed out to the peer `of_peer` at the time `as_of`, longest due first."""
+    as_of = bindparam("as_of", type_=DeliveryRow.__table__.c.next_attempt_at.type)
     return (
         select(DeliveryRow.id, DeliveryRow.study, DeliveryRow.position)
         .where(
-            DeliveryRow.peer == peer,
+            DeliveryRow.peer == bindparam("of_peer"),
             DeliveryRow.state == _PENDING,
-            DeliveryRow.next_attempt_at <= now,
-            ~_follows_another(later_than=now),
+            DeliveryRow.next_attempt_at <= as_of,
+            ~_follows_another(as_of),
         )
         .order_by(DeliveryRow.next_attempt_at, DeliveryRow.id)
     )
 
 
-def _follows_another(*, later_than: datetime | None = None) -> ColumnElement[bool]:
-    """Tell whether an earlier position of the study and peer is pending (and not due before `later_than`).
+def _follows_another(later_than: ColumnElement[datetime]) -> ColumnElement[bool]:
+    """Tell whether an earlier position of the study and peer is pending, and not due before `later_than`.
 
     One that a person must see to first, and that is not under way just now, is nobody's predecessor.
     """
@@ -410,16 +412,21 @@ def _follows_another(*, later_than: datetime | None = None) -> ColumnElement[boo
         earlier.state == _PENDING,
         earlier.position < DeliveryRow.position,
         or_(~earlier.problem, earlier.lease_owner.is_not(None)),
+        earlier.next_attempt_at > later_than,
     )
-    if later_than is not None:
-        query = query.where(earlier.next_attempt_at > later_than)
     return query.exists()
 
 
-def _in_order(uow: UnitOfWork, due: AnyQuery, limit: int) -> list[int]:
-    studies = list(dict.fromkeys(row.study for row in uow.execute(due.limit(limit))))
+# Made once: to make it again costs more than the answer, and a sender asks between a job's end and the first C-STORE
+_DUE: Final = _due()
+_FIRST_DUE: Final = _DUE.limit(1)
+_DUE_OF_STUDIES: Final = _DUE.where(DeliveryRow.study.in_(bindparam("studies", expanding=True)))
+
+
+def _in_order(uow: UnitOfWork, asked: Mapping[str, Any], limit: int) -> list[int]:
+    studies = list(dict.fromkeys(row.study for row in uow.execute(_DUE.limit(limit), asked)))
     by_study: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for row in uow.execute(due.where(DeliveryRow.study.in_(studies))):
+    for row in uow.execute(_DUE_OF_STUDIES, {**asked, "studies": studies}):
         by_study[row.study].append((row.position, row.id))
     return [key for study in studies for _, key in sorted(by_study[study])][:limit]
 

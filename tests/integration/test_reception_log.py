@@ -26,8 +26,9 @@ from study.errors import ReceiveError
 from study.reception_log import HEADING_BYTES, PAGE
 from study.states import StudyState
 from tests.support.indexing import Intake, indexing
-from tests.support.network import wait_until
-from tests.support.series import axial_affine, ct_series
+from tests.support.network import running_receiver, storescu, wait_until
+from tests.support.peers import DCMTK_ENVIRONMENT
+from tests.support.series import axial_affine, ct_series, save_series
 from tests.support.small_disk import small_disk
 
 LOG_BYTES = 2**26
@@ -152,6 +153,29 @@ def test_writers_and_a_splitter_at_once(folder: Path, inbox: Inbox, split: Calla
     split()
     assert {path: path.read_bytes() for path in folder.glob("*.dcm")} == expected
     assert first_unsplit(folder) is None
+
+
+def test_what_comes_over_the_network_is_stored_alike_with_logs_and_without(tmp_path: Path) -> None:
+    images = save_series(ct_series(np.arange(6 * 96 * 96).reshape(6, 96, 96) % 900), tmp_path / "images")
+    with (
+        running_receiver(tmp_path / "logs" / "receiver-0", log_bytes=LOG_BYTES) as logged,
+        running_receiver(tmp_path / "plain", log_bytes=LOG_BYTES, fast_reception=False) as plain,
+        running_receiver(tmp_path / "files") as filed,
+    ):
+        for node in (logged, plain, filed):
+            subprocess.run(
+                storescu(node.port, *images, calling="MODALITY"),
+                check=True,
+                capture_output=True,
+                env=DCMTK_ENVIRONMENT,
+            )
+            assert len(node.told("instance_stored")) == 6
+        assert (logged.stored, plain.stored) == ([], [])
+        Splitter(".dcm").split([logged.folder, plain.folder])
+        assert len(filed.stored) == 6
+        contents = [[path.read_bytes() for path in node.stored] for node in (logged, plain, filed)]
+        assert contents[0] == contents[1] == contents[2]
+        assert [fields["path"] for fields in logged.told("instance_stored")] == logged.stored
 
 
 def test_a_log_that_its_receiver_left_is_split_and_removed(folder: Path, split: Callable[[], None]) -> None:

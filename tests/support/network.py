@@ -111,10 +111,11 @@ def running_receiver(
     moves: Moves | None = None,
     tls: TLSDoor | None = None,
     fast_reception: bool = True,
+    log_bytes: int = 0,
 ) -> Iterator[RunningReceiver]:
     """Run a receiver called HILUM on a port of 127.0.0.1; on a free one where it is 0."""
     events: list[tuple[str, Mapping[str, object]]] = []
-    inbox = Inbox(folder, reserve_bytes)
+    inbox = Inbox(folder, reserve_bytes, log_bytes)
     with open_listening_socket("127.0.0.1", port) as listening:
         receiver = Receiver(
             listening,

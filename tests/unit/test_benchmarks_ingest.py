@@ -51,7 +51,7 @@ def test_a_multiframe_object_holds_all_its_frames(tmp_path: Path) -> None:
 @pytest.fixture(params=SYNCS)
 def bare_loop(request: pytest.FixtureRequest) -> Server:
     sync: str = request.param
-    return Server(f"bare loop, {sync}", True, "ANY", 128, partial(start_bare_loop, sync=sync))
+    return Server(f"bare loop, {sync}", True, "ANY", partial(start_bare_loop, sync=sync))
 
 
 def test_a_run_counts_what_the_bare_loop_stored(bare_loop: Server, tmp_path: Path) -> None:
