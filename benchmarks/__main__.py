@@ -33,8 +33,12 @@ PARTS: Mapping[str, tuple[str, Sequence[str]]] = {
     ),
     "turnaround": ("Turnaround", ("turnaround", "--runs", "3")),
     "scaling": (
-        "Scaling",
-        ("scaling", "--slices", "100,500,1000", "--runs", "1", "--turns", "2", "--sent-slices", "100"),
+        "Scaling with slices",
+        ("scaling", "--slices", "100,500,1000", "--matrix", "256", "--runs", "1", "--backlog", "0"),
+    ),
+    "backlog": (
+        "Beside a backlog of studies",
+        ("scaling", "--slices", "", "--turns", "2", "--sent-slices", "100"),
     ),
     "lung_ct": ("Analysis by lung_ct", ("lung_ct", "--runs", "3")),
 }

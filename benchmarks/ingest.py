@@ -22,10 +22,13 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from benchmarks.images import SIZES
 from benchmarks.receivers import QUIET_SECONDS, RunningServer, Server, servers
@@ -43,7 +46,8 @@ from tests.support.network import storescu, wait_until
 from tests.support.peers import DCMTK_ENVIRONMENT
 
 ASSOCIATIONS = (1, 4)
-_LOOK_SECONDS = 0.0005
+_LOOK_SECONDS = 0.002
+_ACCEPT_SECONDS = 0.02
 _LONGEST_WAIT = 600.0  # [s]
 _ESTABLISHED = "01"
 
@@ -106,8 +110,8 @@ def measure(server: Server, images: list[Path], associations: int, folder: Path,
 def send(running: RunningServer, server: Server, images: list[Path], associations: int) -> float:
     """Send the images by several senders at once; return how long that took once all were connected [s].
 
-    A sender's own start, and its look through its files, take as long as a hundred images. So each is held as soon as it
-    is connected, before its association is there or while its first image is on the way, and all go on together.
+    A sender's own start, and its look through its files, take as long as a hundred images. So each is held once it is
+    connected, before it has a context to send in, and all go on together.
 
     Raises
     ------
@@ -117,12 +121,16 @@ def send(running: RunningServer, server: Server, images: list[Path], association
     folder = images[0].parent
     senders: list[subprocess.Popen[bytes]] = []
     for number in range(associations):
-        share = [path.name for path in images[number::associations]]
+        share = (path.name for path in images[number::associations])
         command = storescu(running.port, *share, called=server.ae_title)
-        senders.append(subprocess.Popen(command, env=DCMTK_ENVIRONMENT, cwd=folder))
-        while connections(running.port) < len(senders) and senders[-1].poll() is None:
-            time.sleep(_LOOK_SECONDS)
-        senders[-1].send_signal(signal.SIGSTOP)
+        with standing_still(
+            rotated(running.processes, number)
+        ):  # else it may have sent several images before it is held
+            senders.append(subprocess.Popen(command, env=DCMTK_ENVIRONMENT, cwd=folder))
+            while connections(running.port) < len(senders) and senders[-1].poll() is None:
+                time.sleep(_LOOK_SECONDS)
+            senders[-1].send_signal(signal.SIGSTOP)
+        time.sleep(_ACCEPT_SECONDS)  # so that each is accepted before the next one comes
     started = time.perf_counter()
     for sender in senders:
         sender.send_signal(signal.SIGCONT)
@@ -130,6 +138,27 @@ def send(running: RunningServer, server: Server, images: list[Path], association
     if failed:
         raise SystemExit(f"storescu to {server.name} failed with {failed}: no figure is given")
     return time.perf_counter() - started
+
+
+@contextmanager
+def standing_still(processes: Sequence[psutil.Process]) -> Iterator[None]:
+    """Hold processes for the time of the block; the first of them goes on first."""
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
+
+
+def rotated(processes: Sequence[psutil.Process], by: int) -> list[psutil.Process]:
+    """Return the processes beginning with another one: who goes on first takes the connection that waits.
+
+    Several that wait in `accept` take turns by themselves; several that were held would not.
+    """
+    first = by % len(processes)
+    return [*processes[first:], *processes[:first]]
 
 
 def connections(port: int) -> int:

@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
+
 from benchmarks.bare_loop import SYNCS
 from benchmarks.memory import high_water, wait_until_idle
 from db.engine import Database
@@ -26,6 +28,7 @@ QUIET_SECONDS = 3600
 _PEAK_OF_CHILDREN: Final = """
 import resource, signal, subprocess, sys
 process = subprocess.Popen(sys.argv[1:])
+print(process.pid, flush=True)
 signal.signal(signal.SIGTERM, lambda *_: process.terminate())
 process.wait()
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
@@ -40,6 +43,8 @@ class RunningServer:
 
     Parameters
     ----------
+    processes
+        Those that accept connections.
     stored
         Returns how many images are in its index.
     peak_memory
@@ -47,6 +52,7 @@ class RunningServer:
     """
 
     port: int
+    processes: list[psutil.Process]
     stored: Callable[[], int]
     peak_memory: Callable[[], int]
 
@@ -85,6 +91,7 @@ def start_node(folder: Path, settings: Mapping[str, Any]) -> Iterator[RunningSer
         try:
             yield RunningServer(
                 node.port,
+                receivers,
                 stored=lambda: _indexed(database),
                 peak_memory=lambda: max(high_water(process.pid) for process in receivers),
             )
@@ -98,6 +105,7 @@ def start_orthanc(folder: Path) -> Iterator[RunningServer]:
     with running_orthanc(folder, ae_title="PACS", settings={"StableAge": 60}) as orthanc:
         yield RunningServer(
             orthanc.dicom_port,
+            [psutil.Process(orthanc.process.pid)],
             stored=lambda: int(orthanc.get("/statistics")["CountInstances"]),
             peak_memory=lambda: high_water(orthanc.process.pid),
         )
@@ -134,8 +142,9 @@ def _forking(command: list[str], port: int, stored: Callable[[], int]) -> Iterat
     )
     assert process.stdout is not None
     try:
+        server = psutil.Process(int(process.stdout.readline()))
         wait_until(lambda: accepts_connections(port), what=command[0])
-        yield RunningServer(port, stored, partial(_end_and_ask, process))
+        yield RunningServer(port, [server], stored, partial(_end_and_ask, process))
     finally:
         process.terminate()
         process.wait(timeout=30)

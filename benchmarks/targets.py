@@ -44,7 +44,8 @@ def verdicts(figures: Figures) -> list[Verdict]:
     return [
         *_of_reception(figures.get("ct"), figures.get("mr"), figures.get("multiframe")),
         *_of_turnaround(figures.get("turnaround")),
-        *_of_scaling(figures.get("scaling")),
+        _of_slices(figures.get("scaling")),
+        *_of_backlog(figures.get("backlog")),
         _of_lung_ct(figures.get("lung_ct")),
     ]
 
@@ -102,14 +103,16 @@ def _of_turnaround(figures: Figures | None) -> list[Verdict]:
     ]
 
 
-def _of_scaling(figures: Figures | None) -> list[Verdict]:
-    figures = figures or {}
-    costs = {cost["slices"]: cost["milliseconds_a_slice"] for cost in figures.get("costs", [])}
+def _of_slices(figures: Figures | None) -> Verdict:
+    costs = {cost["slices"]: cost["milliseconds_a_slice"] for cost in (figures or {}).get("costs", [])}
     most, middle = max(costs, default=0), min((each for each in costs if each >= _MOST_SLICES), default=0)
     growth = costs[most] / costs[middle] if most > middle > 0 else None
-    sides = figures.get("sides") or {}
+    return _at_most(_LINEAR, growth, f"cost is linear: a slice of {most or 'many'}, of one of {middle or 'fewer'}")
+
+
+def _of_backlog(figures: Figures | None) -> list[Verdict]:
+    sides = (figures or {}).get("sides") or {}
     return [
-        _at_most(_LINEAR, growth, f"cost is linear: a slice of {most or 'many'}, of one of {middle or 'fewer'}"),
         _at_most(BACKLOG_PERCENT, sides.get("reception_slower_percent"), "a backlog of studies: reception [+ %]"),
         _at_most(BACKLOG_PERCENT, sides.get("turnaround_longer_percent"), "a backlog of studies: turnaround [+ %]"),
     ]

@@ -22,6 +22,8 @@ from sr_writer.source.carrying import set_element
 _ITEM: Final = 0xFFFEE000
 _CHARACTER_SET: Final = 0x00080005
 _UNDEFINED: Final = 0xFFFFFFFF
+_DEEPEST: Final = 40
+"""How deep a sequence may stand in others: each level is copied once, and no result of ours comes near it."""
 _ITEM_HEAD: Final = Struct("<HHI")
 _HEAD: Final = Struct("<HH2sH")  # tag, VR, length of two bytes
 _LENGTH: Final = Struct("<I")
@@ -71,16 +73,19 @@ class SharedItems:
     def decoded(self, element: RawDataElement) -> DataElement | None:
         """Return a sequence with its items, down to the last; None where it is not in Explicit VR Little Endian.
 
-        Nor where a length is undefined or goes beyond what it stands in, or an item has a character set of its own.
+        Nor where a length is undefined or goes beyond what it stands in, an item has a character set of its own, or
+        sequences stand in each other very deep.
         """
         if element.is_implicit_VR or not element.is_little_endian or element.length == _UNDEFINED:
             return None
         try:
-            return self._sequence(element.tag, bytes(element.value or b""))
+            return self._sequence(element.tag, bytes(element.value or b""), 0)
         except (_Unusual, error):
             return None
 
-    def _sequence(self, tag: BaseTag, content: bytes) -> DataElement:
+    def _sequence(self, tag: BaseTag, content: bytes, depth: int) -> DataElement:
+        if depth > _DEEPEST:
+            raise _Unusual
         known = self._elements.get((tag, content))
         if known is None:
             items, at = [], 0
@@ -89,19 +94,19 @@ class SharedItems:
                 at += _ITEM_HEAD.size
                 if (high << 16 | low) != _ITEM or at + length > len(content):  # an undefined length is beyond it too
                     raise _Unusual
-                items.append(self._item_of(content[at : at + length]))
+                items.append(self._item_of(content[at : at + length], depth))
                 at += length
             known = DataElement(tag, "SQ", ItemSequence(items), already_converted=True)
             self._elements[tag, content] = known
         return known
 
-    def _item_of(self, content: bytes) -> Dataset:
+    def _item_of(self, content: bytes, depth: int) -> Dataset:
         item = self._items.get(content)
         if item is None:
-            item = self._items[content] = self._item(content)
+            item = self._items[content] = self._item(content, depth)
         return item
 
-    def _item(self, content: bytes) -> Dataset:
+    def _item(self, content: bytes, depth: int) -> Dataset:
         elements: dict[BaseTag, DataElement | RawDataElement] = {}
         at = 0
         while at < len(content):
@@ -118,7 +123,7 @@ class SharedItems:
             value = content[at : at + length] if length else cast(bytes | None, empty_value_for_VR(vr, raw=True))
             at += length
             if vr == "SQ" and tag not in self._left_encoded:
-                elements[tag] = self._sequence(tag, content[at - length : at])
+                elements[tag] = self._sequence(tag, content[at - length : at], depth + 1)
             else:
                 elements[tag] = RawDataElement(tag, vr, length, value, 0, False, True)
         item = Dataset(elements, parent_encoding=self._character_set)

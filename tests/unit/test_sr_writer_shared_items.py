@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -115,6 +116,19 @@ def test_what_is_encoded_otherwise_is_left_to_pydicom(
     ],
 )
 def test_bytes_that_are_no_items_stay_as_they_are(content: bytes) -> None:
+    dataset = Dataset()
+    element = RawDataElement(FRAMES, "SQ", len(content), content, 0, False, True)
+    set_element(dataset, element)
+    share_items(dataset)
+    assert list(dataset.values()) == [element]
+
+
+def test_sequences_that_are_nested_very_deep_stay_as_they_are() -> None:
+    content = b""
+    for _ in range(5000):
+        content = b"\xfe\xff\x00\xe0" + struct.pack("<I", len(content)) + content
+        content = b"\x08\x00\x18\x11SQ\x00\x00" + struct.pack("<I", len(content)) + content
+    content = b"\xfe\xff\x00\xe0" + struct.pack("<I", len(content)) + content
     dataset = Dataset()
     element = RawDataElement(FRAMES, "SQ", len(content), content, 0, False, True)
     set_element(dataset, element)
