@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.chain import chain_of
-from benchmarks.memory import wait_until_idle
+from benchmarks.memory import plays, rested_runner
 from benchmarks.report import Spread, print_table
 from benchmarks.studies import Study, copy_as_new, generate_thorax
 from benchmarks.turnaround import node_with_pacs, send, wait_for_the_end
@@ -114,7 +114,7 @@ def _take_turn(side: Side, sent: Study, folder: Path) -> None:
     with ExitStack() as held:
         pacs = held.enter_context(running_orthanc(folder / "orthanc"))
         node = held.enter_context(running(node_with_pacs(folder, pacs.dicom_port, {})))
-        wait_until_idle(node.process_of("runner"))
+        rested_runner(node)
         for number in range(_SENT):
             uid, paths = copy_as_new(sent.paths, folder / "images")
             before = _worked(node)
@@ -129,8 +129,7 @@ def _take_turn(side: Side, sent: Study, folder: Path) -> None:
 
 def _worked(node: Node) -> float:
     """Return the processor time of the node's processes so far, without the runner's [s]."""
-    runner = node.process_of("runner")
-    spent = [process.cpu_times() for process in node.processes() if process != runner]
+    spent = [process.cpu_times() for process in node.processes() if not plays(process, "runner")]
     return sum(times.user + times.system for times in spent)
 
 

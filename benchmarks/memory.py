@@ -7,6 +7,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.support.node import Node
+
 _LOOK_SECONDS = 0.25
 _QUIET_LOOKS = 3
 _LONGEST_WAIT = 120.0  # [s]
@@ -39,6 +41,32 @@ def wait_until_idle(process: psutil.Process) -> None:
         used = sum(process.cpu_times()[:2])
         quiet = quiet + 1 if used == before else 0
         before = used
+
+
+def rested_runner(node: Node) -> psutil.Process:
+    """Return the process that runs the node's models, once it has loaded them.
+
+    Raises
+    ------
+    SystemExit
+        If there is none, or it does not come to rest.
+    """
+    deadline = time.monotonic() + _LONGEST_WAIT
+    while time.monotonic() < deadline:
+        runners = [process for process in node.processes() if plays(process, "runner")]
+        if runners:
+            wait_until_idle(runners[0])
+            return runners[0]
+        time.sleep(_LOOK_SECONDS)
+    raise SystemExit("the node has no process that runs models: no figure is given")
+
+
+def plays(process: psutil.Process, role: str) -> bool:
+    """Tell whether a process of a node has this role; one that has ended has none."""
+    try:
+        return role in process.cmdline()
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _field(pid: int, name: str) -> int:

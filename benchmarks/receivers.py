@@ -14,7 +14,7 @@ from typing import Any, Final
 import psutil
 
 from benchmarks.bare_loop import SYNCS
-from benchmarks.memory import high_water, wait_until_idle
+from benchmarks.memory import high_water, plays, rested_runner
 from db.engine import Database
 from db.overview.queries import list_studies
 from tests.support.network import accepts_connections, free_port, wait_until
@@ -85,8 +85,8 @@ def start_node(folder: Path, settings: Mapping[str, Any]) -> Iterator[RunningSer
     defaults = {"node.accept": "any", "node.receivers": RECEIVERS, "study.quiet_seconds": QUIET_SECONDS}
     with running(Node(folder, settings=defaults | dict(settings))) as node:
         # A model loads after the node says that it is ready; its imports would share the processors with the first run.
-        wait_until_idle(node.process_of("runner"))
-        receivers = [process for process in node.processes() if "receiver" in process.cmdline()]
+        rested_runner(node)
+        receivers = [process for process in node.processes() if plays(process, "receiver")]
         database = Database.open(node.database_url)
         try:
             yield RunningServer(

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.chain import QUIET_SECONDS, TOTALS, WORDS, chain_of, words_of
-from benchmarks.memory import high_water, resident, wait_until_idle
+from benchmarks.memory import high_water, resident, rested_runner
 from benchmarks.peers import run_app_sdk, run_script, with_one_frame_of_reference
 from benchmarks.report import (
     Spread,
@@ -107,8 +107,7 @@ def measure(
     with ExitStack() as held:
         pacs = held.enter_context(running_orthanc(folder / "orthanc"))
         node = held.enter_context(running(node_with_pacs(folder / "node", pacs.dicom_port, settings or {})))
-        runner = node.process_of("runner")
-        wait_until_idle(runner)
+        runner = rested_runner(node)
         at_rest = resident(runner.pid)
         for number in range(runs):
             uid, paths = copy_as_new(study.paths, folder / "images")
