@@ -82,7 +82,12 @@ def servers(settings: Mapping[str, Any] | None = None) -> tuple[Server, ...]:
 @contextmanager
 def start_node(folder: Path, settings: Mapping[str, Any]) -> Iterator[RunningServer]:
     """Run ``hilum serve``, with `RECEIVERS` receiving processes; its memory is that of the largest of them."""
-    defaults = {"node.accept": "any", "node.receivers": RECEIVERS, "study.quiet_seconds": QUIET_SECONDS}
+    defaults = {
+        "node.accept": "any",
+        "node.receivers": RECEIVERS,
+        "node.reception_log_mb": 512,
+        "study.quiet_seconds": QUIET_SECONDS,
+    }
     with running(Node(folder, settings=defaults | dict(settings))) as node:
         # A model loads after the node says that it is ready; its imports would share the processors with the first run.
         rested_runner(node)

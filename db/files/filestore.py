@@ -22,9 +22,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import secrets
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -34,7 +36,7 @@ from typing import Any
 
 from db.files.durable import append_line, make_folders, sync_folder, write_once
 from db.files.incoming import read_object
-from db.files.splitting import Splitter, first_unsplit
+from db.files.splitting import Splitter, first_unsplit, share_in_use
 from study.entities import StoredInstance
 from study.errors import ArchiveError, StoreBusy
 from study.uids import is_storable_uid
@@ -113,6 +115,18 @@ class FileStore:
         """
         named = {f"{machine}-receiver-*", "receiver-*"} if machine else {"receiver-*"}
         splitter.split(sorted(folder for pattern in named for folder in self.root.glob(f"inbox/{pattern}/")))
+
+    def seconds_since_logged(self) -> float:
+        """Return how long ago anything was written into a receiver's log [s]; infinity where there is none."""
+        newest = -math.inf
+        for path in self.root.glob("inbox/*/*.log"):
+            with contextlib.suppress(FileNotFoundError):
+                newest = max(newest, path.stat().st_mtime)
+        return time.time() - newest
+
+    def fullest_logs(self) -> float:
+        """Return the largest share that waits to be split of the logs of any one receiver, from 0 to 1."""
+        return max((share_in_use(folder) for folder in self.root.glob("inbox/*/")), default=0.0)
 
     def first_unsplit(self) -> datetime | None:
         """Return when the first came of what still is in a receiver's log; None where all of it became files."""

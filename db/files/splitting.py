@@ -168,6 +168,16 @@ def first_unsplit(folder: Path) -> float | None:
     return min(found, default=None)
 
 
+def share_in_use(folder: Path) -> float:
+    """Return of how many of an inbox's logs anything waits to be split, as a share of all; 0 where there are none."""
+    logs = list(folder.glob(f"*{SUFFIX}"))
+    in_use = 0
+    for path in logs:
+        with suppress(FileNotFoundError), _opened(path, only_look=True) as log:
+            in_use += next(log.records(), None) is not None
+    return in_use / len(logs) if logs else 0.0
+
+
 def unsplit(folder: Path) -> Iterator[bytes]:
     """Yield the bytes of each file that the logs of an inbox hold still."""
     for path in sorted(folder.glob(f"*{SUFFIX}")):

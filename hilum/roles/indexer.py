@@ -38,6 +38,9 @@ _REST_AFTER_CRASH_SECONDS = 5.0
 _HOLDS_UP_SECONDS = 600.0  # for so long a file that can not be read keeps studies open that it may belong to
 _ROUNDING_SECONDS = 0.002  # times are kept to the millisecond
 _PACE_SECONDS = 0.05  # at least between two turns: what comes within is indexed together
+_STILL_SECONDS = 0.03  # nothing came for so long: a sender pauses, or is done
+_LONGEST_UNSPLIT_SECONDS = 2.0
+_FULL_SHARE = 0.75  # of a receiver's logs; without one an object is a file of its own, which takes twice as long
 _BATCH = 500  # instances per transaction
 _AT_ONCE = 100  # studies that are looked at before the inboxes are again
 
@@ -51,10 +54,13 @@ def run(station: Station) -> None:
     splitter = store.splitter()
 
     def split() -> None:
+        if _is_receiving(store):
+            splits.look_within(_STILL_SECONDS)
+            return
         store.split_logs(splitter, station.host)
         looks.wake()
 
-    splits = station.bells.ear(station.stop, _PACE_SECONDS)
+    splits = station.bells.ear(station.stop, _STILL_SECONDS)
     looks = station.bells.ear(station.stop, _PACE_SECONDS)
     # Whoever leads: a receiver's logs are split on its own machine
     splitting = at_work(
@@ -78,6 +84,20 @@ def run(station: Station) -> None:
     for thread in splitting:
         thread.join()
     database.close()
+
+
+def _is_receiving(store: FileStore) -> bool:
+    """Tell whether objects come one upon the other just now, none has waited for long, and there is room for more.
+
+    Their senders wait for the processors that splitting and indexing would take; nobody waits for the index before the
+    last of them has come.
+    """
+    if not 0 <= store.seconds_since_logged() < _STILL_SECONDS:
+        return False
+    first = store.first_unsplit()
+    if first is None or not 0 <= time.time() - first.timestamp() < _LONGEST_UNSPLIT_SECONDS:
+        return False
+    return store.fullest_logs() < _FULL_SHARE
 
 
 class Indexer:

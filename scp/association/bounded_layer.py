@@ -22,6 +22,7 @@ LOGGER = logging.getLogger(__name__)
 _PDU_HEADER: Final = struct.Struct(">BxL")
 _P_DATA_TF: Final = 0x04
 _LONGEST_CONTROL_PDU: Final = 2**20  # an A-ASSOCIATE-RQ of 128 contexts with every Transfer Syntax has a quarter of it
+_PEEK: Final = int(socket.MSG_PEEK | socket.MSG_WAITALL)
 _TOLERANCE: Final = 64  # some senders count the PDU's or the PDV's header out of the maximum length
 DATA_TRANSFER, AWAITING_CLOSE = "Sta6", "Sta13"
 CONNECTION_CLOSED, _INVALID_PDU = "Evt17", "Evt19"
@@ -138,7 +139,7 @@ class BoundedProvider(DULServiceProvider):
 def _peek_header(connection: socket.socket) -> tuple[int, int] | None:
     """Return type and length of the next PDU without taking it; None where the connection gives no header."""
     try:
-        header = connection.recv(_PDU_HEADER.size, socket.MSG_PEEK | socket.MSG_WAITALL)
+        header = connection.recv(_PDU_HEADER.size, _PEEK)
     except OSError:
         return None
     if len(header) < _PDU_HEADER.size:

@@ -63,7 +63,7 @@ class Inbox:
         for leftover in (*folder.glob(f"*{PARTIAL_SUFFIX}"), *folder.glob("*.new")):
             leftover.unlink()
         self._log_bytes = log_bytes
-        self._logs = ReceptionLog(folder, self._owner, log_bytes)
+        self._logs = ReceptionLog(folder, self._owner, log_bytes, lambda: self._room() > log_bytes)
 
     def close(self) -> None:
         """Give the folder up; another process may own it then."""
@@ -101,16 +101,19 @@ class Inbox:
         ReceiveError
             A700 where it has not.
         """
-        disk = os.fstatvfs(self._folder_descriptor)
-        free = disk.f_bavail * disk.f_frsize
+        room = self._room()
         # What the logs hold takes as much again when it is split; how much that is, is asked only where it may matter
-        room = free - self._reserve_bytes
         if room < 0 or (room < self._log_bytes and room < self._logs.unsplit_bytes()):
             raise ReceiveError(
                 _OUT_OF_RESOURCES,
                 "Out of disk space; free some and send again.",
-                {"free_bytes": free, "reserve_bytes": self._reserve_bytes},
+                {"free_bytes": room + self._reserve_bytes, "reserve_bytes": self._reserve_bytes},
             )
+
+    def _room(self) -> int:
+        """Return how much of the disk is free beyond the reserve [bytes]."""
+        disk = os.fstatvfs(self._folder_descriptor)
+        return disk.f_bavail * disk.f_frsize - self._reserve_bytes
 
     def sync(self) -> None:
         """Make the names in the folder durable."""

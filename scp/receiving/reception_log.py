@@ -8,6 +8,7 @@ none (docs/benchmarks.md, "What was tried"). Whoever reads the inbox splits the 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import secrets
 import threading
@@ -30,10 +31,14 @@ from study.reception_log import (
     read_mark,
 )
 
+LOGGER = logging.getLogger(__name__)
+
 LONGEST_OBJECT: Final = 2**23
 """A longer object becomes a file of its own at once [bytes]."""
 
 _FULL: Final = 2**23  # no record begins behind it, so a log has at most twice as much
+_FILLING: Final = 2**20
+_FILL_PAUSE_SECONDS: Final = 0.02  # what comes meanwhile goes first
 _HELD: Final = 2**16  # so much is gathered before it is written: a small object goes to the disk by one call
 
 
@@ -58,6 +63,8 @@ class Incoming(Protocol):
 class ReceptionLog:
     """The logs of one receiver; each is written by one thread at a time.
 
+    They are filled beforehand, one after the other, so that an object finds blocks that are there already.
+
     Parameters
     ----------
     folder
@@ -66,9 +73,12 @@ class ReceptionLog:
         Unique among all who ever write into the folder.
     most_bytes
         How much of the disk the logs take at most.
+    may_fill
+        Tells whether the disk has room for that, beyond what is to stay free.
     """
 
-    def __init__(self, folder: Path, owner: str, most_bytes: int) -> None:
+    def __init__(self, folder: Path, owner: str, most_bytes: int, may_fill: Callable[[], bool]) -> None:
+        self._may_fill = may_fill
         self._folder = folder
         self._owner = owner
         self._most = most_bytes // (_FULL + LONGEST_OBJECT)
@@ -76,6 +86,10 @@ class ReceptionLog:
         self._logs: list[LogFile] = []
         self._idle: list[LogFile] = []
         self._full: deque[LogFile] = deque()
+        self._closed = threading.Event()
+        self._filler = threading.Thread(target=self._fill, name="reception-log", daemon=True)
+        if self._most:
+            self._filler.start()
 
     def borrow(self) -> LogFile | None:
         """Return a log that nobody else writes; None where all are at work or still to be split.
@@ -113,11 +127,34 @@ class ReceptionLog:
 
     def close(self) -> None:
         """Write no more; what the logs hold is split, and they are removed."""
+        self._closed.set()
+        if self._most:
+            self._filler.join()
         with self._lock:
             for log in self._logs:
                 log.close()
             self._logs, self._idle = [], []
             self._full.clear()
+
+    def _fill(self) -> None:
+        """Have all logs ready; where the disk is short, they grow as objects come."""
+        try:
+            while not self._closed.wait(_FILL_PAUSE_SECONDS) and self._may_fill():
+                with self._lock:
+                    if len(self._logs) >= self._most:
+                        return
+                    log = self._new()
+                self._fill_one(log)
+        except OSError as error:
+            LOGGER.warning("the logs for reception are not all ready: %s", error.strerror)
+
+    def _fill_one(self, log: LogFile) -> None:
+        try:
+            log.fill()
+        except OSError:
+            self.retire(log)
+            raise
+        self.give_back(log)
 
     def _new(self) -> LogFile:
         log = LogFile(self._folder / f"{self._owner}-{secrets.token_hex(4)}{SUFFIX}")
@@ -149,6 +186,12 @@ class LogFile:
             raise
         self.generation = secrets.token_bytes(GENERATION_BYTES)
         self.end = PAGE
+
+    def fill(self) -> None:
+        """Give it blocks for all that it holds."""
+        for start in range(0, _FULL + PAGE, _FILLING):
+            os.pwrite(self.descriptor, bytes(_FILLING), start)
+        os.fsync(self.descriptor)
 
     def has_room(self) -> bool:
         """Tell whether another record may begin here; where all is split, it is begun at the front again."""

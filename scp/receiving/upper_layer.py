@@ -21,6 +21,7 @@ from scp.association.bounded_layer import AWAITING_CLOSE
 from scp.receiving.intake import Intake
 from scp.receiving.requested import RequestedAssociation, RequestedProvider, RequestedSocket
 
+_LOOK: Final = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 _TICK_SECONDS: Final = 0.25
 
 _Primitive = A_ASSOCIATE | A_RELEASE | A_ABORT | A_P_ABORT | P_DATA | T_CONNECT
@@ -44,7 +45,7 @@ class _WakingSocket(RequestedSocket):
         if self._secured is not None or not (dul.event_queue.empty() and dul.to_provider_queue.empty()):
             return False
         try:
-            return bool(self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+            return bool(self._connection.recv(1, _LOOK))
         except OSError:  # nothing yet, or the connection is over: whoever waits for more is told
             return False
 

@@ -18,7 +18,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from db.files.filestore import FileStore
-from db.files.splitting import Splitter, first_unsplit
+from db.files.splitting import Splitter, first_unsplit, share_in_use
 from db.overview.queries import study_record
 from scp.receiving.inbox import Inbox
 from scp.receiving.reception_log import LONGEST_OBJECT
@@ -32,6 +32,7 @@ from tests.support.series import axial_affine, ct_series, save_series
 from tests.support.small_disk import small_disk
 
 LOG_BYTES = 2**26
+ONE_LOG = 2**24
 META = b"meta" * 50
 
 
@@ -82,8 +83,11 @@ def test_what_was_logged_becomes_the_file_that_it_would_have_been(
 
 
 def test_many_become_files_in_their_order_and_a_log_that_is_split_is_written_again(
-    folder: Path, inbox: Inbox, split: Callable[[], None]
+    folder: Path, split: Callable[[], None]
 ) -> None:
+    inbox = Inbox(folder, 0, ONE_LOG)
+    wait_until(lambda: [log.stat().st_size > 2**23 for log in logs(folder)] == [True], what="the log")
+    ready = {log: log.stat().st_size for log in logs(folder)}
     contents = [bytes([number]) * 300_000 for number in range(60)]
     paths = []
     for number, content in enumerate(contents):
@@ -93,8 +97,8 @@ def test_many_become_files_in_their_order_and_a_log_that_is_split_is_written_aga
     split()
     assert [path.read_bytes() for path in paths] == [META + content for content in contents]
     assert sorted(paths) == paths
-    (log,) = logs(folder)
-    assert log.stat().st_size < 8 * 301 * 1024
+    assert {log: log.stat().st_size for log in logs(folder)} == ready
+    inbox.close()
 
 
 def test_nothing_is_written_over_before_it_is_split(folder: Path, inbox: Inbox, split: Callable[[], None]) -> None:
@@ -179,12 +183,12 @@ def test_what_comes_over_the_network_is_stored_alike_with_logs_and_without(tmp_p
 
 
 def test_a_log_that_its_receiver_left_is_split_and_removed(folder: Path, split: Callable[[], None]) -> None:
-    inbox = Inbox(folder, 0, LOG_BYTES)
+    inbox = Inbox(folder, 0, ONE_LOG)
     path = put(inbox, b"one")
     split()
     left = put(inbox, b"two")
     inbox.close()
-    fresh = Inbox(folder, 0, LOG_BYTES)
+    fresh = Inbox(folder, 0, ONE_LOG)
     other = put(fresh, b"three")
     split()
     assert [each.read_bytes() for each in (path, left, other)] == [META + b"one", META + b"two", META + b"three"]
@@ -222,7 +226,7 @@ def test_what_a_receiver_had_answered_survives_its_death(folder: Path, split: Ca
 def test_a_record_that_is_not_whole_makes_no_file_and_those_before_it_do(
     where: str, folder: Path, split: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    inbox = Inbox(folder, 0, LOG_BYTES)
+    inbox = Inbox(folder, 0, ONE_LOG)
     paths = [put(inbox, bytes([number]) * 10_000) for number in range(3)]
     inbox.close()
     (log,) = logs(folder)
@@ -337,3 +341,17 @@ def test_the_store_knows_what_waits(tmp_path: Path) -> None:
     store.split_logs(splitter, "ct-room")
     assert path.exists()
     remote.close()
+
+
+def test_the_share_of_the_logs_that_waits_is_known(folder: Path, split: Callable[[], None]) -> None:
+    inbox = Inbox(folder, 0, LOG_BYTES)
+    wait_until(lambda: len(logs(folder)) == LOG_BYTES // 2**24, what="the logs")
+    assert share_in_use(folder) == 0
+    put(inbox, b"one")
+    assert share_in_use(folder) == 1 / 4
+    for _ in range(60):
+        put(inbox, bytes(900_000))
+    assert share_in_use(folder) == 1
+    split()
+    assert share_in_use(folder) == 0
+    inbox.close()

@@ -63,6 +63,7 @@ class Node:
             "delivery.retry_seconds": 0.3,
             "delivery.retry_max_seconds": 0.5,
             "delivery.problem_retry_seconds": 0.5,
+            "node.reception_log_mb": 32,  # the full size is filled at each start
         } | dict(settings or {})
         everyone: list[Mapping[str, Any]] = [{"name": "modality", "ae_title": MODALITY}, *(peers or [])]
         folder.mkdir(parents=True, exist_ok=True)
