@@ -322,7 +322,7 @@ def test_a_whole_node_goes_on_by_itself_when_its_disk_has_room_again(tmp_path: P
             with disk.full():
                 refused = node.send(images, check=False)
                 assert refused.returncode == 0xA700 >> 8  # as storescu tells the first status that is no Success
-                assert FileStore(disk.folder).first_received() is None
+                # One may be taken whose place in a log was there already; it waits there
                 assert {path.suffix for path in disk.folder.glob("inbox/*/*")} <= {".log", ".lock"}
             node.send(images)
             with disk.full():
