@@ -16,14 +16,16 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from benchmarks.report import Spread, machine, print_machine, print_table, write_json
-from db.files.splitting import Splitter
 from scp.receiving.inbox import Inbox
+from scp.receiving.reception_log import LONGEST_OBJECT
+from tests.support.network import wait_until
 
 SIZES: Mapping[str, tuple[int, int]] = {"512 KB": (2**19, 400), "8 KB": (2**13, 1500)}
 """Size of an object [bytes], and how many are written."""
@@ -43,7 +45,7 @@ class Way:
     """One way to make objects durable: what it is, and what makes it ready in an empty folder, for one thread."""
 
     words: str
-    open: Callable[[Path], Put]
+    open: Callable[[Path, ExitStack], Put]
 
 
 def _write(descriptor: int, content: bytes) -> None:
@@ -110,9 +112,12 @@ def _log(folder: Path, *, again: bool) -> Put:
     return put
 
 
-def _inbox(folder: Path, log_bytes: int, *, again: bool = False) -> Put:
-    """Use the node's inbox; where its logs are written `again`, they were full once, and split."""
+def _inbox(folder: Path, log_bytes: int, held: ExitStack) -> Put:
+    """Use the node's inbox, with logs that are ready."""
     inbox = Inbox(folder, 0, log_bytes)
+    held.callback(inbox.close)
+    logs = log_bytes // (2 * LONGEST_OBJECT)
+    wait_until(lambda: len(_filled(folder)) == logs, 60, "the logs")
 
     def put(content: bytes) -> None:
         incoming = inbox.begin(b"")
@@ -120,38 +125,40 @@ def _inbox(folder: Path, log_bytes: int, *, again: bool = False) -> Put:
             incoming.write([content[start : start + _PIECE]])
         incoming.commit()
 
-    splitter = Splitter(".dcm")
-    if again:
-        for _ in range(2**23 // _PIECE):
-            put(bytes(_PIECE))
-        splitter.split([folder])
-        for path in folder.glob("*.dcm"):
-            path.unlink()
-        os.sync()
     return put
 
 
+def _filled(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("*.log") if path.stat().st_size > LONGEST_OBJECT]
+
+
 WAYS: Sequence[Way] = (
-    Way("a file: fsync, rename, fsync of the folder", lambda folder: _files(folder, _fully)),
-    Way("a file: rename, fdatasync, fsync of the folder, rename", lambda folder: _files(folder, _renamed_first)),
-    Way("a file: fdatasync, fsync of the folder", lambda folder: _files(folder, _with_folder)),
-    Way("a file: fdatasync alone", lambda folder: _files(folder, _content_alone)),
-    Way("a log that grows: fdatasync", lambda folder: _log(folder, again=False)),
-    Way("a log that is written again: fdatasync", lambda folder: _log(folder, again=True)),
-    Way("a file, renamed and never synced (not durable)", lambda folder: _files(folder, _not_at_all)),
-    Way("Hilum without logs", lambda folder: _inbox(folder, 0)),
-    Way("Hilum, logs that grow", lambda folder: _inbox(folder, 2**29)),
-    Way("Hilum, logs that are written again", lambda folder: _inbox(folder, 2**29, again=True)),
+    Way("a file: fsync, rename, fsync of the folder", lambda folder, _held: _files(folder, _fully)),
+    Way("a file: rename, fdatasync, fsync of the folder, rename", lambda folder, _held: _files(folder, _renamed_first)),
+    Way("a file: fdatasync, fsync of the folder", lambda folder, _held: _files(folder, _with_folder)),
+    Way("a file: fdatasync alone", lambda folder, _held: _files(folder, _content_alone)),
+    Way("a log that grows: fdatasync", lambda folder, _held: _log(folder, again=False)),
+    Way("a log that is written again: fdatasync", lambda folder, _held: _log(folder, again=True)),
+    Way("a file, renamed and never synced (not durable)", lambda folder, _held: _files(folder, _not_at_all)),
+    Way("Hilum without logs", lambda folder, held: _inbox(folder, 0, held)),
+    Way("Hilum with logs", lambda folder, held: _inbox(folder, 2**29, held)),
 )
 
 
 def measure(way: Way, size: int, objects: int, threads: int, folder: Path) -> float:
     """Return how many objects of `size` bytes become durable in a second."""
-    puts = []
-    for number in range(threads):
-        own = folder / str(number)
-        own.mkdir(parents=True)
-        puts.append(way.open(own))
+    with ExitStack() as held:
+        puts = []
+        for number in range(threads):
+            own = folder / str(number)
+            own.mkdir(parents=True)
+            puts.append(way.open(own, held))
+        os.sync()
+        return _rate(puts, size, objects)
+
+
+def _rate(puts: Sequence[Put], size: int, objects: int) -> float:
+    threads = len(puts)
     content, ready = os.urandom(size), threading.Barrier(threads + 1)
 
     def work(put: Put) -> float:
