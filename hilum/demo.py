@@ -119,7 +119,9 @@ def _demo_settings(settings: Settings, home: Path, archive_port: int) -> Setting
             results=(Form.SEG, Form.SR, Form.REFUSAL),
         ),
     }
-    node = NodeSettings(bind="127.0.0.1", port=0, data_dir=home / "node", receivers=1, disk_reserve_mb=0)
+    node = NodeSettings(
+        bind="127.0.0.1", port=0, data_dir=home / "node", receivers=1, disk_reserve_mb=0, reception_log_mb=32
+    )
     study = StudySettings(**(settings.study.model_dump() | quick | {"max_age_days": 0}))  # whatever study is shown
     results = ResultSettings(**(settings.results.model_dump() | {"refusal_delay_seconds": 0}))
     return _with_models(settings).model_copy(
