@@ -107,12 +107,16 @@ class ReceptionLog:
                 self._full.append(log)
             if self._full and self._full[0].has_room():
                 return self._full.popleft()
-            return self._new() if len(self._logs) < self._most else None
+            is_short = len(self._logs) < self._most and not self._closed.is_set()
+            return self._new() if is_short else None
 
     def give_back(self, log: LogFile) -> None:
         """Let others write a log."""
         with self._lock:
-            self._idle.append(log)
+            if self._closed.is_set():
+                log.close()
+            else:
+                self._idle.append(log)
 
     def retire(self, log: LogFile) -> None:
         """Write no more into a log; what it holds is split, and it is removed."""
@@ -126,14 +130,15 @@ class ReceptionLog:
             return sum(log.unsplit_bytes() for log in self._logs)
 
     def close(self) -> None:
-        """Write no more; what the logs hold is split, and they are removed."""
-        self._closed.set()
+        """Lend no more logs; what they hold is split, and they are removed. One that is lent is closed at its return."""
+        with self._lock:
+            self._closed.set()
         if self._most:
             self._filler.join()
         with self._lock:
-            for log in self._logs:
+            for log in (*self._idle, *self._full):
                 log.close()
-            self._logs, self._idle = [], []
+            self._idle = []
             self._full.clear()
 
     def _fill(self) -> None:

@@ -240,6 +240,18 @@ def test_a_record_that_is_not_whole_makes_no_file_and_those_before_it_do(
     assert ("not whole" in caplog.text) == (where == "content")
 
 
+def test_an_object_that_is_under_way_when_its_inbox_is_closed_is_whole(folder: Path, split: Callable[[], None]) -> None:
+    inbox = Inbox(folder, 0, ONE_LOG)
+    incoming = inbox.begin(META)
+    incoming.write([bytes(200_000)])
+    inbox.close()
+    incoming.write([b"end"])
+    path = incoming.commit()
+    split()
+    assert path.read_bytes() == META + bytes(200_000) + b"end"
+    assert logs(folder) == []
+
+
 def test_files_of_strangers_make_nothing(folder: Path, split: Callable[[], None]) -> None:
     folder.mkdir(parents=True)
     (folder / "empty.log").touch()
