@@ -107,8 +107,8 @@ class ReceptionLog:
                 self._full.append(log)
             if self._full and self._full[0].has_room():
                 return self._full.popleft()
-            is_short = len(self._logs) < self._most and not self._closed.is_set()
-            return self._new() if is_short else None
+            may_grow = len(self._logs) < self._most and not self._closed.is_set()
+            return self._new() if may_grow else None
 
     def give_back(self, log: LogFile) -> None:
         """Let others write a log."""
@@ -130,7 +130,7 @@ class ReceptionLog:
             return sum(log.unsplit_bytes() for log in self._logs)
 
     def close(self) -> None:
-        """Lend no more logs; what they hold is split, and they are removed. One that is lent is closed at its return."""
+        """Lend no more logs; what they hold is split, and they are removed. A lent one is closed at its return."""
         with self._lock:
             self._closed.set()
         if self._most:
