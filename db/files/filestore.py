@@ -36,7 +36,7 @@ from typing import Any
 
 from db.files.durable import append_line, make_folders, sync_folder, write_once
 from db.files.incoming import read_object
-from db.files.splitting import Splitter, first_unsplit, share_in_use
+from db.files.splitting import Splitter, look
 from study.entities import StoredInstance
 from study.errors import ArchiveError, StoreBusy
 from study.uids import is_storable_uid
@@ -124,15 +124,19 @@ class FileStore:
                 newest = max(newest, path.stat().st_mtime)
         return time.time() - newest
 
-    def fullest_logs(self) -> float:
-        """Return the largest share that waits to be split of the logs of any one receiver, from 0 to 1."""
-        return max((share_in_use(folder) for folder in self.root.glob("inbox/*/")), default=0.0)
+    def unsplit(self) -> tuple[datetime | None, float]:
+        """Return when the first came of what still is in a receiver's log, and of how many logs that is so, as a share.
+
+        None where all of it became files. The share, from 0 to 1, is that of the receiver whose logs are the fullest.
+        """
+        found = [look(folder) for folder in self.root.glob("inbox/*/")]
+        first = min((each.since for each in found if each.since is not None), default=None)
+        share = max((each.share for each in found), default=0.0)
+        return None if first is None else datetime.fromtimestamp(first, UTC), share
 
     def first_unsplit(self) -> datetime | None:
         """Return when the first came of what still is in a receiver's log; None where all of it became files."""
-        found = [first_unsplit(folder) for folder in self.root.glob("inbox/*/")]
-        first = min((at for at in found if at is not None), default=None)
-        return None if first is None else datetime.fromtimestamp(first, UTC)
+        return self.unsplit()[0]
 
     def first_received(self) -> datetime | None:
         """Return when the first came of what awaits indexing, in files or logs; None where nothing does."""

@@ -157,25 +157,34 @@ class Splitter:
         sync_folder(folder)
 
 
-def first_unsplit(folder: Path) -> float | None:
-    """Return since when the first of what the logs of an inbox hold waits to be split [s since 1970]; None for none."""
-    found = []
-    for path in folder.glob(f"*{SUFFIX}"):
-        with suppress(FileNotFoundError), _opened(path, only_look=True) as log:
-            record = next(log.records(), None)
-            if record is not None:
-                found.append(record.received_at / 1e9)
-    return min(found, default=None)
+@dataclass(frozen=True)
+class Unsplit:
+    """What waits to be split in the logs of an inbox.
+
+    Parameters
+    ----------
+    since
+        When the first of it came [s since 1970]; None where nothing waits.
+    share
+        Of the logs, those in which anything waits: from 0 to 1.
+    """
+
+    since: float | None
+    share: float
 
 
-def share_in_use(folder: Path) -> float:
-    """Return of how many of an inbox's logs anything waits to be split, as a share of all; 0 where there are none."""
+def look(folder: Path) -> Unsplit:
+    """Return what waits to be split in the logs of an inbox."""
     logs = list(folder.glob(f"*{SUFFIX}"))
-    in_use = 0
-    for path in logs:
-        with suppress(FileNotFoundError), _opened(path, only_look=True) as log:
-            in_use += next(log.records(), None) is not None
-    return in_use / len(logs) if logs else 0.0
+    since = [at for path in logs if (at := _first_unsplit(path)) is not None]
+    return Unsplit(min(since, default=None), len(since) / len(logs) if logs else 0.0)
+
+
+def _first_unsplit(path: Path) -> float | None:
+    with suppress(FileNotFoundError), _opened(path, only_look=True) as log:
+        record = next(log.records(), None)
+        return None if record is None else record.received_at / 1e9
+    return None
 
 
 def unsplit(folder: Path) -> Iterator[bytes]:

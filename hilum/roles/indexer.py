@@ -94,10 +94,10 @@ def _is_receiving(store: FileStore) -> bool:
     """
     if not 0 <= store.seconds_since_logged() < _STILL_SECONDS:
         return False
-    first = store.first_unsplit()
-    if first is None or not 0 <= time.time() - first.timestamp() < _LONGEST_UNSPLIT_SECONDS:
+    first, share = store.unsplit()
+    if first is None or share >= _FULL_SHARE:
         return False
-    return store.fullest_logs() < _FULL_SHARE
+    return 0 <= time.time() - first.timestamp() < _LONGEST_UNSPLIT_SECONDS
 
 
 class Indexer:

@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from scp.durable import sync_folder
 from study.commitment import CommitmentReport, CommitmentRequest, Reference
 from study.uids import is_storable_uid
 
@@ -65,7 +66,7 @@ class CommitmentSpool:
         self._asked, self._reports, self._requests = (folder / name for name in ("asked", "reports", "requests"))
         for each in (self._asked, self._reports, self._requests):
             each.mkdir(parents=True, exist_ok=True)
-            _sync_folder(each.parent)
+            sync_folder(each.parent)
 
     def expect(self, transaction_uid: str, ae_title: str) -> None:
         """Let receivers take reports of this transaction from the peer of that AE title, durably."""
@@ -141,13 +142,13 @@ class CommitmentSpool:
     def remove(self, path: Path) -> None:
         """Take a message out of the spool, once what it says is durable elsewhere."""
         path.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
     def put_aside(self, path: Path) -> Path:
         """Rename a damaged message, so that it is looked at by a person and not again by us; return where it is."""
         target = path.with_suffix(".damaged")
         path.rename(target)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         return target
 
     def tidy(self, marker_seconds: float) -> int:
@@ -181,7 +182,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
         part.rename(path)
     finally:
         part.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def _waiting(folder: Path) -> list[Path]:
@@ -217,11 +218,3 @@ def _modified(path: Path) -> float:
         return path.stat().st_mtime
     except FileNotFoundError:
         return time.time()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
+from scp.durable import sync_folder
 from study.reception_log import (
     GENERATION_BYTES,
     HEADING_BYTES,
@@ -183,7 +184,7 @@ class LogFile:
             # Before it has its name: a log that nobody locks is taken for one whose receiver died
             fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             draft.rename(path)
-            _sync(path.parent)
+            sync_folder(path.parent)
         except OSError:
             os.close(self.descriptor)
             with suppress(OSError):
@@ -367,11 +368,3 @@ def _write_at(descriptor: int, offset: int, parts: Sequence[bytes | bytearray | 
             count = os.pwrite(descriptor, rest, offset + written)
             written, rest = written + count, rest[count:]
     return total
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

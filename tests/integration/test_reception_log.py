@@ -18,7 +18,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from db.files.filestore import FileStore
-from db.files.splitting import Splitter, first_unsplit, share_in_use
+from db.files.splitting import Splitter, look
 from db.overview.queries import study_record
 from scp.receiving.inbox import Inbox
 from scp.receiving.reception_log import LONGEST_OBJECT
@@ -118,7 +118,7 @@ def test_a_long_object_becomes_a_file_of_its_own(inbox: Inbox, split: Callable[[
     short = put(inbox, b"short")
     split()
     assert short.read_bytes() == META + b"short"
-    assert first_unsplit(folder) is None
+    assert look(folder).since is None
 
 
 def test_what_is_discarded_leaves_nothing(inbox: Inbox, folder: Path, split: Callable[[], None]) -> None:
@@ -156,7 +156,7 @@ def test_writers_and_a_splitter_at_once(folder: Path, inbox: Inbox, split: Calla
         splitting.result()
     split()
     assert {path: path.read_bytes() for path in folder.glob("*.dcm")} == expected
-    assert first_unsplit(folder) is None
+    assert look(folder).since is None
 
 
 def test_what_comes_over_the_network_is_stored_alike_with_logs_and_without(tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_while_the_disk_is_full_nothing_new_is_taken_and_what_was_taken_waits(tm
             assert list(folder.glob("*.split")) + list(folder.glob("*.dcm")) == []
             with pytest.raises(ReceiveError, match="Out of disk space"):
                 put(inbox, bytes(300_000))
-            assert first_unsplit(folder) is not None
+            assert look(folder).since is not None
         splitter.split([folder])
         assert all(path.read_bytes() == META + bytes(300_000) for path in paths)
         path = put(inbox, b"again")
@@ -358,12 +358,12 @@ def test_the_store_knows_what_waits(tmp_path: Path) -> None:
 def test_the_share_of_the_logs_that_waits_is_known(folder: Path, split: Callable[[], None]) -> None:
     inbox = Inbox(folder, 0, LOG_BYTES)
     wait_until(lambda: len(logs(folder)) == LOG_BYTES // 2**24, what="the logs")
-    assert share_in_use(folder) == 0
+    assert look(folder).share == 0
     put(inbox, b"one")
-    assert share_in_use(folder) == 1 / 4
+    assert look(folder).share == 1 / 4
     for _ in range(60):
         put(inbox, bytes(900_000))
-    assert share_in_use(folder) == 1
+    assert look(folder).share == 1
     split()
-    assert share_in_use(folder) == 0
+    assert look(folder).share == 0
     inbox.close()
